@@ -1,0 +1,2 @@
+//! hms-ess
+fn main() {}
