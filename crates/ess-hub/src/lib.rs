@@ -1,1 +1,5 @@
-//! ess-hub
+//! The engine: publish, fan out, deliver, acknowledge. Knows no HTTP server, no files, no environment.
+
+mod stub;
+pub mod view;
+pub use stub::{Hub, Word};

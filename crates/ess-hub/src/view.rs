@@ -1,0 +1,302 @@
+//! What the hub tells about itself: plain values, cut for those who ask. Their wire shapes live in `ess-http`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ess_core::access::Role;
+use ess_core::delivery::State;
+use ess_core::event::Event;
+use ess_core::id::{Digest, EventId, PartnerId, Seq, Subject, Version};
+use ess_core::partner::Partner;
+use ess_core::receipt::Evidence;
+use ess_core::time::Time;
+
+/// One page of a list; `next` is the cursor of the following one.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Pass it back as `after`; absent on the last page.
+    pub next: Option<String>,
+}
+
+/// The hub's word to the publisher.
+#[derive(Debug, Clone)]
+pub struct PublishReceipt {
+    /// The event.
+    pub id: EventId,
+    /// Its place in the log.
+    pub sequence: Seq,
+    /// Its subject.
+    pub subject: Subject,
+    /// When it was recorded.
+    pub recorded_at: Time,
+    /// A dry run.
+    pub test: bool,
+    /// How many partners it is for.
+    pub partners: u32,
+    /// Those who can't get it yet.
+    pub blocked: Vec<BlockedPartner>,
+    /// The same event was recorded before; this is the first receipt.
+    pub duplicate: bool,
+}
+
+/// A partner that can't get an event, why, and the command that mends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockedPartner {
+    /// The partner.
+    pub partner: PartnerId,
+    /// Why.
+    pub reason: String,
+    /// What to run.
+    pub mend: String,
+}
+
+/// Who would get what.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The event.
+    pub id: EventId,
+    /// Its subject.
+    pub subject: Subject,
+    /// The published version.
+    pub version: Version,
+    /// A dry run.
+    pub test: bool,
+    /// Every partner that it is for.
+    pub partners: Vec<PlanEntry>,
+}
+
+/// What one partner would get.
+#[derive(Debug, Clone)]
+pub struct PlanEntry {
+    /// The partner.
+    pub partner: PartnerId,
+    /// The version that it pinned (or the published one).
+    pub version: Version,
+    /// The bridges on the way, by id.
+    pub bridges: Vec<String>,
+    /// The body that it would get, or why not.
+    pub outcome: Result<String, BlockedPartner>,
+}
+
+/// A delivery with its attempts.
+#[derive(Debug, Clone)]
+pub struct DeliveryView {
+    /// The event.
+    pub event_id: EventId,
+    /// Its place in the log.
+    pub sequence: Seq,
+    /// The partner.
+    pub partner: PartnerId,
+    /// 0 for the first sending, 1 and on for replays.
+    pub round: u32,
+    /// A dry run.
+    pub test: bool,
+    /// Where it stands.
+    pub state: State,
+    /// The partner is paused: an open delivery waits.
+    pub paused: bool,
+    /// The version sent, once known.
+    pub version: Option<Version>,
+    /// `webhook-id`.
+    pub message_id: String,
+    /// The partner's gapless counter.
+    pub partner_seq: Option<u64>,
+    /// How many attempts were made.
+    pub attempts_made: u32,
+    /// The attempts on record; a first-time success leaves only its receipt.
+    pub attempts: Vec<AttemptView>,
+    /// When the next attempt is due.
+    pub due_at: Option<Time>,
+    /// Why it failed, is blocked or ended.
+    pub reason: Option<String>,
+    /// The command that mends it.
+    pub mend: Option<String>,
+    /// When it ended.
+    pub ended_at: Option<Time>,
+    /// How the ACK is evidenced.
+    pub evidence: Option<Evidence>,
+    /// SHA-256 of the bytes sent.
+    pub body_digest: Option<Digest>,
+}
+
+/// One try.
+#[derive(Debug, Clone)]
+pub struct AttemptView {
+    /// From 1.
+    pub number: u32,
+    /// When it began.
+    pub at: Time,
+    /// How long it took.
+    pub took: Duration,
+    /// HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// `acked`, `received`, `unacknowledged`, `nack`, `failed`, `refused`.
+    pub outcome: &'static str,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// A partner and how it fares.
+#[derive(Debug, Clone)]
+pub struct PartnerView {
+    /// Its configuration; secrets are references or `(sealed)`.
+    pub partner: Arc<Partner>,
+    /// When it was added.
+    pub added_at: Time,
+    /// Since when it is paused.
+    pub paused_since: Option<Time>,
+    /// Since when it is offline.
+    pub offline_since: Option<Time>,
+    /// Deliveries not yet ended (counted up to a bound of 1,000,000).
+    pub backlog: u64,
+    /// Attempts under way.
+    pub in_flight: u32,
+    /// The last failure.
+    pub last_error: Option<String>,
+}
+
+/// What adding or replacing a partner did.
+#[derive(Debug, Clone)]
+pub struct PartnerChange {
+    /// The partner as it is now.
+    pub partner: PartnerView,
+    /// Its signing secret, shown this once.
+    pub secret: Option<String>,
+    /// False when it was the same already.
+    pub changed: bool,
+}
+
+/// What a test delivery brought.
+#[derive(Debug, Clone)]
+pub struct PartnerTest {
+    /// The message as sent.
+    pub message_id: String,
+    /// HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// Whether the partner acknowledged.
+    pub acked: bool,
+    /// How long it took.
+    pub took: Duration,
+    /// What came back, in words.
+    pub reason: String,
+}
+
+/// Which events to replay, to whom.
+#[derive(Debug, Clone)]
+pub struct ReplayRequest {
+    /// The event.
+    pub event: EventId,
+    /// The partners; empty means everyone who was to get it.
+    pub to: Vec<PartnerId>,
+    /// Also when a newer acknowledged event of the subject has overtaken it.
+    pub force: bool,
+    /// Why, for the audit trail.
+    pub reason: Option<String>,
+}
+
+/// What a replay set going.
+#[derive(Debug, Clone)]
+pub struct ReplayReceipt {
+    /// The event.
+    pub id: EventId,
+    /// Partners with the new round.
+    pub replayed: Vec<(PartnerId, u32)>,
+}
+
+/// A token without its secret.
+#[derive(Debug, Clone)]
+pub struct TokenView {
+    /// Its public name.
+    pub id: String,
+    /// What it may do.
+    pub role: Role,
+    /// What it is for, in the creator's words.
+    pub note: String,
+    /// When it was made.
+    pub created_at: Time,
+    /// When it ends.
+    pub expires_at: Option<Time>,
+    /// When it was revoked.
+    pub revoked_at: Option<Time>,
+}
+
+/// One line of the Ack Ledger.
+#[derive(Debug, Clone)]
+pub struct LedgerView {
+    /// Its place, from 0.
+    pub index: u64,
+    /// The event.
+    pub event_id: EventId,
+    /// Its place in the log.
+    pub sequence: Seq,
+    /// Who said it.
+    pub partner: PartnerId,
+    /// 0 for the first sending.
+    pub round: u32,
+    /// `ack` or `nack`.
+    pub word: &'static str,
+    /// When it came.
+    pub at: Time,
+    /// Which attempt.
+    pub attempt: u32,
+    /// How it is evidenced.
+    pub evidence: Option<Evidence>,
+    /// SHA-256 of the bytes sent.
+    pub body_digest: Digest,
+    /// Head of the hash chain after this entry's record.
+    pub chain: Digest,
+}
+
+/// The ledger's head.
+#[derive(Debug, Clone)]
+pub struct LedgerHead {
+    /// Number of entries.
+    pub size: u64,
+    /// Head of the hash chain.
+    pub chain: Digest,
+}
+
+/// One act in the audit trail.
+#[derive(Debug, Clone)]
+pub struct AuditView {
+    /// From 1.
+    pub number: u64,
+    /// When.
+    pub at: Time,
+    /// Which token.
+    pub actor: String,
+    /// What, such as `partner.add`.
+    pub act: String,
+    /// On what.
+    pub object: String,
+    /// Why, if said.
+    pub reason: Option<String>,
+}
+
+/// Something that happened in the hub, for `GET /v1/stream`.
+#[derive(Debug, Clone)]
+pub struct Happening {
+    /// Number of the happening since the hub started.
+    pub number: u64,
+    /// When.
+    pub at: Time,
+    /// `delivery.acked`, `delivery.dead`, `delivery.blocked`, `delivery.retrying`, `partner.offline`, `partner.recovered`, `event.recorded`.
+    pub kind: &'static str,
+    /// The event, if it is about one.
+    pub event_id: Option<EventId>,
+    /// The partner, if it is about one.
+    pub partner: Option<PartnerId>,
+    /// In words.
+    pub detail: String,
+}
+
+/// An event with its place.
+#[derive(Debug, Clone)]
+pub struct EventView {
+    /// The event.
+    pub event: Arc<Event>,
+    /// How many partners it was for.
+    pub partners: u32,
+}
