@@ -58,9 +58,6 @@ impl State {
     /// Whether nothing more happens by itself.
     #[must_use]
     pub fn is_end(self) -> bool {
-        matches!(
-            self,
-            State::Acked | State::Nack | State::Dead | State::Superseded | State::Cancelled
-        )
+        matches!(self, State::Acked | State::Nack | State::Dead | State::Superseded | State::Cancelled)
     }
 }

@@ -105,14 +105,7 @@ impl Problem {
     /// A problem of `code` with its detail; the other members are added with the `with_` methods.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self {
-            code,
-            detail: detail.into(),
-            hint: None,
-            field: None,
-            position: None,
-            retry_after: None,
-        }
+        Self { code, detail: detail.into(), hint: None, field: None, position: None, retry_after: None }
     }
 
     /// Names the field at fault.

@@ -23,10 +23,7 @@ impl Time {
     /// This time and `span` later; stays at the far end instead of overflowing.
     #[must_use]
     pub fn after(self, span: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)),
-        )
+        Self(self.0.saturating_add(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
     }
 
     /// How long ago `earlier` was; zero when it lies in the future.

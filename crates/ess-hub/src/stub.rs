@@ -16,16 +16,8 @@ pub struct Hub;
 /// A partner's word that came through `POST /v1/acks`.
 #[derive(Debug, Clone)]
 pub enum Word {
-    Ack {
-        event: EventId,
-        test: bool,
-    },
-    Nack {
-        event: EventId,
-        test: bool,
-        reason: String,
-        retryable: bool,
-    },
+    Ack { event: EventId, test: bool },
+    Nack { event: EventId, test: bool, reason: String, retryable: bool },
 }
 
 impl Hub {
