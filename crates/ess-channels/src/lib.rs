@@ -1,1 +1,22 @@
-//! ess-channels
+//! How messages travel: the guarded dialer and one file per channel.
+//!
+//! A channel sends bytes and reports what came back. It decides nothing about what a receipt means, keeps no queue,
+//! starts no task of its own, and opens no socket but through [`Dialer`].
+
+mod channel;
+mod credential;
+mod dialer;
+mod guard;
+mod limits;
+mod progress;
+mod quiet;
+mod retry_after;
+mod stream;
+mod target;
+mod webhook;
+mod wire;
+
+pub use channel::{Channel, ChannelError};
+pub use credential::Credential;
+pub use dialer::{Dialer, DialerOptions};
+pub use webhook::Webhook;

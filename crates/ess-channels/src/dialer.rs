@@ -1,0 +1,252 @@
+//! The one place that opens sockets: resolve, check every address, connect to what was checked, TLS.
+//!
+//! It never connects to an address that the guard did not pass, and never resolves a name twice for one connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ess_core::partner::AllowNet;
+use ess_core::receipt::{Failure, Stage};
+use rustls::client::Resumption;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+
+use crate::channel::ChannelError;
+use crate::guard;
+use crate::limits::{ADDRESSES_MAX, TLS_SESSIONS};
+use crate::progress::Progress;
+use crate::stream::Stream;
+use crate::target::Target;
+use crate::wire::io_words;
+
+/// What the dialer may and trusts.
+#[derive(Debug, Clone)]
+pub struct DialerOptions {
+    /// Address ranges that are dialled beside public ones.
+    pub allow: AllowNet,
+    /// More trusted certificates: the hub's own CA, the operator's CA file.
+    pub extra_roots_pem: Vec<Vec<u8>>,
+    /// Whether the system's certificates are trusted.
+    pub system_roots: bool,
+    /// Value of the `user-agent` field.
+    pub user_agent: String,
+    /// An HTTP proxy for all connections; none is supported yet, so a value is refused.
+    pub proxy: Option<String>,
+}
+
+/// Opens connections. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Dialer {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    allow: AllowNet,
+    tls: ClientConfig,
+    roots: Arc<RootCertStore>,
+    user_agent: String,
+}
+
+impl Dialer {
+    /// Reads the trusted certificates; dials nothing.
+    ///
+    /// # Errors
+    ///
+    /// A given certificate cannot be read, or none is trusted at all.
+    pub fn new(options: DialerOptions) -> Result<Dialer, ChannelError> {
+        if options.proxy.is_some() {
+            return Err(ChannelError::Option("a proxy is not supported yet".to_owned()));
+        }
+        let roots = Arc::new(trusted_roots(&options)?);
+        let tls = client_config(Arc::clone(&roots))?.with_no_client_auth();
+        let DialerOptions { allow, user_agent, .. } = options;
+        Ok(Dialer {
+            inner: Arc::new(Inner {
+                allow,
+                tls: with_alpn(tls),
+                roots,
+                user_agent,
+            }),
+        })
+    }
+
+    /// The `user-agent` of all requests.
+    pub(crate) fn user_agent(&self) -> &str {
+        &self.inner.user_agent
+    }
+
+    /// The TLS side of one channel: it remembers sessions for that channel alone.
+    pub(crate) fn tls(&self) -> TlsConnector {
+        let mut config = self.inner.tls.clone();
+        config.resumption = Resumption::in_memory_sessions(TLS_SESSIONS);
+        TlsConnector::from(Arc::new(config))
+    }
+
+    /// The TLS side of one channel that shows a client certificate.
+    pub(crate) fn tls_with_certificate(&self, cert_pem: &str, key_pem: &str) -> Result<TlsConnector, ChannelError> {
+        let refuse = |what: &str| ChannelError::Credential(what.to_owned());
+        let chain = CertificateDer::pem_slice_iter(cert_pem.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| refuse("the client certificate is not PEM"))?;
+        if chain.is_empty() {
+            return Err(refuse("the client certificate is empty"));
+        }
+        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
+            .map_err(|_| refuse("the client certificate's key is not PEM"))?;
+        let mut config = client_config(Arc::clone(&self.inner.roots))?
+            .with_client_auth_cert(chain, key)
+            .map_err(|_| refuse("the client certificate and its key do not fit"))?;
+        config.resumption = Resumption::in_memory_sessions(TLS_SESSIONS);
+        Ok(TlsConnector::from(Arc::new(with_alpn(config))))
+    }
+
+    /// Opens a connection.
+    pub(crate) async fn dial(
+        &self,
+        target: &Target,
+        tls: Option<&TlsConnector>,
+        progress: &Progress,
+    ) -> Result<Stream, Failure> {
+        let addresses = self.resolve(target, progress).await?;
+        let socket = connect(&addresses, progress).await?;
+        let Some(tls) = tls else {
+            return Ok(Stream::plain(socket));
+        };
+        progress.enter(Stage::Tls);
+        match tls.connect(target.server_name.clone(), socket).await {
+            Ok(stream) => Ok(Stream::tls(stream)),
+            Err(error) => Err(Failure {
+                stage: Stage::Tls,
+                reason: tls_words(&error, &target.host),
+            }),
+        }
+    }
+
+    /// The addresses of the target that may be dialled; at least one.
+    async fn resolve(&self, target: &Target, progress: &Progress) -> Result<Vec<SocketAddr>, Failure> {
+        let found = match target.literal {
+            Some(address) => vec![SocketAddr::new(address, target.port)],
+            None => {
+                progress.enter(Stage::Resolve);
+                let fail = |reason: String| Failure {
+                    stage: Stage::Resolve,
+                    reason,
+                };
+                tokio::net::lookup_host((target.host.as_str(), target.port))
+                    .await
+                    .map_err(|_| fail(format!("the name {} was not found", target.host)))?
+                    .take(ADDRESSES_MAX)
+                    .collect()
+            }
+        };
+        let mut refused = None;
+        let mut allowed = Vec::with_capacity(found.len());
+        for address in found {
+            match guard::check(address.ip(), target.security, &self.inner.allow) {
+                Ok(()) => allowed.push(address),
+                Err(failure) => refused = refused.or(Some(failure)),
+            }
+        }
+        match refused {
+            _ if !allowed.is_empty() => Ok(allowed),
+            Some(failure) => Err(failure),
+            None => Err(Failure {
+                stage: Stage::Resolve,
+                reason: format!("the name {} has no address", target.host),
+            }),
+        }
+    }
+}
+
+/// Connects to the first address that answers. Each but the last gets half of the time that is left.
+async fn connect(addresses: &[SocketAddr], progress: &Progress) -> Result<TcpStream, Failure> {
+    progress.enter(Stage::Connect);
+    let mut reason = String::new();
+    for (position, address) in addresses.iter().enumerate() {
+        let is_last = position + 1 == addresses.len();
+        let connected = if is_last {
+            TcpStream::connect(address).await
+        } else {
+            let now = Instant::now();
+            let until = now + progress.deadline().saturating_duration_since(now) / 2;
+            timeout_at(until, TcpStream::connect(address))
+                .await
+                .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+        };
+        match connected {
+            Ok(socket) => {
+                // Without it a head and a body in two segments wait for each other's acknowledgement.
+                let _ = socket.set_nodelay(true);
+                return Ok(socket);
+            }
+            Err(error) => reason = format!("{} by {address}", io_words(&error)),
+        }
+    }
+    Err(Failure {
+        stage: Stage::Connect,
+        reason,
+    })
+}
+
+/// TLS 1.2 and 1.3 by ring, whatever else the process has set.
+fn client_config(
+    roots: Arc<RootCertStore>,
+) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, ChannelError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| ChannelError::Option(error.to_string()))?;
+    Ok(versions.with_root_certificates(roots))
+}
+
+fn with_alpn(mut config: ClientConfig) -> ClientConfig {
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+}
+
+fn trusted_roots(options: &DialerOptions) -> Result<RootCertStore, ChannelError> {
+    let mut roots = RootCertStore::empty();
+    if options.system_roots {
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::warn!(%error, "could not read some of the system's certificates");
+        }
+        roots.add_parsable_certificates(found.certs);
+    }
+    for pem in &options.extra_roots_pem {
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|error| ChannelError::Roots(error.to_string()))?;
+            roots
+                .add(certificate)
+                .map_err(|error| ChannelError::Roots(error.to_string()))?;
+        }
+    }
+    Ok(roots)
+}
+
+/// A handshake's failure in plain words.
+fn tls_words(error: &std::io::Error, host: &str) -> String {
+    use rustls::{CertificateError, Error};
+    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+        return format!("{} during the tls handshake", io_words(error));
+    };
+    let Error::InvalidCertificate(certificate) = tls else {
+        return format!("tls handshake failed: {tls}");
+    };
+    let why = match certificate {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!("it is not valid for {host}")
+        }
+        CertificateError::UnknownIssuer => "its issuer is not known".to_owned(),
+        CertificateError::Revoked => "it was revoked".to_owned(),
+        other => other.to_string(),
+    };
+    format!("certificate not trusted: {why}")
+}

@@ -1,0 +1,36 @@
+//! Every ceiling of the channels in one place. Nothing that a partner sends may pass one of them.
+
+use std::time::Duration;
+
+/// Bytes of an answer's body that are read and kept; the rest is never read.
+pub(crate) const ANSWER_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes read before an answer's head is complete, interim (1xx) answers included.
+pub(crate) const ANSWER_HEAD_BYTES_MAX: usize = 32 * 1024;
+
+/// Bytes read for one answer in all; chunk framing and trailers count.
+pub(crate) const ANSWER_BYTES_MAX: usize = 512 * 1024;
+
+/// Size of hyper's read buffer, and so of the largest single head.
+pub(crate) const READ_BUFFER_BYTES_MAX: usize = 16 * 1024;
+
+/// An idle connection older than this is closed.
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// Addresses of one name that are tried.
+pub(crate) const ADDRESSES_MAX: usize = 8;
+
+/// Length of a failure's reason in characters.
+pub(crate) const REASON_CHARS_MAX: usize = 300;
+
+/// Length of an address (URL) in bytes.
+pub(crate) const URL_BYTES_MAX: usize = 2048;
+
+/// TLS sessions remembered per channel.
+pub(crate) const TLS_SESSIONS: usize = 8;
+
+/// How often in a row a connection is polled within one poll of its attempt.
+pub(crate) const POLLS_IN_A_ROW_MAX: u32 = 32;
+
+/// `Retry-After` beyond this is cut down to it.
+pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(7 * 24 * 3600);

@@ -1,0 +1,80 @@
+//! An address as the operator wrote it, parsed once when its channel is opened.
+//!
+//! Only absolute `http` and `https` URLs without a user name or password are targets.
+
+use std::net::IpAddr;
+
+use http::Uri;
+use http::header::HeaderValue;
+use rustls_pki_types::ServerName;
+
+use crate::channel::ChannelError;
+use crate::guard::Security;
+use crate::limits::URL_BYTES_MAX;
+
+/// Where to dial and what to ask for there.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// Host name or IP literal, without brackets.
+    pub host: String,
+    /// The host where it is a literal in canonical form; odd forms count as names and are judged once resolved.
+    pub literal: Option<IpAddr>,
+    /// Port.
+    pub port: u16,
+    /// TLS or not.
+    pub security: Security,
+    /// Name that the certificate must bear.
+    pub server_name: ServerName<'static>,
+    /// Value of the `host` field.
+    pub authority: HeaderValue,
+    /// Path and query.
+    pub path: Uri,
+}
+
+impl Target {
+    /// Parses `url`.
+    pub(crate) fn parse(url: &str) -> Result<Target, ChannelError> {
+        let refuse = |why: &str| ChannelError::Url(why.to_owned());
+        if url.len() > URL_BYTES_MAX {
+            return Err(refuse("it is longer than 2,048 characters"));
+        }
+        let uri: Uri = url.parse().map_err(|_| refuse("it is not a url"))?;
+        let security = match uri.scheme_str() {
+            Some("https") => Security::Tls,
+            Some("http") => Security::Plain,
+            _ => return Err(refuse("it must begin with https:// or http://")),
+        };
+        let authority = uri.authority().ok_or_else(|| refuse("it has no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(refuse("it holds a user name; use `auth` instead"));
+        }
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        if host.is_empty() {
+            return Err(refuse("it has no host"));
+        }
+        let port = match (authority.port(), security) {
+            (Some(port), _) => port
+                .as_str()
+                .parse()
+                .map_err(|_| refuse("its port is not a number up to 65535"))?,
+            (None, Security::Tls) => 443,
+            (None, Security::Plain) => 80,
+        };
+        let server_name =
+            ServerName::try_from(host.clone()).map_err(|_| refuse("its host is not a name or an address"))?;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        Ok(Target {
+            literal: host.parse().ok(),
+            port,
+            security,
+            server_name,
+            authority: HeaderValue::from_str(authority.as_str()).map_err(|_| refuse("its host is not a name"))?,
+            path: path.parse().map_err(|_| refuse("its path is not valid"))?,
+            host,
+        })
+    }
+}

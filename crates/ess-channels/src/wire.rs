@@ -1,0 +1,199 @@
+//! One HTTP/1.1 connection: hyper's connection future and its sender, polled together by the attempt that uses them.
+//!
+//! There is no connection task, so nothing is woken across tasks, and an idle connection costs its buffers only.
+//! A connection that has been left in the middle of an exchange is dropped, never used again.
+
+use std::error::Error;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, Connection, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use crate::limits::{ANSWER_BODY_BYTES_MAX, ANSWER_BYTES_MAX, ANSWER_HEAD_BYTES_MAX, READ_BUFFER_BYTES_MAX};
+use crate::quiet::Quiet;
+use crate::stream::{Allowance, Stream};
+
+/// A connection and all that is needed to use it.
+pub(crate) struct Wire {
+    sender: SendRequest<Full<Bytes>>,
+    connection: Connection<TokioIo<Stream>, Full<Bytes>>,
+    quiet: Arc<Quiet>,
+    waker: Waker,
+    allowance: Allowance,
+    /// When it was last used.
+    pub used_at: Instant,
+}
+
+/// Why an exchange ended without an answer.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    /// The partner closed before any byte of an answer: a kept connection had gone stale.
+    pub is_stale: bool,
+    /// One line.
+    pub reason: String,
+}
+
+impl Wire {
+    /// Takes a fresh connection into use.
+    pub(crate) async fn open(stream: Stream) -> Result<Wire, Broken> {
+        let allowance = stream.allowance();
+        let (sender, connection) = Builder::new()
+            .max_buf_size(READ_BUFFER_BYTES_MAX)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| Broken {
+                is_stale: false,
+                reason: words(&error),
+            })?;
+        let quiet = Arc::new(Quiet::default());
+        let waker = Waker::from(Arc::clone(&quiet));
+        Ok(Wire {
+            sender,
+            connection,
+            quiet,
+            waker,
+            allowance,
+            used_at: Instant::now(),
+        })
+    }
+
+    /// Whether the partner has kept the connection open, by all that is known here and now.
+    pub(crate) fn is_open(&mut self) -> bool {
+        self.allowance.set(ANSWER_HEAD_BYTES_MAX);
+        let mut cx = Context::from_waker(&self.waker);
+        Pin::new(&mut self.connection).poll(&mut cx).is_pending() && self.sender.is_ready()
+    }
+
+    /// Sends the request and waits for the answer's head.
+    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Broken> {
+        self.allowance.set(ANSWER_HEAD_BYTES_MAX);
+        let Wire {
+            sender,
+            connection,
+            quiet,
+            waker,
+            ..
+        } = self;
+        let mut answer = pin!(sender.send_request(request));
+        let mut end = None;
+        let outcome = std::future::poll_fn(|cx| {
+            quiet.poll(waker, cx, |cx| {
+                if end.is_none()
+                    && let Poll::Ready(ended) = Pin::new(&mut *connection).poll(cx)
+                {
+                    end = Some(ended);
+                }
+                answer.as_mut().poll(cx)
+            })
+        })
+        .await;
+        outcome.map_err(|error| {
+            let is_stale =
+                self.allowance.is_untouched(ANSWER_HEAD_BYTES_MAX) && !error.is_parse() && !error.is_timeout();
+            Broken {
+                is_stale,
+                reason: words(&error),
+            }
+        })
+    }
+
+    /// Reads at most the body's first 64 KiB. Says whether that was all of it, so that the connection can be kept.
+    pub(crate) async fn read(&mut self, body: Incoming) -> Result<(Bytes, bool), Broken> {
+        self.allowance.set(ANSWER_BYTES_MAX);
+        let Wire {
+            connection,
+            quiet,
+            waker,
+            ..
+        } = self;
+        let mut body = pin!(body);
+        let mut first = Bytes::new();
+        let mut whole = BytesMut::new();
+        let mut is_ended = false;
+        loop {
+            if body.is_end_stream() {
+                break;
+            }
+            let frame = std::future::poll_fn(|cx| {
+                quiet.poll(waker, cx, |cx| {
+                    if let Poll::Ready(frame) = body.as_mut().poll_frame(cx) {
+                        return Poll::Ready(frame);
+                    }
+                    if !is_ended {
+                        is_ended = Pin::new(&mut *connection).poll(cx).is_ready();
+                    }
+                    body.as_mut().poll_frame(cx)
+                })
+            })
+            .await;
+            let data = match frame {
+                None => break,
+                Some(Err(error)) => {
+                    return Err(Broken {
+                        is_stale: false,
+                        reason: words(&error),
+                    });
+                }
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            };
+            let room = ANSWER_BODY_BYTES_MAX - first.len().max(whole.len());
+            if data.len() > room {
+                whole.extend_from_slice(&first);
+                whole.extend_from_slice(&data[..room]);
+                return Ok((whole.freeze(), false));
+            }
+            if first.is_empty() && whole.is_empty() {
+                first = data;
+                continue;
+            }
+            whole.extend_from_slice(&first);
+            first = Bytes::new();
+            whole.extend_from_slice(&data);
+        }
+        let body = if whole.is_empty() { first } else { whole.freeze() };
+        Ok((body, !is_ended))
+    }
+
+    /// Lays the connection to rest: it wakes nobody until it is used again.
+    pub(crate) fn rest(&mut self) {
+        self.quiet.rest();
+        self.used_at = Instant::now();
+    }
+}
+
+/// The innermost cause, which says most.
+pub(crate) fn words(error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+        return io_words(io);
+    }
+    cause.to_string()
+}
+
+/// An I/O error in plain words, the same on every system.
+pub(crate) fn io_words(error: &std::io::Error) -> String {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        ErrorKind::ConnectionReset => "connection reset".to_owned(),
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted | ErrorKind::UnexpectedEof => {
+            "connection closed".to_owned()
+        }
+        ErrorKind::HostUnreachable => "host unreachable".to_owned(),
+        ErrorKind::NetworkUnreachable => "network unreachable".to_owned(),
+        ErrorKind::TimedOut => "connection timed out".to_owned(),
+        _ => error.to_string(),
+    }
+}
