@@ -65,14 +65,7 @@ impl Dialer {
         let roots = Arc::new(trusted_roots(&options)?);
         let tls = client_config(Arc::clone(&roots))?.with_no_client_auth();
         let DialerOptions { allow, user_agent, .. } = options;
-        Ok(Dialer {
-            inner: Arc::new(Inner {
-                allow,
-                tls: with_alpn(tls),
-                roots,
-                user_agent,
-            }),
-        })
+        Ok(Dialer { inner: Arc::new(Inner { allow, tls: with_alpn(tls), roots, user_agent }) })
     }
 
     /// The `user-agent` of all requests.
@@ -120,10 +113,7 @@ impl Dialer {
         progress.enter(Stage::Tls);
         match tls.connect(target.server_name.clone(), socket).await {
             Ok(stream) => Ok(Stream::tls(stream)),
-            Err(error) => Err(Failure {
-                stage: Stage::Tls,
-                reason: tls_words(&error, &target.host),
-            }),
+            Err(error) => Err(Failure { stage: Stage::Tls, reason: tls_words(&error, &target.host) }),
         }
     }
 
@@ -133,10 +123,7 @@ impl Dialer {
             Some(address) => vec![SocketAddr::new(address, target.port)],
             None => {
                 progress.enter(Stage::Resolve);
-                let fail = |reason: String| Failure {
-                    stage: Stage::Resolve,
-                    reason,
-                };
+                let fail = |reason: String| Failure { stage: Stage::Resolve, reason };
                 tokio::net::lookup_host((target.host.as_str(), target.port))
                     .await
                     .map_err(|_| fail(format!("the name {} was not found", target.host)))?
@@ -155,10 +142,7 @@ impl Dialer {
         match refused {
             _ if !allowed.is_empty() => Ok(allowed),
             Some(failure) => Err(failure),
-            None => Err(Failure {
-                stage: Stage::Resolve,
-                reason: format!("the name {} has no address", target.host),
-            }),
+            None => Err(Failure { stage: Stage::Resolve, reason: format!("the name {} has no address", target.host) }),
         }
     }
 }
@@ -187,10 +171,7 @@ async fn connect(addresses: &[SocketAddr], progress: &Progress) -> Result<TcpStr
             Err(error) => reason = format!("{} by {address}", io_words(&error)),
         }
     }
-    Err(Failure {
-        stage: Stage::Connect,
-        reason,
-    })
+    Err(Failure { stage: Stage::Connect, reason })
 }
 
 /// TLS 1.2 and 1.3 by ring, whatever else the process has set.
@@ -221,9 +202,7 @@ fn trusted_roots(options: &DialerOptions) -> Result<RootCertStore, ChannelError>
     for pem in &options.extra_roots_pem {
         for certificate in CertificateDer::pem_slice_iter(pem) {
             let certificate = certificate.map_err(|error| ChannelError::Roots(error.to_string()))?;
-            roots
-                .add(certificate)
-                .map_err(|error| ChannelError::Roots(error.to_string()))?;
+            roots.add(certificate).map_err(|error| ChannelError::Roots(error.to_string()))?;
         }
     }
     Ok(roots)

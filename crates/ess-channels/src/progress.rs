@@ -17,11 +17,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// An attempt that begins now.
     pub(crate) fn begin(deadline: Instant) -> Progress {
-        Progress {
-            started: Instant::now(),
-            deadline,
-            stage: AtomicU8::new(Stage::Resolve as u8),
-        }
+        Progress { started: Instant::now(), deadline, stage: AtomicU8::new(Stage::Resolve as u8) }
     }
 
     /// When the attempt ends at the latest.
@@ -46,18 +42,11 @@ impl Progress {
             _ => (Stage::Resolve, "finding the address"),
         };
         let span = in_words(self.deadline.saturating_duration_since(self.started));
-        Failure {
-            stage,
-            reason: format!("timed out after {span} while {doing}"),
-        }
+        Failure { stage, reason: format!("timed out after {span} while {doing}") }
     }
 }
 
 fn in_words(span: Duration) -> String {
     let millis = (span + Duration::from_micros(500)).as_millis();
-    if millis >= 1000 && millis % 1000 == 0 {
-        format!("{}s", millis / 1000)
-    } else {
-        format!("{millis}ms")
-    }
+    if millis >= 1000 && millis % 1000 == 0 { format!("{}s", millis / 1000) } else { format!("{millis}ms") }
 }

@@ -20,10 +20,7 @@ pub(crate) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
         return Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
     }
     let then = parse_date(value)?;
-    let measure = headers
-        .get(DATE)
-        .and_then(|date| parse_date(date.to_str().ok()?))
-        .unwrap_or(now);
+    let measure = headers.get(DATE).and_then(|date| parse_date(date.to_str().ok()?)).unwrap_or(now);
     let wait = Duration::try_from(then.duration_since(measure)).unwrap_or(Duration::ZERO);
     Some(wait.min(RETRY_AFTER_MAX))
 }

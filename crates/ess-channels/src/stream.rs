@@ -44,18 +44,12 @@ enum Socket {
 impl Stream {
     /// A plain connection.
     pub(crate) fn plain(socket: TcpStream) -> Stream {
-        Stream {
-            socket: Socket::Plain(socket),
-            allowance: Allowance::default(),
-        }
+        Stream { socket: Socket::Plain(socket), allowance: Allowance::default() }
     }
 
     /// A TLS connection.
     pub(crate) fn tls(socket: TlsStream<TcpStream>) -> Stream {
-        Stream {
-            socket: Socket::Tls(Box::new(socket)),
-            allowance: Allowance::default(),
-        }
+        Stream { socket: Socket::Tls(Box::new(socket)), allowance: Allowance::default() }
     }
 
     /// The allowance, to be set before each request.

@@ -48,19 +48,12 @@ impl Target {
         if authority.as_str().contains('@') {
             return Err(refuse("it holds a user name; use `auth` instead"));
         }
-        let host = authority
-            .host()
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() {
             return Err(refuse("it has no host"));
         }
         let port = match (authority.port(), security) {
-            (Some(port), _) => port
-                .as_str()
-                .parse()
-                .map_err(|_| refuse("its port is not a number up to 65535"))?,
+            (Some(port), _) => port.as_str().parse().map_err(|_| refuse("its port is not a number up to 65535"))?,
             (None, Security::Tls) => 443,
             (None, Security::Plain) => 80,
         };

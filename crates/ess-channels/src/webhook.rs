@@ -42,9 +42,7 @@ pub struct Webhook {
 
 impl std::fmt::Debug for Webhook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Webhook")
-            .field("host", &self.target.host)
-            .finish_non_exhaustive()
+        f.debug_struct("Webhook").field("host", &self.target.host).finish_non_exhaustive()
     }
 }
 
@@ -116,15 +114,12 @@ impl Webhook {
             }
         }
         let stream = self.dialer.dial(&self.target, self.tls.as_ref(), progress).await?;
-        let mut wire = Wire::open(stream).await.map_err(|broken| Failure {
-            stage: Stage::Connect,
-            reason: broken.reason,
-        })?;
+        let mut wire =
+            Wire::open(stream).await.map_err(|broken| Failure { stage: Stage::Connect, reason: broken.reason })?;
         match self.exchange(&mut wire, headers, message, progress).await {
-            Err(Stop::Stale) => Err(Failure {
-                stage: Stage::Await,
-                reason: "connection closed before an answer".to_owned(),
-            }),
+            Err(Stop::Stale) => {
+                Err(Failure { stage: Stage::Await, reason: "connection closed before an answer".to_owned() })
+            }
             Err(Stop::Failed(failure)) => Err(failure),
             Ok((answer, can_keep)) => {
                 if can_keep {
@@ -147,35 +142,21 @@ impl Webhook {
         *request.uri_mut() = self.target.path.clone();
         *request.headers_mut() = headers;
         progress.enter(Stage::Await);
-        let answer = wire
-            .send(request)
-            .await
-            .map_err(|broken| Stop::from_broken(broken, Stage::Await))?;
+        let answer = wire.send(request).await.map_err(|broken| Stop::from_broken(broken, Stage::Await))?;
         let (head, body) = answer.into_parts();
         progress.enter(Stage::Read);
-        let (body, is_whole) = wire.read(body).await.map_err(|broken| {
-            Stop::Failed(Failure {
-                stage: Stage::Read,
-                reason: broken.reason,
-            })
-        })?;
+        let (body, is_whole) = wire
+            .read(body)
+            .await
+            .map_err(|broken| Stop::Failed(Failure { stage: Stage::Read, reason: broken.reason }))?;
         let retry_after = retry_after(&head.headers, Timestamp::now());
-        Ok((
-            Answer {
-                status: head.status.as_u16(),
-                body,
-                retry_after,
-            },
-            is_whole,
-        ))
+        Ok((Answer { status: head.status.as_u16(), body, retry_after }, is_whole))
     }
 
     /// The request's fields: the fixed ones, the message's own above them.
     fn headers_of(&self, message: &Message) -> Result<HeaderMap, Failure> {
-        let refuse = |name: &str| Failure {
-            stage: Stage::Send,
-            reason: format!("the header field {name:?} is not valid"),
-        };
+        let refuse =
+            |name: &str| Failure { stage: Stage::Send, reason: format!("the header field {name:?} is not valid") };
         let mut headers = self.headers.clone();
         let content_type = HeaderValue::from_str(&message.content_type).map_err(|_| refuse("content-type"))?;
         headers.insert(CONTENT_TYPE, content_type);
@@ -222,14 +203,7 @@ enum Stop {
 
 impl Stop {
     fn from_broken(broken: Broken, stage: Stage) -> Stop {
-        if broken.is_stale {
-            Stop::Stale
-        } else {
-            Stop::Failed(Failure {
-                stage,
-                reason: broken.reason,
-            })
-        }
+        if broken.is_stale { Stop::Stale } else { Stop::Failed(Failure { stage, reason: broken.reason }) }
     }
 }
 
@@ -255,27 +229,14 @@ fn fixed_headers(target: &Target, credential: &Credential, dialer: &Dialer) -> R
 
 /// Fields that belong to the connection or the framing; a partner's own headers never replace them.
 fn is_ours(name: &HeaderName) -> bool {
-    [
-        HOST,
-        CONTENT_LENGTH,
-        TRANSFER_ENCODING,
-        CONNECTION,
-        TE,
-        UPGRADE,
-        ACCEPT_ENCODING,
-    ]
-    .contains(name)
+    [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, TE, UPGRADE, ACCEPT_ENCODING].contains(name)
         || name == "expect"
         || name == "keep-alive"
 }
 
 /// A reason is one line without control characters, of bounded length.
 fn one_line(mut failure: Failure) -> Failure {
-    failure.reason = failure
-        .reason
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(REASON_CHARS_MAX)
-        .collect();
+    failure.reason =
+        failure.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_CHARS_MAX).collect();
     failure
 }

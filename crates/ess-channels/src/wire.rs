@@ -50,20 +50,10 @@ impl Wire {
             .max_buf_size(READ_BUFFER_BYTES_MAX)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| Broken {
-                is_stale: false,
-                reason: words(&error),
-            })?;
+            .map_err(|error| Broken { is_stale: false, reason: words(&error) })?;
         let quiet = Arc::new(Quiet::default());
         let waker = Waker::from(Arc::clone(&quiet));
-        Ok(Wire {
-            sender,
-            connection,
-            quiet,
-            waker,
-            allowance,
-            used_at: Instant::now(),
-        })
+        Ok(Wire { sender, connection, quiet, waker, allowance, used_at: Instant::now() })
     }
 
     /// Whether the partner has kept the connection open, by all that is known here and now.
@@ -76,13 +66,7 @@ impl Wire {
     /// Sends the request and waits for the answer's head.
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Broken> {
         self.allowance.set(ANSWER_HEAD_BYTES_MAX);
-        let Wire {
-            sender,
-            connection,
-            quiet,
-            waker,
-            ..
-        } = self;
+        let Wire { sender, connection, quiet, waker, .. } = self;
         let mut answer = pin!(sender.send_request(request));
         let mut end = None;
         let outcome = std::future::poll_fn(|cx| {
@@ -99,22 +83,14 @@ impl Wire {
         outcome.map_err(|error| {
             let is_stale =
                 self.allowance.is_untouched(ANSWER_HEAD_BYTES_MAX) && !error.is_parse() && !error.is_timeout();
-            Broken {
-                is_stale,
-                reason: words(&error),
-            }
+            Broken { is_stale, reason: words(&error) }
         })
     }
 
     /// Reads at most the body's first 64 KiB. Says whether that was all of it, so that the connection can be kept.
     pub(crate) async fn read(&mut self, body: Incoming) -> Result<(Bytes, bool), Broken> {
         self.allowance.set(ANSWER_BYTES_MAX);
-        let Wire {
-            connection,
-            quiet,
-            waker,
-            ..
-        } = self;
+        let Wire { connection, quiet, waker, .. } = self;
         let mut body = pin!(body);
         let mut first = Bytes::new();
         let mut whole = BytesMut::new();
@@ -138,10 +114,7 @@ impl Wire {
             let data = match frame {
                 None => break,
                 Some(Err(error)) => {
-                    return Err(Broken {
-                        is_stale: false,
-                        reason: words(&error),
-                    });
+                    return Err(Broken { is_stale: false, reason: words(&error) });
                 }
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             };

@@ -28,3 +28,9 @@ pub struct Message {
     /// A dry run.
     pub test: bool,
 }
+
+/// `msg_<32 hexadecimal digits>`, `test_msg_…` for a dry run: no dots, as Standard Webhooks asks.
+#[must_use]
+pub fn message_id(uuid: uuid::Uuid, test: bool) -> String {
+    format!("{}msg_{}", if test { "test_" } else { "" }, uuid.simple())
+}

@@ -80,6 +80,49 @@ impl Code {
         }
     }
 
+    /// A few words for the kind.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Code::Malformed => "The request can't be read",
+            Code::Invalid => "A field is missing, unknown or out of bounds",
+            Code::Unauthenticated => "A valid token is needed",
+            Code::Forbidden => "The token's role does not allow this",
+            Code::NotFound => "There is no such thing",
+            Code::MethodNotAllowed => "The path knows other methods",
+            Code::EventConflict => "The id is taken by an event with other content",
+            Code::Conflict => "The change does not fit what is there",
+            Code::TooLarge => "Over the size limit",
+            Code::UnsupportedMediaType => "The media type is not understood",
+            Code::SchemaViolation => "The payload does not fit its schema",
+            Code::ScriptFailed => "The script fails",
+            Code::RequestTimeout => "The request did not arrive in time",
+            Code::TooManyRequests => "Over the rate limit",
+            Code::Unavailable => "The hub can't take it now",
+            Code::Internal => "The hub failed",
+        }
+    }
+
+    /// Every code, for the documentation and its test.
+    pub const ALL: [Code; 16] = [
+        Code::Malformed,
+        Code::Invalid,
+        Code::Unauthenticated,
+        Code::Forbidden,
+        Code::NotFound,
+        Code::MethodNotAllowed,
+        Code::EventConflict,
+        Code::Conflict,
+        Code::TooLarge,
+        Code::UnsupportedMediaType,
+        Code::SchemaViolation,
+        Code::ScriptFailed,
+        Code::RequestTimeout,
+        Code::TooManyRequests,
+        Code::Unavailable,
+        Code::Internal,
+    ];
+
     /// The HTTP status.
     #[must_use]
     pub fn status(self) -> u16 {

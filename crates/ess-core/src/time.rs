@@ -26,6 +26,25 @@ impl Time {
         Self(self.0.saturating_add(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
     }
 
+    /// Reads RFC 3339, such as `2026-11-23T16:00:00Z`.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn parse_rfc3339(text: &str) -> Result<Self, String> {
+        // Longer than any form of it; jiff takes more than RFC 3339 does, hence the look at the shape.
+        let bytes = text.as_bytes();
+        let has_shape = (20..=64).contains(&bytes.len())
+            && bytes[4] == b'-'
+            && bytes[7] == b'-'
+            && matches!(bytes[10], b'T' | b't' | b' ')
+            && bytes[13] == b':'
+            && !text.contains('[');
+        let parsed = if has_shape { text.parse::<jiff::Timestamp>().ok() } else { None };
+        parsed
+            .map(|timestamp| Self(timestamp.as_microsecond()))
+            .ok_or_else(|| format!("expected an RFC 3339 time such as 2026-11-23T16:00:00Z, found {text:?}"))
+    }
+
     /// How long ago `earlier` was; zero when it lies in the future.
     #[must_use]
     pub fn since(self, earlier: Time) -> Duration {

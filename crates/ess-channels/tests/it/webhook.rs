@@ -18,10 +18,7 @@ async fn a_connection_is_used_again() {
     let partner = Partner::start(async |mut stream, _| {
         while let Some(request) = read_request(&mut stream).await {
             assert!(request.head.starts_with("POST /hook HTTP/1.1\r\n"), "{}", request.head);
-            stream
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-                .await
-                .unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
         }
     })
     .await;

@@ -312,6 +312,11 @@ impl Lane {
         self.next_open_page()
     }
 
+    /// What was decided already, without beginning anything new.
+    pub fn take_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
     /// Writes down the cursor and the counter as they are now; for an orderly stop.
     pub fn note_cursor(&mut self) {
         let (cursor, counted) = self.cursor();

@@ -1,0 +1,93 @@
+//! Puts what lanes do into words: for listeners, for the log, for Ops.
+
+use ess_core::delivery::State;
+use ess_core::id::EventId;
+use ess_core::lane::{Action, Record};
+use ess_core::time::Time;
+
+use crate::deliver::Delivery;
+use crate::happenings::Happenings;
+use crate::registry::Registered;
+
+/// Tells what is written down.
+pub fn tell_record(delivery: &Delivery, happenings: &Happenings, registered: &Registered, record: &Record, now: Time) {
+    if let Record::Acked { seq, at, .. } = record {
+        delivery.metrics.acked.inc();
+        if let Some(cell) = delivery.cells.get(*seq) {
+            delivery.metrics.ack_seconds.observe(at.since(cell.event.recorded_at).as_secs_f64());
+        }
+    }
+    let partner = &registered.partner.id;
+    if let Record::Ended { open, ended } = record
+        && matches!(ended.state, State::Dead | State::Nack)
+        && !open.test
+    {
+        tracing::warn!(
+            event.seq = open.key.seq.0,
+            partner.id = %partner,
+            reason = ended.reason,
+            "dead letter: {partner} will not get event {} by itself",
+            open.key.seq
+        );
+    }
+    if !happenings.has_listeners() {
+        return;
+    }
+    let (kind, seq, detail) = match record {
+        Record::Acked { seq, attempt, .. } => {
+            ("delivery.acked", *seq, format!("{partner} acknowledged on attempt {attempt}"))
+        }
+        Record::Failed { open, tried } => {
+            let due = open.due_at.map_or_else(String::new, |due| {
+                format!("; next attempt in {:.1} s", due.since(now).as_secs_f64())
+            });
+            let kind = if tried.outcome == "received" { "delivery.delivered" } else { "delivery.retrying" };
+            (kind, open.key.seq, format!("{partner}: {}{due}", tried.reason))
+        }
+        Record::Ended { open, ended } => {
+            let kind = match ended.state {
+                State::Nack => "delivery.nack",
+                State::Superseded => "delivery.superseded",
+                State::Cancelled => "delivery.cancelled",
+                _ => "delivery.dead",
+            };
+            (kind, open.key.seq, format!("{partner}: {}", ended.reason))
+        }
+        Record::Opened(open) => match &open.reason {
+            Some(reason) => ("delivery.blocked", open.key.seq, format!("{partner}: {reason}")),
+            None => return,
+        },
+        Record::Cursor { .. } | Record::Health(_) => return,
+    };
+    let event_id: Option<EventId> = delivery.cells.get(seq).map(|cell| cell.event.content.id.clone());
+    happenings.tell(now, kind, event_id, Some(partner.clone()), detail);
+}
+
+/// Tells what else a lane asks for.
+pub fn tell_action(delivery: &Delivery, happenings: &Happenings, registered: &Registered, action: &Action, now: Time) {
+    let partner = &registered.partner.id;
+    let (kind, seq, detail) = match action {
+        Action::BecameBlocked { seq, .. } => {
+            tracing::warn!(event.seq = seq.0, partner.id = %partner, "delivery of event {seq} to {partner} is blocked");
+            return;
+        }
+        Action::Outstanding { seq, .. } => (
+            "delivery.unacknowledged",
+            Some(*seq),
+            format!("{partner} took the event but sent no ACK; if a 2xx is its receipt, set `ack: {{by: status}}`"),
+        ),
+        Action::WentOffline => ("partner.offline", None, format!("{partner} keeps failing; one probe at a time")),
+        Action::Recovered => ("partner.recovered", None, format!("{partner} answers again; its backlog goes out")),
+        Action::PausePartner { reason } => {
+            ("partner.paused", None, format!("{partner} is gone and was paused: {reason}; `hms-ess partner resume {partner}` goes on"))
+        }
+        Action::Send(_) | Action::Record(_) | Action::Load { .. } | Action::LoadLine { .. } | Action::LoadOpen { .. } => {
+            return;
+        }
+    };
+    tracing::warn!(partner.id = %partner, event.seq = seq.map(|seq| seq.0), "{detail}");
+    if happenings.has_listeners() {
+        let event_id = seq.and_then(|seq| delivery.cells.get(seq)).map(|cell| cell.event.content.id.clone());
+        happenings.tell(now, kind, event_id, Some(partner.clone()), detail);
+    }
+}

@@ -1,0 +1,156 @@
+//! One attempt, top to bottom: load, prepare, send, judge.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ess_channels::Channel;
+use ess_core::id::Seq;
+use ess_core::lane::{Attempt, Outcome, Report, Sent, Tried};
+use ess_core::partner::AckBy;
+use ess_core::receipt::{Receipt, Verdict};
+use ess_store::Store;
+
+use crate::cells::{Cell, Cells};
+use crate::clock::Clock;
+use crate::metrics::{AttemptLabels, Metrics};
+use crate::prepare::{Marking, Workshop};
+use crate::registry::{Registered, Registry};
+
+/// What every attempt needs; shared by all.
+pub struct Delivery {
+    /// Where events are.
+    pub store: Store,
+    /// Events in memory.
+    pub cells: Cells,
+    /// Partners and bridges.
+    pub registry: Registry,
+    /// Makes messages.
+    pub workshop: Workshop,
+    /// The time.
+    pub clock: Clock,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Delivery {
+    /// The event with what was made of it; read back from the store when it is not in memory.
+    ///
+    /// # Errors
+    /// The store can't be read, or has no such event.
+    pub async fn cell(&self, seq: Seq) -> Result<Arc<Cell>, String> {
+        if let Some(cell) = self.cells.get(seq) {
+            return Ok(cell);
+        }
+        match self.store.event(seq).await {
+            Ok(Some(recorded)) => Ok(self.cells.keep(&recorded.event)),
+            Ok(None) => Err(format!("event {seq} is not in the log")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Makes one attempt. `announce` is called with what is about to be sent when the ACK may overtake the answer.
+    pub async fn attempt(&self, registered: &Registered, attempt: Attempt, announce: impl FnOnce(Sent)) -> Report {
+        let cell = match self.cell(attempt.seq).await {
+            Ok(cell) => cell,
+            Err(reason) => {
+                tracing::error!(event.seq = attempt.seq.0, reason, "could not load an event to deliver it");
+                return self.report(attempt, self.retry("the hub could not load the event".to_owned()), None, None);
+            }
+        };
+        let snapshot = self.registry.snapshot();
+        let made = self.workshop.body(&cell, &snapshot, registered, attempt.round > 0).await;
+        let (version, body) = match made {
+            Ok(made) => made,
+            Err(blocked) => {
+                let outcome = Outcome::Blocked { reason: blocked.reason, mend: blocked.mend };
+                return self.report(attempt, outcome, None, None);
+            }
+        };
+        let channel = match self.channel(registered, cell.event.content.test) {
+            Ok(channel) => channel.clone(),
+            Err(reason) => return self.report(attempt, self.retry(reason.clone()), None, None),
+        };
+        let sent = Sent { version, body_digest: body.digest, scripts: body.scripts.clone() };
+        if registered.partner.ack.by == AckBy::Callback {
+            announce(sent.clone());
+        }
+        let marking = Marking {
+            round: attempt.round,
+            message_uuid: attempt.message_uuid,
+            partner_seq: attempt.partner_seq,
+            attempt: attempt.number,
+        };
+        let now = self.clock.now();
+        let message = self.workshop.message(&cell.event, registered, version, &body, marking, now);
+        let deadline = tokio::time::Instant::now() + registered.partner.timeout;
+        let receipt = channel.send(&message, deadline).await;
+        let verdict = Verdict::of(&receipt, &registered.partner.ack, &cell.event.content.id, &body.digest);
+        let report = self.report(attempt, Outcome::Verdict(verdict), Some(sent), status_of(&receipt));
+        self.log(registered, &cell, &report);
+        report
+    }
+
+    fn channel<'a>(&self, registered: &'a Registered, test: bool) -> &'a Result<Arc<Channel>, String> {
+        match (&registered.test_channel, test) {
+            (Some(channel), true) => channel,
+            _ => &registered.channel,
+        }
+    }
+
+    fn retry(&self, reason: String) -> Outcome {
+        Outcome::Verdict(Verdict::Retry { reason, retry_after: None })
+    }
+
+    fn report(&self, attempt: Attempt, outcome: Outcome, sent: Option<Sent>, status: Option<u16>) -> Report {
+        let (word, reason) = words(&outcome);
+        self.metrics.attempts.get_or_create(&AttemptLabels { outcome: word }).inc();
+        let took: Duration = self.clock.now().since(attempt.started);
+        let tried = Tried { number: attempt.number, at: attempt.started, took, status, outcome: word, reason };
+        Report { attempt, outcome, sent, tried }
+    }
+
+    /// The one canonical line of an attempt.
+    fn log(&self, registered: &Registered, cell: &Cell, report: &Report) {
+        let content = &cell.event.content;
+        tracing::info!(
+            event.id = %content.id,
+            event.seq = cell.event.seq.0,
+            partner.id = %registered.partner.id,
+            delivery.attempt = report.attempt.number,
+            delivery.outcome = report.tried.outcome,
+            http.status = report.tried.status,
+            duration_ms = report.tried.took.as_secs_f64() * 1e3,
+            trace.id = cell.event.trace.trace_id,
+            traceparent = cell.event.trace.traceparent,
+            docket.id = cell.event.trace.docket_id,
+            reason = report.tried.reason,
+            "attempt {} of {} at {}: {}",
+            report.attempt.number,
+            content.id,
+            registered.partner.id,
+            report.tried.outcome
+        );
+    }
+}
+
+fn status_of(receipt: &Receipt) -> Option<u16> {
+    match receipt {
+        Receipt::Answer(answer) => Some(answer.status),
+        Receipt::Failed(_) => None,
+    }
+}
+
+fn words(outcome: &Outcome) -> (&'static str, String) {
+    match outcome {
+        Outcome::Blocked { reason, .. } => ("blocked", reason.clone()),
+        Outcome::Verdict(verdict) => match verdict {
+            Verdict::Acked(_) => ("acked", String::new()),
+            Verdict::Received => ("received", String::new()),
+            Verdict::Unacknowledged { reason } => ("unacknowledged", reason.clone()),
+            Verdict::Nack { reason } => ("nack", reason.clone()),
+            Verdict::Retry { reason, .. } => ("failed", reason.clone()),
+            Verdict::Refused { reason } => ("refused", reason.clone()),
+            Verdict::Gone { reason } => ("gone", reason.clone()),
+        },
+    }
+}

@@ -1,0 +1,544 @@
+//! Drives the lanes of the core: one loop, one closed set of inputs, one match over what a lane asks for.
+//!
+//! The loop never waits for anything but its next input or timer: attempts and reads run beside it and come back as inputs. What a
+//! lane records is handed to the store in the order of the lane's own steps.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ess_core::id::{PartnerNo, Seq, Subject};
+use ess_core::lane::{Action, Attempt, Command, Lane, Offer, OpenDelivery, Policy, Report, Sent};
+use ess_core::receipt::Evidence;
+use ess_core::time::Time;
+use ess_store::{LaneStart, Recorded};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::announce::{tell_action, tell_record};
+use crate::deliver::Delivery;
+use crate::happenings::Happenings;
+use crate::records;
+use crate::registry::Registered;
+
+/// How many stored deliveries of one line are read at once.
+const LINE_PAGE: usize = 16;
+/// Changes that may wait for the store before lanes stop sending: what a crash could repeat stays bounded.
+const UNRECORDED_MAX: usize = 50_000;
+/// How often idle connections are looked at, and a failing store is asked again.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Everything that can wake the loop.
+pub enum Input {
+    /// An attempt ended.
+    Report(PartnerNo, Box<Report>),
+    /// An attempt is about to be sent whose ACK may overtake its answer.
+    Prepared(PartnerNo, Seq, u32, Sent),
+    /// A page of the backlog was read.
+    Loaded(PartnerNo, Vec<Offer>, Seq),
+    /// A line was read.
+    LineLoaded(PartnerNo, Subject, bool, Vec<OpenDelivery>, bool),
+    /// A page of open deliveries was read.
+    OpenLoaded(PartnerNo, Vec<OpenDelivery>, Option<(Seq, u32)>),
+    /// Replays and redriven dead letters.
+    Opened(PartnerNo, Vec<OpenDelivery>),
+    /// A partner's word; answers whether the delivery was open here.
+    Word(PartnerNo, Word, oneshot::Sender<bool>),
+    /// A delivery that was not loaded ended in the store.
+    EndedInStore(PartnerNo, Subject, bool),
+    /// An operator's word to one lane.
+    Command(PartnerNo, Command),
+    /// Bridges changed: every lane tries again what was blocked.
+    UnblockAll,
+    /// An open delivery of this event is taken back everywhere.
+    CancelAll(Seq, String),
+    /// A partner joins, with what the store remembers.
+    Seat(Arc<Registered>, Box<LaneStart>, Vec<OpenDelivery>, Seq),
+    /// A partner's configuration, state or secrets changed.
+    Reseat(Arc<Registered>),
+    /// A partner leaves.
+    Unseat(PartnerNo),
+    /// How a lane fares.
+    Inspect(PartnerNo, oneshot::Sender<LaneReport>),
+    /// Send nothing more; answers when nothing is under way.
+    Drain(oneshot::Sender<()>),
+}
+
+/// A partner's word by another way than the answer.
+#[derive(Debug, Clone)]
+pub enum Word {
+    /// It has it.
+    Ack { seq: Seq, round: u32, evidence: Evidence },
+    /// It refuses it.
+    Nack { seq: Seq, round: u32, evidence: Evidence, reason: String },
+}
+
+/// How a lane fares.
+#[derive(Debug, Clone, Default)]
+pub struct LaneReport {
+    /// Attempts under way.
+    pub in_flight: u32,
+    /// Since when the partner is offline.
+    pub offline_since: Option<Time>,
+    /// Its last failure.
+    pub last_error: Option<String>,
+}
+
+/// The loop's ear.
+#[derive(Clone)]
+pub struct LanesHandle {
+    inputs: mpsc::UnboundedSender<Input>,
+}
+
+impl LanesHandle {
+    /// Hands an input to the loop; dropped when the loop has ended, as nothing is sent any more then.
+    pub fn tell(&self, input: Input) {
+        drop(self.inputs.send(input));
+    }
+
+    /// How a partner's lane fares.
+    pub async fn inspect(&self, no: PartnerNo) -> LaneReport {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Input::Inspect(no, reply));
+        answer.await.unwrap_or_default()
+    }
+
+    /// Passes a partner's word on; true when the delivery was open.
+    pub async fn word(&self, no: PartnerNo, word: Word) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Input::Word(no, word, reply));
+        answer.await.unwrap_or(false)
+    }
+
+    /// Stops sending and waits until nothing is under way.
+    pub async fn drain(&self) {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Input::Drain(reply));
+        // The loop that is gone has nothing under way.
+        drop(answer.await);
+    }
+}
+
+struct Seat {
+    lane: Lane,
+    registered: Arc<Registered>,
+    /// The timer that stands in the heap for this lane.
+    armed: Option<Time>,
+    last_error: Option<String>,
+}
+
+/// The loop.
+pub struct Lanes {
+    delivery: Arc<Delivery>,
+    happenings: Arc<Happenings>,
+    handle: LanesHandle,
+    inputs: mpsc::UnboundedReceiver<Input>,
+    recorded: mpsc::UnboundedReceiver<Vec<Recorded>>,
+    seats: HashMap<PartnerNo, Seat>,
+    timers: BinaryHeap<Reverse<(Time, PartnerNo)>>,
+    records: Vec<ess_store::Change>,
+    under_way: usize,
+    is_stalled: bool,
+    draining: Vec<oneshot::Sender<()>>,
+    is_draining: bool,
+    dice: u64,
+}
+
+impl Lanes {
+    /// A loop without partners; `seed` makes the jitter.
+    #[must_use]
+    pub fn new(
+        delivery: Arc<Delivery>,
+        happenings: Arc<Happenings>,
+        recorded: mpsc::UnboundedReceiver<Vec<Recorded>>,
+        seed: u64,
+    ) -> (Self, LanesHandle) {
+        let (sender, inputs) = mpsc::unbounded_channel();
+        let handle = LanesHandle { inputs: sender };
+        let lanes = Self {
+            delivery,
+            happenings,
+            handle: handle.clone(),
+            inputs,
+            recorded,
+            seats: HashMap::new(),
+            timers: BinaryHeap::new(),
+            records: Vec::new(),
+            under_way: 0,
+            is_stalled: false,
+            draining: Vec::new(),
+            is_draining: false,
+            dice: seed | 1,
+        };
+        (lanes, handle)
+    }
+
+    /// Runs until it was drained.
+    pub async fn run(mut self) {
+        let mut batch = Vec::with_capacity(256);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            let next = self.timers.peek().map(|Reverse((time, _))| self.delivery.clock.instant(*time));
+            tokio::select! {
+                count = self.inputs.recv_many(&mut batch, 256) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for input in batch.drain(..) {
+                        self.take(input);
+                    }
+                }
+                Some(recorded) = self.recorded.recv() => self.fan_out(recorded),
+                () = sleep_until(next) => self.fire(),
+                _ = tick.tick() => self.tick(),
+            }
+            self.flush();
+            if self.is_drained() {
+                break;
+            }
+        }
+        for seat in self.seats.values_mut() {
+            seat.lane.note_cursor();
+            while let Some(action) = seat.lane.take_action() {
+                if let Action::Record(record) = action {
+                    records::push(&mut self.records, seat.registered.no, record);
+                }
+            }
+        }
+        self.flush();
+        for waiter in self.draining.drain(..) {
+            drop(waiter.send(()));
+        }
+    }
+
+    fn now(&self) -> Time {
+        self.delivery.clock.now()
+    }
+
+    fn take(&mut self, input: Input) {
+        let now = self.now();
+        let no = match input {
+            Input::Report(no, report) => {
+                self.under_way -= 1;
+                self.on_report(no, *report, now);
+                no
+            }
+            Input::Prepared(no, seq, round, sent) => {
+                self.with_lane(no, |lane| lane.on_prepared(seq, round, sent));
+                no
+            }
+            Input::Loaded(no, offers, scanned_to) => {
+                self.with_lane(no, |lane| lane.on_loaded(offers, scanned_to, now));
+                no
+            }
+            Input::LineLoaded(no, subject, test, opened, more) => {
+                self.with_lane(no, |lane| lane.on_line_loaded(&subject, test, opened, more, now));
+                no
+            }
+            Input::OpenLoaded(no, opened, next) => {
+                self.with_lane(no, |lane| lane.on_open_loaded(opened, next, now));
+                no
+            }
+            Input::Opened(no, opened) => {
+                self.with_lane(no, |lane| lane.on_opened(opened, now));
+                no
+            }
+            Input::Word(no, word, reply) => {
+                let was_open = self.on_word(no, word, now);
+                self.pump(no);
+                // The word is recorded before the partner is answered: the caller makes it durable.
+                self.flush();
+                drop(reply.send(was_open));
+                return;
+            }
+            Input::EndedInStore(no, subject, test) => {
+                self.with_lane(no, |lane| lane.on_ended_in_store(&subject, test, now));
+                no
+            }
+            Input::Command(no, command) => {
+                self.with_lane(no, |lane| lane.on_command(command, now));
+                no
+            }
+            Input::UnblockAll => return self.command_all(&Command::Unblock),
+            Input::CancelAll(seq, reason) => return self.command_all(&Command::Cancel { seq, reason }),
+            Input::Seat(registered, start, left, head) => {
+                let no = registered.no;
+                self.seat(registered, *start, &left, head);
+                no
+            }
+            Input::Reseat(registered) => {
+                let no = registered.no;
+                self.reseat(registered, now);
+                no
+            }
+            Input::Unseat(no) => {
+                self.seats.remove(&no);
+                return;
+            }
+            Input::Inspect(no, reply) => return self.inspect(no, reply),
+            Input::Drain(reply) => {
+                self.is_draining = true;
+                self.draining.push(reply);
+                return;
+            }
+        };
+        self.pump(no);
+    }
+
+    fn with_lane(&mut self, no: PartnerNo, step: impl FnOnce(&mut Lane)) {
+        if let Some(seat) = self.seats.get_mut(&no) {
+            step(&mut seat.lane);
+        }
+    }
+
+    fn on_report(&mut self, no: PartnerNo, report: Report, now: Time) {
+        let dice = self.roll();
+        let Some(seat) = self.seats.get_mut(&no) else { return };
+        if !report.tried.reason.is_empty() {
+            seat.last_error = Some(report.tried.reason.clone());
+        }
+        seat.lane.on_report(report, now, dice);
+    }
+
+    fn on_word(&mut self, no: PartnerNo, word: Word, now: Time) -> bool {
+        let Some(seat) = self.seats.get_mut(&no) else { return false };
+        match word {
+            Word::Ack { seq, round, evidence } => seat.lane.on_ack(seq, round, evidence, now),
+            Word::Nack { seq, round, evidence, reason } => seat.lane.on_nack(seq, round, evidence, reason, now),
+        }
+    }
+
+    fn command_all(&mut self, command: &Command) {
+        let now = self.now();
+        let numbers: Vec<PartnerNo> = self.seats.keys().copied().collect();
+        for no in numbers {
+            self.with_lane(no, |lane| lane.on_command(command.clone(), now));
+            self.pump(no);
+        }
+    }
+
+    fn fan_out(&mut self, recorded: Vec<Recorded>) {
+        let now = self.now();
+        for Recorded { event, audience } in recorded {
+            self.delivery.cells.keep(&event);
+            let content = &event.content;
+            for no in audience.partners() {
+                let Some(seat) = self.seats.get_mut(no) else { continue };
+                let offer = Offer {
+                    seq: event.seq,
+                    subject: content.subject.clone(),
+                    priority: content.priority,
+                    kind: content.kind,
+                    test: content.test,
+                };
+                seat.lane.offer(offer, now);
+                self.pump(*no);
+            }
+        }
+    }
+
+    fn seat(&mut self, registered: Arc<Registered>, start: LaneStart, left: &[OpenDelivery], head: Seq) {
+        let now = self.now();
+        let mut lane = Lane::new(registered.no, Policy::of(&registered.partner), start.cursor, start.counted);
+        lane.resume(start.health, registered.paused_since.is_some(), start.ended, head);
+        let last = start.open.last().map_or((Seq(0), 0), |open| (open.key.seq, open.key.round));
+        lane.on_opened(start.open, now);
+        for open in left {
+            lane.leave_in_store(&open.subject, open.test, last);
+        }
+        // Bridges may have changed while the hub was down.
+        lane.on_command(Command::Unblock, now);
+        let no = registered.no;
+        self.seats.insert(no, Seat { lane, registered, armed: None, last_error: None });
+    }
+
+    fn reseat(&mut self, registered: Arc<Registered>, now: Time) {
+        let Some(seat) = self.seats.get_mut(&registered.no) else { return };
+        let is_paused = registered.paused_since.is_some();
+        let has_other_shape = seat.registered.partner != registered.partner;
+        if has_other_shape {
+            seat.lane.on_command(Command::Policy(Policy::of(&registered.partner)), now);
+            seat.lane.on_command(Command::Unblock, now);
+        }
+        if is_paused != seat.lane.is_paused() {
+            seat.lane.on_command(if is_paused { Command::Pause } else { Command::Resume }, now);
+        }
+        seat.registered = registered;
+    }
+
+    fn inspect(&mut self, no: PartnerNo, reply: oneshot::Sender<LaneReport>) {
+        let report = self.seats.get(&no).map(|seat| LaneReport {
+            in_flight: seat.lane.in_flight(),
+            offline_since: seat.lane.offline_since(),
+            last_error: seat.last_error.clone(),
+        });
+        drop(reply.send(report.unwrap_or_default()));
+    }
+
+    fn fire(&mut self) {
+        let now = self.now();
+        while let Some(Reverse((time, no))) = self.timers.peek().copied() {
+            if time > now {
+                break;
+            }
+            self.timers.pop();
+            if let Some(seat) = self.seats.get_mut(&no)
+                && seat.armed == Some(time)
+            {
+                seat.armed = None;
+                seat.lane.on_timeout(now);
+                self.pump(no);
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        for seat in self.seats.values() {
+            if let Ok(channel) = &seat.registered.channel {
+                channel.sweep();
+            }
+        }
+        if self.is_stalled && self.delivery.store.unrecorded() < UNRECORDED_MAX / 2 {
+            self.is_stalled = false;
+            let numbers: Vec<PartnerNo> = self.seats.keys().copied().collect();
+            for no in numbers {
+                self.pump(no);
+            }
+        }
+    }
+
+    /// Takes what the lane asks for, and arms its timer.
+    fn pump(&mut self, no: PartnerNo) {
+        let now = self.now();
+        let is_held = self.is_draining || self.is_stalled;
+        let Some(seat) = self.seats.get_mut(&no) else { return };
+        while let Some(action) = if is_held { seat.lane.take_action() } else { seat.lane.poll(now) } {
+            match action {
+                Action::Send(attempt) => {
+                    self.under_way += 1;
+                    spawn_attempt(&self.delivery, &self.handle, &seat.registered, attempt);
+                }
+                Action::Record(record) => {
+                    tell_record(&self.delivery, &self.happenings, &seat.registered, &record, now);
+                    records::push(&mut self.records, no, record);
+                }
+                Action::Load { after, limit } => spawn_load(&self.delivery, &self.handle, no, after, limit),
+                Action::LoadLine { subject, test } => {
+                    self.delivery.store.record(std::mem::take(&mut self.records));
+                    spawn_load_line(&self.delivery, &self.handle, no, subject, test);
+                }
+                Action::LoadOpen { after, limit } => {
+                    self.delivery.store.record(std::mem::take(&mut self.records));
+                    spawn_load_open(&self.delivery, &self.handle, no, after, limit);
+                }
+                other => tell_action(&self.delivery, &self.happenings, &seat.registered, &other, now),
+            }
+        }
+        if let Some(next) = seat.lane.next_timeout()
+            && seat.armed.is_none_or(|armed| next < armed)
+        {
+            seat.armed = Some(next);
+            self.timers.push(Reverse((next, no)));
+        }
+    }
+
+    fn flush(&mut self) {
+        if !self.records.is_empty() {
+            self.delivery.store.record(std::mem::take(&mut self.records));
+        }
+        if !self.is_stalled && self.delivery.store.unrecorded() > UNRECORDED_MAX {
+            tracing::warn!("the store does not keep up or fails; nothing is sent until it has caught up");
+            self.is_stalled = true;
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        self.is_draining && self.under_way == 0
+    }
+
+    /// Uniform in [0, 1); xorshift is enough to spread retries.
+    fn roll(&mut self) -> f64 {
+        self.dice ^= self.dice << 13;
+        self.dice ^= self.dice >> 7;
+        self.dice ^= self.dice << 17;
+        (self.dice >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+async fn sleep_until(next: Option<tokio::time::Instant>) {
+    match next {
+        Some(next) => tokio::time::sleep_until(next).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An attempt under way; it always comes back as a `Report`, so that the loop knows what is under way.
+fn spawn_attempt(delivery: &Arc<Delivery>, handle: &LanesHandle, registered: &Arc<Registered>, attempt: Attempt) {
+    let (delivery, handle, registered) = (delivery.clone(), handle.clone(), registered.clone());
+    tokio::spawn(async move {
+        let no = registered.no;
+        let announcing = handle.clone();
+        let announce = move |sent| announcing.tell(Input::Prepared(no, attempt.seq, attempt.round, sent));
+        let report = delivery.attempt(&registered, attempt, announce).await;
+        handle.tell(Input::Report(no, Box::new(report)));
+    });
+}
+
+fn spawn_load(delivery: &Arc<Delivery>, handle: &LanesHandle, no: PartnerNo, after: Seq, limit: usize) {
+    let (delivery, handle) = (delivery.clone(), handle.clone());
+    tokio::spawn(async move {
+        let page = until_read(|| delivery.store.backlog(no, after, limit)).await;
+        let offers = page.entries.into_iter().map(records::offer).collect();
+        handle.tell(Input::Loaded(no, offers, page.scanned_to));
+    });
+}
+
+fn spawn_load_line(delivery: &Arc<Delivery>, handle: &LanesHandle, no: PartnerNo, subject: Subject, test: bool) {
+    let (delivery, handle) = (delivery.clone(), handle.clone());
+    tokio::spawn(async move {
+        // What was just left in the store must be there before it is read back.
+        until_read(|| delivery.store.record_durably(Vec::new())).await;
+        let read = || delivery.store.open_of_subject(no, &subject, test, (Seq(0), 0), LINE_PAGE + 1);
+        let mut line = until_read(read).await;
+        let more = line.len() > LINE_PAGE;
+        line.truncate(LINE_PAGE);
+        let opened = line.into_iter().map(records::open_from_store).collect();
+        handle.tell(Input::LineLoaded(no, subject.clone(), test, opened, more));
+    });
+}
+
+fn spawn_load_open(
+    delivery: &Arc<Delivery>,
+    handle: &LanesHandle,
+    no: PartnerNo,
+    after: (Seq, u32),
+    limit: usize,
+) {
+    let (delivery, handle) = (delivery.clone(), handle.clone());
+    tokio::spawn(async move {
+        until_read(|| delivery.store.record_durably(Vec::new())).await;
+        let page = until_read(|| delivery.store.open_deliveries(no, after, limit)).await;
+        let is_full = page.len() >= limit;
+        let next = is_full.then(|| page.last().map(|open| (open.key.seq, open.key.round))).flatten();
+        let opened = page.into_iter().map(records::open_from_store).collect();
+        handle.tell(Input::OpenLoaded(no, opened, next));
+    });
+}
+
+/// Reads until it succeeds: a lane that waits for a page has nothing better to do.
+async fn until_read<T, F, R>(mut read: F) -> T
+where
+    F: FnMut() -> R,
+    R: Future<Output = Result<T, ess_store::StoreError>>,
+{
+    loop {
+        match read().await {
+            Ok(value) => return value,
+            Err(error) => {
+                tracing::warn!(%error, "could not read from the store; trying again");
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Publishing: who it is for, the durable append, and the word to the publisher.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ess_core::access::Principal;
+use ess_core::event::{Content, Event, Kind, Trace};
+use ess_core::id::{Digest, PartnerNo, Seq};
+use ess_core::problem::{Code, Problem};
+use ess_store::{Audience, NewEvent, Publication, StoreError};
+
+use crate::cells::Cell;
+use crate::hub::Hub;
+use crate::metrics::PublishResult;
+use crate::registry::{Registered, Snapshot};
+use crate::scripts::Evaluation;
+use crate::view::{BlockedPartner, Plan, PlanEntry, PublishReceipt};
+
+/// How long a publisher waits for conversions after the event is durable, to be told of those that fail.
+const CONVERSIONS_WAIT: Duration = Duration::from_millis(100);
+
+impl Hub {
+    /// Records the event and hands it to the lanes; answers after the fsync.
+    ///
+    /// # Errors
+    /// A conflict with what was recorded under the same id, a retraction of nothing, or the store can't take it now.
+    pub async fn publish(&self, content: Content, trace: Trace, by: &Principal) -> Result<PublishReceipt, Problem> {
+        self.check_room()?;
+        let snapshot = self.delivery.registry.snapshot();
+        let audience = self.audience(&snapshot, &content).await?;
+        let id = content.id.clone();
+        let new = NewEvent {
+            content_digest: content.digest(),
+            content,
+            trace,
+            message_uuid: uuid::Uuid::now_v7(),
+            recorded_at: self.delivery.clock.now(),
+            audience: audience.clone(),
+        };
+        let metrics = &self.delivery.metrics;
+        match self.delivery.store.publish(new).await {
+            Ok(Publication::Recorded(event)) => {
+                metrics.count_publish(PublishResult::Recorded);
+                self.tell_recorded(&event, by);
+                let blocked = self.blocked(&snapshot, &event, &audience).await;
+                Ok(receipt(&event, audience.len(), blocked, false))
+            }
+            Ok(Publication::Duplicate { first }) => {
+                metrics.count_publish(PublishResult::Duplicate);
+                let blocked = self.blocked(&snapshot, &first.event, &first.audience).await;
+                Ok(receipt(&first.event, first.audience.len(), blocked, true))
+            }
+            Ok(Publication::Conflict { first }) => {
+                metrics.count_publish(PublishResult::Conflict);
+                let at = first.event.recorded_at;
+                let detail = format!("event {id} was recorded at {at} with other content; nothing was changed");
+                let hint = "an event never changes: publish the new content under a new id, such as the next `-V` number";
+                Err(Problem::new(Code::EventConflict, detail).with_field("id").with_hint(hint))
+            }
+            Err(error) => {
+                metrics.count_publish(PublishResult::Unavailable);
+                Err(unavailable(&error))
+            }
+        }
+    }
+
+    /// Who would get what, in which version; nothing is recorded or sent.
+    ///
+    /// # Errors
+    /// A retraction of nothing, or the store can't be read.
+    pub async fn plan(&self, content: Content) -> Result<Plan, Problem> {
+        let snapshot = self.delivery.registry.snapshot();
+        let audience = self.audience(&snapshot, &content).await?;
+        let event = Arc::new(Event {
+            seq: Seq(0),
+            recorded_at: self.delivery.clock.now(),
+            content_digest: Digest([0; 32]),
+            message_uuid: uuid::Uuid::nil(),
+            trace: Trace::default(),
+            content,
+        });
+        let cell = Cell::new(event.clone());
+        let content = &event.content;
+        let mut partners = Vec::new();
+        for registered in audience.partners().iter().filter_map(|no| snapshot.by_no.get(no)) {
+            let version = registered.version_of(&content.subject, content.version);
+            let path = snapshot.bridges.path(&content.subject, content.version, version).unwrap_or_default();
+            let made = self.delivery.workshop.body(&cell, &snapshot, registered, false).await;
+            let outcome = match made {
+                Ok((_, body)) => Ok(String::from_utf8_lossy(&body.bytes).into_owned()),
+                Err(blocked) => Err(BlockedPartner {
+                    partner: registered.partner.id.clone(),
+                    reason: blocked.reason,
+                    mend: blocked.mend,
+                }),
+            };
+            let bridges = path.iter().map(|bridge| bridge.id.clone()).collect();
+            partners.push(PlanEntry { partner: registered.partner.id.clone(), version, bridges, outcome });
+        }
+        partners.sort_by(|a, b| a.partner.cmp(&b.partner));
+        let (id, subject, version, test) =
+            (content.id.clone(), content.subject.clone(), content.version, content.test);
+        Ok(Plan { id, subject, version, test, partners })
+    }
+
+    /// Who gets it: by subject and filter; a retraction goes to those who got what it takes back.
+    async fn audience(&self, snapshot: &Snapshot, content: &Content) -> Result<Arc<Audience>, Problem> {
+        if content.kind == Kind::Retraction {
+            return self.retraction_audience(content).await;
+        }
+        let wanting = snapshot.wanting(&content.subject, content.test);
+        if wanting.filtered.is_empty() {
+            return Ok(wanting.audience.clone());
+        }
+        let mut unwanted: Vec<PartnerNo> = Vec::new();
+        for registered in &wanting.filtered {
+            if !self.passes_filter(registered, content).await {
+                unwanted.push(registered.no);
+            }
+        }
+        let kept = wanting.audience.partners().iter().filter(|no| !unwanted.contains(no)).copied().collect();
+        Ok(Arc::new(Audience::new(kept)))
+    }
+
+    /// A filter that fails lets the event through: too much is better than a missed rule.
+    async fn passes_filter(&self, registered: &Registered, content: &Content) -> bool {
+        let Some(filter) = &registered.partner.filter else { return true };
+        // `payload` is a name in the predicate, as the contract writes it: `payload.county = "Cook"`.
+        let envelope = serde_json::json!({
+            "id": content.id.as_str(),
+            "version": content.version.0,
+            "subject": content.subject.as_str(),
+            "kind": content.kind.word(),
+            "priority": content.priority.word(),
+        })
+        .to_string();
+        let input = format!("{},\"payload\":{}}}", &envelope[..envelope.len() - 1], content.payload.get());
+        let evaluation = Evaluation {
+            script: Arc::from(format!("$boolean({filter})")),
+            input: Some(Arc::from(input)),
+            bindings: Arc::from([]),
+            now: Some(self.delivery.clock.now()),
+        };
+        match self.delivery.workshop.scripts.evaluate(evaluation).await {
+            Ok(result) => result.as_deref() == Some("true"),
+            Err(error) => {
+                tracing::warn!(partner.id = %registered.partner.id, %error, "a `where` filter failed; the event goes out");
+                true
+            }
+        }
+    }
+
+    async fn retraction_audience(&self, content: &Content) -> Result<Arc<Audience>, Problem> {
+        if content.references.is_empty() {
+            return Err(Problem::new(Code::Invalid, "a retraction must name the event that it takes back")
+                .with_field("references"));
+        }
+        let mut partners: Vec<PartnerNo> = Vec::new();
+        for id in &content.references {
+            let recorded = self.recorded(id, content.test).await.map_err(|problem| problem.with_field("references"))?;
+            partners.extend(self.delivery.store.who_got(recorded.event.seq).await.map_err(|error| unavailable(&error))?);
+        }
+        Ok(Arc::new(Audience::new(partners)))
+    }
+
+    /// Partners who can't get it yet: no way between the versions, or a script of the way fails.
+    async fn blocked(&self, snapshot: &Snapshot, event: &Arc<Event>, audience: &Audience) -> Vec<BlockedPartner> {
+        let content = &event.content;
+        let wanting = snapshot.wanting(&content.subject, content.test);
+        let foreign: Vec<_> = wanting.versions.iter().filter(|version| **version != content.version).collect();
+        if foreign.is_empty() {
+            return Vec::new();
+        }
+        let cell = self.delivery.cells.keep(event);
+        let deadline = tokio::time::Instant::now() + CONVERSIONS_WAIT;
+        let mut blocked = Vec::new();
+        for version in foreign {
+            let conversion = self.delivery.workshop.payload(&cell, snapshot, *version);
+            if let Ok(Err(reason)) = tokio::time::timeout_at(deadline, conversion).await {
+                blocked.extend(snapshot.those_on(audience, &content.subject, *version, &reason));
+            }
+        }
+        blocked.sort_by(|a, b| a.partner.cmp(&b.partner));
+        blocked
+    }
+
+    /// Refuses before it is too late: what is accepted must fit.
+    fn check_room(&self) -> Result<(), Problem> {
+        match self.unready() {
+            None => Ok(()),
+            Some(reason) => {
+                self.delivery.metrics.count_publish(PublishResult::Unavailable);
+                Err(Problem::new(Code::Unavailable, reason)
+                    .with_hint("nothing was recorded; publish again with the same id")
+                    .with_retry_after(Duration::from_secs(1)))
+            }
+        }
+    }
+
+    fn tell_recorded(&self, event: &Event, by: &Principal) {
+        let content = &event.content;
+        tracing::info!(
+            event.id = %content.id,
+            event.seq = event.seq.0,
+            actor = by.token_id,
+            trace.id = event.trace.trace_id,
+            traceparent = event.trace.traceparent,
+            docket.id = event.trace.docket_id,
+            "recorded {} as number {}",
+            content.id,
+            event.seq
+        );
+        if self.happenings.has_listeners() {
+            let detail = format!("{} was recorded as number {}", content.id, event.seq);
+            self.happenings.tell(event.recorded_at, "event.recorded", Some(content.id.clone()), None, detail);
+        }
+    }
+}
+
+fn receipt(event: &Event, partners: usize, blocked: Vec<BlockedPartner>, duplicate: bool) -> PublishReceipt {
+    let content = &event.content;
+    PublishReceipt {
+        id: content.id.clone(),
+        sequence: event.seq,
+        subject: content.subject.clone(),
+        recorded_at: event.recorded_at,
+        test: content.test,
+        partners: u32::try_from(partners).unwrap_or(u32::MAX),
+        blocked,
+        duplicate,
+    }
+}
+
+/// The store can't: the cause goes to the log, the publisher is told to come back.
+pub fn unavailable(error: &StoreError) -> Problem {
+    tracing::error!(%error, "the store could not do it");
+    Problem::new(Code::Unavailable, "the hub's store can't take this now")
+        .with_hint("nothing was changed; try again with the same request")
+        .with_retry_after(Duration::from_secs(1))
+}

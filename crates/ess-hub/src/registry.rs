@@ -1,0 +1,282 @@
+//! Partners and bridges as one immutable snapshot that is swapped whole: what began with one sees it to the end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use ess_channels::{Channel, Credential, Dialer};
+use ess_core::bridge::{Bridge, Bridges};
+use ess_core::id::{Digest, PartnerId, PartnerNo, Subject, Version};
+use ess_core::partner::{Auth, Partner, SecretRef, Tests};
+use ess_core::problem::{Code, Problem};
+use ess_core::signature::SigningSecret;
+use ess_core::time::Time;
+use ess_store::Audience;
+
+use crate::view::BlockedPartner;
+
+/// How many audiences a snapshot remembers.
+const AUDIENCES_MAX: usize = 16_384;
+
+/// Finds a secret that a configuration names: an environment variable, a file, or the text itself.
+pub type FindSecret = Arc<dyn Fn(&SecretRef) -> Result<String, String> + Send + Sync>;
+
+/// A partner, ready to be delivered to.
+#[derive(Debug)]
+pub struct Registered {
+    /// Its number in the store.
+    pub no: PartnerNo,
+    /// Its configuration.
+    pub partner: Arc<Partner>,
+    /// When it was added.
+    pub added_at: Time,
+    /// Since when it is paused.
+    pub paused_since: Option<Time>,
+    /// Its signing secrets, newest first, each with its end.
+    pub secrets: Vec<(SigningSecret, Option<Time>)>,
+    /// Digest of its adapter's text.
+    pub adapter: Option<Digest>,
+    /// The adapter looks at `$partner`, so that its bytes are for this partner only.
+    pub is_own_shape: bool,
+    /// The way to it; the reason when its configuration can't be used now, such as a secret that is not there.
+    pub channel: Result<Arc<Channel>, String>,
+    /// Another way for dry runs.
+    pub test_channel: Option<Result<Arc<Channel>, String>>,
+}
+
+impl Registered {
+    /// The same partner with another part changed; channels and their connections are kept.
+    #[must_use]
+    pub fn with(&self, paused_since: Option<Time>, secrets: Vec<(SigningSecret, Option<Time>)>) -> Self {
+        Self {
+            no: self.no,
+            partner: self.partner.clone(),
+            added_at: self.added_at,
+            paused_since,
+            secrets,
+            adapter: self.adapter,
+            is_own_shape: self.is_own_shape,
+            channel: self.channel.clone(),
+            test_channel: self.test_channel.clone(),
+        }
+    }
+
+    /// The version that it gets of an event.
+    #[must_use]
+    pub fn version_of(&self, subject: &Subject, published: Version) -> Version {
+        self.partner.pinned_version(subject).unwrap_or(published)
+    }
+}
+
+/// Opens a partner's channels.
+pub struct Opener {
+    /// The one that opens sockets.
+    pub dialer: Dialer,
+    /// Where secrets are.
+    pub find_secret: FindSecret,
+}
+
+impl Opener {
+    /// The partner, ready to be delivered to.
+    #[must_use]
+    pub fn register(
+        &self,
+        no: PartnerNo,
+        partner: Arc<Partner>,
+        added_at: Time,
+        paused_since: Option<Time>,
+        secrets: Vec<(SigningSecret, Option<Time>)>,
+    ) -> Registered {
+        let adapter = partner.adapter.as_deref().map(|text| ess_core::id::Digest::of(text.as_bytes()));
+        let names_partner = partner.adapter.as_deref().is_some_and(|text| text.contains("$partner"));
+        let channel = self.open(&partner, partner.url.as_deref().unwrap_or_default());
+        let test_channel = match &partner.tests {
+            Tests::To(url) => Some(self.open(&partner, url)),
+            Tests::Deliver | Tests::Skip => None,
+        };
+        Registered {
+            no,
+            adapter,
+            is_own_shape: names_partner || partner.format == ess_core::partner::Format::Hl7,
+            partner,
+            added_at,
+            paused_since,
+            secrets,
+            channel,
+            test_channel,
+        }
+    }
+
+    fn open(&self, partner: &Partner, url: &str) -> Result<Arc<Channel>, String> {
+        let credential = self.credential(partner.auth.as_ref())?;
+        let connections_max = partner.limits.in_flight as usize;
+        Channel::open(partner.channel, url, credential, &self.dialer, connections_max)
+            .map(Arc::new)
+            .map_err(|error| error.to_string())
+    }
+
+    fn credential(&self, auth: Option<&Auth>) -> Result<Credential, String> {
+        let find = |secret: &SecretRef| (self.find_secret)(secret);
+        Ok(match auth {
+            None => Credential::None,
+            Some(Auth::Bearer(token)) => Credential::Bearer(find(token)?),
+            Some(Auth::Basic { user, password }) => {
+                Credential::Basic { user: user.clone(), password: find(password)? }
+            }
+            Some(Auth::OAuth2 { token_url, client_id, client_secret, scope }) => Credential::OAuth2 {
+                token_url: token_url.clone(),
+                client_id: client_id.clone(),
+                client_secret: find(client_secret)?,
+                scope: scope.clone(),
+            },
+            Some(Auth::Mtls { cert, key }) => Credential::Mtls { cert_pem: find(cert)?, key_pem: find(key)? },
+        })
+    }
+}
+
+/// Who gets an event of a subject, before filters.
+#[derive(Debug)]
+pub struct Wanting {
+    /// Everyone.
+    pub audience: Arc<Audience>,
+    /// Those of them who look at the payload first.
+    pub filtered: Vec<Arc<Registered>>,
+    /// The versions that they pinned.
+    pub versions: Vec<Version>,
+}
+
+/// Partners and bridges at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// By id.
+    pub partners: BTreeMap<PartnerId, Arc<Registered>>,
+    /// By number.
+    pub by_no: HashMap<PartnerNo, Arc<Registered>>,
+    /// The ways between versions.
+    pub bridges: Arc<Bridges>,
+    /// Guards the remembered audiences; held for look-ups only.
+    wanting: Mutex<HashMap<(Subject, bool), Arc<Wanting>>>,
+}
+
+impl Snapshot {
+    /// A snapshot of these.
+    #[must_use]
+    pub fn new(partners: BTreeMap<PartnerId, Arc<Registered>>, bridges: Arc<Bridges>) -> Self {
+        let by_no = partners.values().map(|registered| (registered.no, registered.clone())).collect();
+        Self { partners, by_no, bridges, wanting: Mutex::default() }
+    }
+
+    /// The partner, or the problem that says it is not there.
+    ///
+    /// # Errors
+    /// No partner has this id.
+    pub fn partner(&self, id: &PartnerId) -> Result<&Arc<Registered>, Problem> {
+        self.partners.get(id).ok_or_else(|| {
+            Problem::new(Code::NotFound, format!("there is no partner {id}"))
+                .with_hint("`hms-ess partner list` shows the partners")
+        })
+    }
+
+    /// Who gets an event of this subject; remembered, so that 10,000 partners cost a publish no more than one.
+    #[must_use]
+    pub fn wanting(&self, subject: &Subject, test: bool) -> Arc<Wanting> {
+        let mut wanting = self.wanting.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (subject.clone(), test);
+        if let Some(known) = wanting.get(&key) {
+            return known.clone();
+        }
+        let found = Arc::new(self.find_wanting(subject, test));
+        if wanting.len() >= AUDIENCES_MAX {
+            wanting.clear();
+        }
+        wanting.insert(key, found.clone());
+        found
+    }
+
+    fn find_wanting(&self, subject: &Subject, test: bool) -> Wanting {
+        let mut numbers = Vec::new();
+        let mut filtered = Vec::new();
+        let mut versions = Vec::new();
+        for registered in self.partners.values() {
+            let partner = &registered.partner;
+            if !partner.wants(subject) || (test && partner.tests == Tests::Skip) {
+                continue;
+            }
+            numbers.push(registered.no);
+            if partner.filter.is_some() {
+                filtered.push(registered.clone());
+            }
+            if let Some(version) = partner.pinned_version(subject)
+                && !versions.contains(&version)
+            {
+                versions.push(version);
+            }
+        }
+        Wanting { audience: Arc::new(Audience::new(numbers)), filtered, versions }
+    }
+
+    /// The partners of an audience who pinned a version that can't be had, each with the same reason.
+    #[must_use]
+    pub fn those_on(
+        &self,
+        audience: &Audience,
+        subject: &Subject,
+        version: Version,
+        blocked: &crate::cells::Blocked,
+    ) -> Vec<BlockedPartner> {
+        audience
+            .partners()
+            .iter()
+            .filter_map(|no| self.by_no.get(no))
+            .filter(|registered| registered.partner.pinned_version(subject) == Some(version))
+            .map(|registered| BlockedPartner {
+                partner: registered.partner.id.clone(),
+                reason: blocked.reason.clone(),
+                mend: blocked.mend.clone(),
+            })
+            .collect()
+    }
+}
+
+/// The current snapshot, and the right to change it.
+#[derive(Debug, Default)]
+pub struct Registry {
+    /// Guards the pointer; held for a clone or a swap.
+    current: RwLock<Arc<Snapshot>>,
+    /// Changes come one after the other: read, write to the store, swap.
+    pub changing: tokio::sync::Mutex<()>,
+}
+
+impl Registry {
+    /// The snapshot of now.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts a partner into the next snapshot, in place of one of the same id.
+    pub fn put(&self, registered: Arc<Registered>) {
+        let now = self.snapshot();
+        let mut partners = now.partners.clone();
+        partners.insert(registered.partner.id.clone(), registered);
+        self.swap(Snapshot::new(partners, now.bridges.clone()));
+    }
+
+    /// Leaves a partner out of the next snapshot.
+    pub fn remove(&self, id: &PartnerId) {
+        let now = self.snapshot();
+        let mut partners = now.partners.clone();
+        partners.remove(id);
+        self.swap(Snapshot::new(partners, now.bridges.clone()));
+    }
+
+    /// Another set of bridges.
+    pub fn set_bridges(&self, bridges: Vec<Arc<Bridge>>) {
+        let now = self.snapshot();
+        self.swap(Snapshot::new(now.partners.clone(), Arc::new(Bridges::new(bridges))));
+    }
+
+    /// The whole, at the start.
+    pub fn swap(&self, next: Snapshot) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+    }
+}
