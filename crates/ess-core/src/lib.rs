@@ -15,6 +15,7 @@ pub mod limits;
 pub mod message;
 pub mod nearest;
 pub mod partner;
+pub mod partner_file;
 pub mod problem;
 pub mod receipt;
 pub mod retry;

@@ -4,6 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::id::{Digest, EventId, PartnerId};
+use crate::json::Fields;
+use crate::limits::{RETRY_AFTER_MAX, WORDS_CHARS_MAX};
+use crate::partner::{AckBy, AckPolicy};
+use crate::problem::{Code, Problem};
+
 /// What came back of one attempt. A partner's failure is a receipt, never an error of ours.
 #[derive(Debug, Clone)]
 pub enum Receipt {
@@ -103,4 +109,202 @@ pub enum Evidence {
     File,
     /// A message on the ACK topic.
     Topic,
+}
+
+impl Verdict {
+    /// What the receipt means under this policy, for this event and these bytes.
+    #[must_use]
+    pub fn of(receipt: &Receipt, policy: &AckPolicy, event: &EventId, sent: &Digest) -> Self {
+        let answer = match receipt {
+            Receipt::Answer(answer) => answer,
+            Receipt::Failed(failure) => {
+                return Verdict::Retry { reason: words(&failure.reason), retry_after: None };
+            }
+        };
+        let status = answer.status;
+        match status {
+            200..=299 => of_success(answer, policy, event, sent),
+            300..=399 => {
+                Verdict::Refused { reason: format!("status {status}: redirects are not followed; correct the url") }
+            }
+            408 | 425 | 429 | 500..=599 => Verdict::Retry {
+                reason: with_words(status, &answer.body),
+                retry_after: answer.retry_after.map(|span| span.min(RETRY_AFTER_MAX)),
+            },
+            410 => Verdict::Gone { reason: with_words(status, &answer.body) },
+            _ => Verdict::Refused { reason: with_words(status, &answer.body) },
+        }
+    }
+}
+
+fn of_success(answer: &Answer, policy: &AckPolicy, event: &EventId, sent: &Digest) -> Verdict {
+    // A refusal in the body counts under every policy: the partner said so.
+    let word = AckWord::parse(&answer.body);
+    if let Ok(AckWord::Nack { event: named, reason, retryable, .. }) = &word
+        && named == event
+    {
+        return if *retryable {
+            Verdict::Retry { reason: format!("nack: {reason}"), retry_after: answer.retry_after }
+        } else {
+            Verdict::Nack { reason: reason.clone() }
+        };
+    }
+    match policy.by {
+        AckBy::Status => Verdict::Acked(Evidence::Status),
+        AckBy::Callback | AckBy::File | AckBy::Topic => match word {
+            // Nothing speaks against saying it at once.
+            Ok(AckWord::Ack { event: named, .. }) if named == *event => Verdict::Acked(Evidence::Body),
+            _ => Verdict::Received,
+        },
+        AckBy::Body => match word {
+            Ok(AckWord::Ack { event: named, digest, .. }) if named == *event => match digest {
+                Some(digest) if digest != *sent => Verdict::Unacknowledged {
+                    reason: format!("the ACK is for other bytes: it names sha-256 {digest}, sent were {sent}"),
+                },
+                _ => Verdict::Acked(Evidence::Body),
+            },
+            Ok(AckWord::Ack { event: named, .. } | AckWord::Nack { event: named, .. }) => Verdict::Unacknowledged {
+                reason: format!("status {}: the receipt is for {named}, not for {event}", answer.status),
+            },
+            Err(_) => Verdict::Unacknowledged {
+                reason: format!(
+                    "status {} without an ACK: expected {{\"ack\": \"{event}\"}} in the body; if a 2xx is the receipt, set `ack: {{by: status}}`",
+                    answer.status
+                ),
+            },
+        },
+    }
+}
+
+/// What a partner says of an event, in an answer's body or through `POST /v1/acks`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AckWord {
+    /// `{"ack": id}`.
+    Ack {
+        /// The event.
+        event: EventId,
+        /// A dry run.
+        test: bool,
+        /// `sha-256=…` of the bytes that the partner got.
+        digest: Option<Digest>,
+        /// For whom, when an operator says it.
+        partner: Option<PartnerId>,
+    },
+    /// `{"nack": id, "reason": …, "retryable": …}`.
+    Nack {
+        /// The event.
+        event: EventId,
+        /// A dry run.
+        test: bool,
+        /// Why.
+        reason: String,
+        /// Worth another attempt.
+        retryable: bool,
+        /// For whom, when an operator says it.
+        partner: Option<PartnerId>,
+    },
+}
+
+impl AckWord {
+    /// Reads a partner's word. Other fields are left alone: partners answer with what they have.
+    ///
+    /// # Errors
+    /// Not JSON, neither `ack` nor `nack`, or an id that is none.
+    pub fn parse(body: &[u8]) -> Result<Self, Problem> {
+        let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
+        let fields = Fields::parse(body)?;
+        let text = |name: &str| -> Option<String> {
+            let (_, value) = fields.0.iter().find(|(known, _)| known == name)?;
+            serde_json::from_str(value.get()).ok()
+        };
+        let is_true = |name: &str| fields.0.iter().any(|(known, value)| known == name && value.get() == "true");
+        let test = is_true("test");
+        let partner = text("partner").map(|id| PartnerId::parse(&id)).transpose()?;
+        if let Some(event) = text("ack") {
+            let digest = text("digest").and_then(|digest| Digest::parse(digest.strip_prefix("sha-256=")?));
+            return Ok(AckWord::Ack { event: EventId::parse(&event)?, test, digest, partner });
+        }
+        if let Some(event) = text("nack") {
+            let reason = words(&text("reason").unwrap_or_else(|| "no reason given".to_owned()));
+            let retryable = is_true("retryable");
+            return Ok(AckWord::Nack { event: EventId::parse(&event)?, test, reason, retryable, partner });
+        }
+        Err(Problem::new(
+            Code::Invalid,
+            "expected {\"ack\": \"<event id>\"} or {\"nack\": \"<event id>\", \"reason\": …}",
+        )
+        .with_field("ack"))
+    }
+}
+
+/// A partner's words, short and printable.
+#[must_use]
+pub fn words(text: &str) -> String {
+    text.chars()
+        .take(WORDS_CHARS_MAX)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect::<String>()
+        .trim()
+        .to_owned()
+}
+
+fn with_words(status: u16, body: &[u8]) -> String {
+    let said = words(&String::from_utf8_lossy(&body[..body.len().min(4 * WORDS_CHARS_MAX)]));
+    if said.is_empty() { format!("status {status}") } else { words(&format!("status {status}: {said}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(by: AckBy) -> AckPolicy {
+        AckPolicy { by, within: Duration::from_secs(30), resend: 3 }
+    }
+
+    fn judge(by: AckBy, status: u16, body: &str) -> Verdict {
+        let receipt =
+            Receipt::Answer(Answer { status, body: Bytes::copy_from_slice(body.as_bytes()), retry_after: None });
+        Verdict::of(&receipt, &policy(by), &EventId::trusted("R-V3"), &Digest([1; 32]))
+    }
+
+    #[test]
+    fn a_2xx_is_judged_by_policy() {
+        assert_eq!(judge(AckBy::Body, 200, r#"{"ack":"R-V3"}"#), Verdict::Acked(Evidence::Body));
+        assert_eq!(judge(AckBy::Body, 201, "\u{feff} {\"ok\":1, \"ack\": \"R-V3\"}\n"), Verdict::Acked(Evidence::Body));
+        assert!(matches!(judge(AckBy::Body, 200, "thanks"), Verdict::Unacknowledged { .. }));
+        assert!(matches!(judge(AckBy::Body, 200, r#"{"ack":"R-V2"}"#), Verdict::Unacknowledged { .. }));
+        assert_eq!(judge(AckBy::Status, 204, ""), Verdict::Acked(Evidence::Status));
+        assert_eq!(judge(AckBy::Callback, 202, ""), Verdict::Received);
+        let other = format!(r#"{{"ack":"R-V3","digest":"sha-256={}"}}"#, Digest([2; 32]));
+        assert!(matches!(judge(AckBy::Body, 200, &other), Verdict::Unacknowledged { .. }));
+        let same = format!(r#"{{"ack":"R-V3","digest":"sha-256={}"}}"#, Digest([1; 32]));
+        assert_eq!(judge(AckBy::Body, 200, &same), Verdict::Acked(Evidence::Body));
+    }
+
+    #[test]
+    fn a_nack_ends_or_retries_as_it_says() {
+        let nack = r#"{"nack":"R-V3","reason":"unknown county"}"#;
+        assert_eq!(judge(AckBy::Status, 200, nack), Verdict::Nack { reason: "unknown county".to_owned() });
+        let again = r#"{"nack":"R-V3","reason":"busy","retryable":true}"#;
+        assert!(matches!(judge(AckBy::Body, 200, again), Verdict::Retry { .. }));
+    }
+
+    #[test]
+    fn statuses_mean_what_the_contract_says() {
+        for status in [408, 425, 429, 500, 502, 503, 504, 599] {
+            assert!(matches!(judge(AckBy::Body, status, ""), Verdict::Retry { .. }), "{status}");
+        }
+        for status in [301, 302, 307, 400, 401, 403, 404, 409, 422] {
+            assert!(matches!(judge(AckBy::Body, status, ""), Verdict::Refused { .. }), "{status}");
+        }
+        assert!(matches!(judge(AckBy::Body, 410, ""), Verdict::Gone { .. }));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_answer_has_a_verdict(status in 100u16..600, body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            let receipt = Receipt::Answer(Answer { status, body: body.into(), retry_after: None });
+            let _ = Verdict::of(&receipt, &policy(AckBy::Body), &EventId::trusted("R-V3"), &Digest([1; 32]));
+        }
+    }
 }

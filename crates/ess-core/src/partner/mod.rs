@@ -1,5 +1,9 @@
 //! An outside system: where it is, what it wants, in which version and shape, and with which patience.
 
+mod document;
+
+pub use document::{Secrets, differences};
+
 use std::net::IpAddr;
 use std::time::Duration;
 

@@ -1,0 +1,649 @@
+//! A partner's document: JSON (from YAML or the API) to a checked `Partner` and back.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    AckBy, AckPolicy, Auth, ChannelKind, Escalate, Fallback, Format, Glob, Limits, Order, Partner, Redrive,
+    RetryPolicy, SecretRef, Tests,
+};
+use crate::duration;
+use crate::id::{PartnerId, Subject, Version};
+use crate::limits::{GLOBS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, IN_FLIGHT_MAX, SCRIPT_BYTES_MAX, URL_BYTES_MAX};
+use crate::nearest::nearest;
+use crate::problem::{Code, Problem};
+
+/// Whether secrets that stand in the document itself are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secrets {
+    /// For the sealed store.
+    Shown,
+    /// For everyone else: `(sealed)`.
+    Masked,
+}
+
+const FIELDS: [&str; 18] = [
+    "id",
+    "channel",
+    "url",
+    "subscribe",
+    "where",
+    "accepts_version",
+    "adapter",
+    "format",
+    "ack",
+    "retry",
+    "order",
+    "limits",
+    "timeout",
+    "headers",
+    "auth",
+    "escalate",
+    "zone",
+    "fallback",
+];
+/// Headers that the hub sets itself.
+const OWN_HEADERS: [&str; 7] =
+    ["host", "content-length", "content-type", "transfer-encoding", "connection", "authorization", "user-agent"];
+
+/// A map with its place in the document, for errors that name the field.
+struct Part<'a> {
+    map: &'a Map<String, Value>,
+    path: &'a str,
+}
+
+impl<'a> Part<'a> {
+    fn of(value: &'a Value, path: &'a str, known: &[&str]) -> Result<Self, Problem> {
+        let Value::Object(map) = value else { return Err(expected(path, "a map", value)) };
+        for name in map.keys() {
+            if !known.contains(&name.as_str()) {
+                let field = join(path, name);
+                let problem = Problem::new(Code::Invalid, format!("{field}: unknown field")).with_field(field);
+                return Err(match nearest(name, known) {
+                    Some(meant) => problem.with_hint(format!("did you mean `{meant}`?")),
+                    None => problem.with_hint(format!("known here: {}", known.join(", "))),
+                });
+            }
+        }
+        Ok(Self { map, path })
+    }
+
+    fn get(&self, name: &str) -> Option<&'a Value> {
+        self.map.get(name).filter(|value| !value.is_null())
+    }
+
+    fn path(&self, name: &str) -> String {
+        join(self.path, name)
+    }
+
+    fn text(&self, name: &str) -> Result<Option<String>, Problem> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(other) => Err(expected(&self.path(name), "a text", other)),
+        }
+    }
+
+    fn need_text(&self, name: &str) -> Result<String, Problem> {
+        self.text(name)?.ok_or_else(|| missing(&self.path(name)))
+    }
+
+    fn span(&self, name: &str, default: Duration) -> Result<Duration, Problem> {
+        match self.text(name)? {
+            None => Ok(default),
+            Some(text) => duration::parse(&text).map_err(|wrong| invalid(&self.path(name), &wrong)),
+        }
+    }
+
+    fn number(&self, name: &str, default: f64, range: std::ops::RangeInclusive<f64>) -> Result<f64, Problem> {
+        let Some(value) = self.get(name) else { return Ok(default) };
+        match value.as_f64() {
+            Some(number) if range.contains(&number) => Ok(number),
+            _ => Err(expected(&self.path(name), &format!("a number from {} to {}", range.start(), range.end()), value)),
+        }
+    }
+
+    fn count(&self, name: &str, default: u32, range: std::ops::RangeInclusive<u32>) -> Result<u32, Problem> {
+        let Some(value) = self.get(name) else { return Ok(default) };
+        match value.as_u64().and_then(|number| u32::try_from(number).ok()) {
+            Some(number) if range.contains(&number) => Ok(number),
+            _ => {
+                Err(expected(&self.path(name), &format!("an integer from {} to {}", range.start(), range.end()), value))
+            }
+        }
+    }
+
+    fn word<T: Copy>(&self, name: &str, default: T, words: &[(&str, T)]) -> Result<T, Problem> {
+        let Some(text) = self.text(name)? else { return Ok(default) };
+        words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
+            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            let problem = invalid(&self.path(name), &format!("expected one of {}, found {text:?}", known.join(", ")));
+            match nearest(&text, &known) {
+                Some(meant) => problem.with_hint(format!("did you mean `{meant}`?")),
+                None => problem,
+            }
+        })
+    }
+
+    fn texts(&self, name: &str) -> Result<Option<Vec<String>>, Problem> {
+        let path = self.path(name);
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let Value::Array(items) = value else { return Err(expected(&path, "a list", value)) };
+        let texts: Result<Vec<String>, Problem> = items
+            .iter()
+            .map(|item| item.as_str().map(str::to_owned).ok_or_else(|| expected(&path, "a list of texts", item)))
+            .collect();
+        texts.map(Some)
+    }
+}
+
+const ORDERS: [(&str, Order); 3] = [("subject", Order::Subject), ("latest", Order::Latest), ("none", Order::None)];
+const ACK_BYS: [(&str, AckBy); 5] = [
+    ("body", AckBy::Body),
+    ("status", AckBy::Status),
+    ("callback", AckBy::Callback),
+    ("file", AckBy::File),
+    ("topic", AckBy::Topic),
+];
+const FORMATS: [(&str, Format); 7] = [
+    ("json", Format::Json),
+    ("xml", Format::Xml),
+    ("csv", Format::Csv),
+    ("form", Format::Form),
+    ("text", Format::Text),
+    ("hl7", Format::Hl7),
+    ("cloudevents", Format::CloudEvents),
+];
+const REDRIVES: [(&str, Redrive); 2] = [("on_recovery", Redrive::OnRecovery), ("manual", Redrive::Manual)];
+
+impl Format {
+    /// The contract's word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        word_of(&FORMATS, self)
+    }
+}
+
+impl Partner {
+    /// Reads a partner's document, adapter as text.
+    ///
+    /// # Errors
+    /// A field that is missing, unknown or out of bounds, which is named.
+    pub fn from_json(document: &Value) -> Result<Self, Problem> {
+        let mut known = FIELDS.to_vec();
+        known.push("tests");
+        let part = Part::of(document, "", &known)?;
+        let id = PartnerId::parse(&part.need_text("id")?)?;
+        let channel = part
+            .word("channel", ChannelKind::Webhook, &[("webhook", ChannelKind::Webhook)])
+            .map_err(|problem| problem.with_hint("this build delivers by `channel: webhook`"))?;
+        let url = checked_url(&part.need_text("url")?, "url")?;
+        let ack = read_ack(&part)?;
+        let filter = part.text("where")?;
+        let adapter = part.text("adapter")?;
+        for (name, script) in [("where", &filter), ("adapter", &adapter)] {
+            if script.as_ref().is_some_and(|text| text.trim().is_empty() || text.len() > SCRIPT_BYTES_MAX) {
+                return Err(invalid(name, &format!("expected a script of 1 to {SCRIPT_BYTES_MAX} bytes")));
+            }
+        }
+        let timeout_default = if ack.by == AckBy::Body { ack.within } else { Duration::from_secs(30) };
+        let timeout = part.span("timeout", timeout_default)?;
+        if timeout.is_zero() || timeout > Duration::from_secs(600) {
+            return Err(invalid("timeout", "expected 1ms to 10m"));
+        }
+        let zone = part.text("zone")?;
+        if zone.as_ref().is_some_and(|zone| jiff::tz::TimeZone::get(zone).is_err()) {
+            return Err(invalid("zone", "expected an IANA time zone such as America/Chicago"));
+        }
+        Ok(Self {
+            id,
+            channel,
+            url: Some(url),
+            subscribe: read_subscribe(&part)?,
+            filter,
+            accepts_version: read_versions(&part)?,
+            adapter,
+            format: part.word("format", Format::Json, &FORMATS)?,
+            retry: read_retry(&part)?,
+            order: part.word("order", Order::Subject, &ORDERS)?,
+            limits: read_limits(&part)?,
+            timeout,
+            headers: read_headers(&part)?,
+            auth: part.get("auth").map(read_auth).transpose()?,
+            escalate: part.get("escalate").map(read_escalate).transpose()?,
+            zone,
+            fallback: part.get("fallback").map(read_fallback).transpose()?,
+            tests: read_tests(&part)?,
+            ack,
+        })
+    }
+
+    /// The complete document, defaults included; `from_json` reads it back.
+    #[must_use]
+    pub fn to_json(&self, secrets: Secrets) -> Value {
+        let mut document = json!({
+            "id": self.id.as_str(),
+            "channel": self.channel.word(),
+            "url": self.url,
+            "subscribe": self.subscribe.iter().map(Glob::as_str).collect::<Vec<_>>(),
+            "format": self.format.word(),
+            "ack": {
+                "by": word_of(&ACK_BYS, self.ack.by),
+                "within": duration::format(self.ack.within),
+                "resend": self.ack.resend,
+            },
+            "retry": {
+                "first": duration::format(self.retry.first),
+                "factor": plain(self.retry.factor),
+                "max": duration::format(self.retry.max),
+                "jitter": plain(self.retry.jitter),
+                "give_up_after": duration::format(self.retry.give_up_after),
+                "redrive": word_of(&REDRIVES, self.retry.redrive),
+            },
+            "order": word_of(&ORDERS, self.order),
+            "limits": {"in_flight": self.limits.in_flight, "per_second": plain(self.limits.per_second)},
+            "timeout": duration::format(self.timeout),
+            "tests": match &self.tests {
+                Tests::Deliver => "deliver",
+                Tests::Skip => "skip",
+                Tests::To(url) => url,
+            },
+        });
+        let mut put = |name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                document[name] = value;
+            }
+        };
+        put("where", self.filter.as_ref().map(|filter| json!(filter)));
+        put("adapter", self.adapter.as_ref().map(|adapter| json!(adapter)));
+        put("zone", self.zone.as_ref().map(|zone| json!(zone)));
+        put("auth", self.auth.as_ref().map(|auth| write_auth(auth, secrets)));
+        put("accepts_version", write_versions(&self.accepts_version));
+        put(
+            "headers",
+            (!self.headers.is_empty()).then(|| self.headers.iter().cloned().map(|(k, v)| (k, json!(v))).collect()),
+        );
+        let escalate = |escalate: &Escalate| json!({"after": duration::format(escalate.after), "to": escalate.to});
+        put("escalate", self.escalate.as_ref().map(escalate));
+        let fallback = |fallback: &Fallback| json!({"channel": fallback.channel, "url": fallback.url, "after": duration::format(fallback.after)});
+        put("fallback", self.fallback.as_ref().map(fallback));
+        document
+    }
+
+    /// The version that it pinned for this subject: the first fitting glob, most specific first; absent means as published.
+    #[must_use]
+    pub fn pinned_version(&self, subject: &Subject) -> Option<Version> {
+        self.accepts_version.iter().find(|(glob, _)| glob.matches(subject.as_str())).map(|(_, version)| *version)
+    }
+
+    /// Whether it subscribed to this subject.
+    #[must_use]
+    pub fn wants(&self, subject: &Subject) -> bool {
+        self.subscribe.iter().any(|glob| glob.matches(subject.as_str()))
+    }
+}
+
+impl ChannelKind {
+    /// The contract's word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            ChannelKind::Webhook => "webhook",
+        }
+    }
+}
+
+impl Glob {
+    /// Takes a pattern.
+    ///
+    /// # Errors
+    /// Empty or too long.
+    pub fn parse(pattern: &str) -> Result<Self, String> {
+        if pattern.is_empty() || pattern.len() > crate::limits::GLOB_BYTES_MAX {
+            return Err(format!("expected a pattern of 1 to {} bytes", crate::limits::GLOB_BYTES_MAX));
+        }
+        Ok(Self(pattern.to_owned()))
+    }
+}
+
+impl SecretRef {
+    fn parse(text: &str) -> Self {
+        match text.split_once(':') {
+            Some(("env", name)) => SecretRef::Env(name.to_owned()),
+            Some(("file", path)) => SecretRef::File(path.to_owned()),
+            _ => SecretRef::Inline(text.to_owned()),
+        }
+    }
+
+    fn write(&self, secrets: Secrets) -> String {
+        match (self, secrets) {
+            (SecretRef::Env(name), _) => format!("env:{name}"),
+            (SecretRef::File(path), _) => format!("file:{path}"),
+            (SecretRef::Inline(text), Secrets::Shown) => text.clone(),
+            (SecretRef::Inline(_), Secrets::Masked) => "(sealed)".to_owned(),
+        }
+    }
+}
+
+/// The fields that differ, a line each, such as `accepts_version: 1 -> 2`.
+#[must_use]
+pub fn differences(old: &Partner, new: &Partner) -> Vec<String> {
+    let (before, after) = (old.to_json(Secrets::Masked), new.to_json(Secrets::Masked));
+    let mut lines = Vec::new();
+    compare("", &before, &after, &mut lines);
+    if lines.is_empty() && old != new {
+        lines.push("auth: (sealed) -> (another secret)".to_owned());
+    }
+    lines
+}
+
+fn compare(path: &str, before: &Value, after: &Value, lines: &mut Vec<String>) {
+    match (before, after) {
+        (Value::Object(old), Value::Object(new)) => {
+            let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
+            names.sort();
+            names.dedup();
+            for name in names {
+                let (old, new) = (old.get(name).unwrap_or(&Value::Null), new.get(name).unwrap_or(&Value::Null));
+                compare(&join(path, name), old, new, lines);
+            }
+        }
+        _ if before == after => {}
+        _ => lines.push(format!("{path}: {} -> {}", shown(before), shown(after))),
+    }
+}
+
+fn shown(value: &Value) -> String {
+    let text = match value {
+        Value::Null => "(default)".to_owned(),
+        Value::String(text) => text.replace('\n', "⏎"),
+        other => other.to_string(),
+    };
+    if text.chars().count() > 80 { format!("{}…", text.chars().take(80).collect::<String>()) } else { text }
+}
+
+fn read_ack(part: &Part<'_>) -> Result<AckPolicy, Problem> {
+    let empty = json!({});
+    let ack = Part::of(part.get("ack").unwrap_or(&empty), "ack", &["by", "within", "resend"])?;
+    let policy = AckPolicy {
+        by: ack.word("by", AckBy::Body, &ACK_BYS)?,
+        within: ack.span("within", Duration::from_secs(30))?,
+        resend: ack.count("resend", 3, 0..=100)?,
+    };
+    if matches!(policy.by, AckBy::File | AckBy::Topic) {
+        return Err(invalid("ack.by", "a webhook acknowledges by body, status or callback"));
+    }
+    if policy.within.is_zero() {
+        return Err(invalid("ack.within", "expected more than nothing"));
+    }
+    Ok(policy)
+}
+
+fn read_retry(part: &Part<'_>) -> Result<RetryPolicy, Problem> {
+    let empty = json!({});
+    let known = ["first", "factor", "max", "jitter", "give_up_after", "redrive"];
+    let retry = Part::of(part.get("retry").unwrap_or(&empty), "retry", &known)?;
+    let policy = RetryPolicy {
+        first: retry.span("first", Duration::from_secs(5))?,
+        factor: retry.number("factor", 2.0, 1.0..=100.0)?,
+        max: retry.span("max", Duration::from_secs(3600))?,
+        jitter: retry.number("jitter", 0.2, 0.0..=1.0)?,
+        give_up_after: retry.span("give_up_after", Duration::from_secs(86_400))?,
+        redrive: retry.word("redrive", Redrive::OnRecovery, &REDRIVES)?,
+    };
+    if policy.first < Duration::from_millis(10) {
+        return Err(invalid("retry.first", "expected at least 10ms: a shorter wait is a storm"));
+    }
+    if policy.max < policy.first {
+        return Err(invalid("retry.max", "expected at least retry.first"));
+    }
+    Ok(policy)
+}
+
+fn read_limits(part: &Part<'_>) -> Result<Limits, Problem> {
+    let empty = json!({});
+    let limits = Part::of(part.get("limits").unwrap_or(&empty), "limits", &["in_flight", "per_second"])?;
+    Ok(Limits {
+        in_flight: limits.count("in_flight", 16, 1..=IN_FLIGHT_MAX)?,
+        per_second: limits.number("per_second", 0.0, 0.0..=100_000.0)?,
+    })
+}
+
+fn read_subscribe(part: &Part<'_>) -> Result<Vec<Glob>, Problem> {
+    let globs = part.texts("subscribe")?.unwrap_or_else(|| vec!["*".to_owned()]);
+    if globs.is_empty() || globs.len() > GLOBS_MAX {
+        return Err(invalid("subscribe", &format!("expected 1 to {GLOBS_MAX} patterns; to stop a partner, pause it")));
+    }
+    globs.iter().map(|glob| Glob::parse(glob).map_err(|wrong| invalid("subscribe", &wrong))).collect()
+}
+
+fn read_versions(part: &Part<'_>) -> Result<Vec<(Glob, Version)>, Problem> {
+    let field = "accepts_version";
+    let number = |value: &Value| crate::event::read_version(&value.to_string(), field);
+    match part.get(field) {
+        None => Ok(Vec::new()),
+        Some(Value::Object(map)) => {
+            if map.len() > GLOBS_MAX {
+                return Err(invalid(field, &format!("expected at most {GLOBS_MAX} patterns")));
+            }
+            let mut versions = Vec::new();
+            for (glob, value) in map {
+                versions.push((Glob::parse(glob).map_err(|wrong| invalid(field, &wrong))?, number(value)?));
+            }
+            // A map has no order, so the pattern that says more goes first.
+            versions.sort_by(|(a, _), (b, _)| {
+                let literal = |glob: &Glob| glob.as_str().bytes().filter(|byte| *byte != b'*').count();
+                (literal(b), a.as_str()).cmp(&(literal(a), b.as_str()))
+            });
+            Ok(versions)
+        }
+        Some(value) => Ok(vec![(Glob::trusted("*"), number(value)?)]),
+    }
+}
+
+fn write_versions(versions: &[(Glob, Version)]) -> Option<Value> {
+    match versions {
+        [] => None,
+        [(glob, version)] if glob.as_str() == "*" => Some(json!(version.0)),
+        many => Some(many.iter().map(|(glob, version)| (glob.as_str().to_owned(), json!(version.0))).collect()),
+    }
+}
+
+fn read_headers(part: &Part<'_>) -> Result<Vec<(String, String)>, Problem> {
+    let Some(value) = part.get("headers") else { return Ok(Vec::new()) };
+    let Value::Object(map) = value else { return Err(expected("headers", "a map", value)) };
+    if map.len() > HEADERS_MAX {
+        return Err(invalid("headers", &format!("expected at most {HEADERS_MAX}")));
+    }
+    let mut headers = Vec::new();
+    for (name, value) in map {
+        let path = join("headers", name);
+        let lower = name.to_ascii_lowercase();
+        let is_token = http::header::HeaderName::from_bytes(lower.as_bytes()).is_ok();
+        let is_own =
+            OWN_HEADERS.contains(&lower.as_str()) || lower.starts_with("webhook-") || lower.starts_with("x-hms-");
+        if !is_token || is_own {
+            return Err(invalid(&path, "not a header that a partner may set: it is malformed or the hub's own"));
+        }
+        let Value::String(text) = value else { return Err(expected(&path, "a text", value)) };
+        if text.len() > HEADER_BYTES_MAX || http::HeaderValue::from_str(text).is_err() {
+            return Err(invalid(&path, &format!("expected at most {HEADER_BYTES_MAX} printable bytes")));
+        }
+        headers.push((lower, text.clone()));
+    }
+    Ok(headers)
+}
+
+fn read_auth(value: &Value) -> Result<Auth, Problem> {
+    let part = Part::of(value, "auth", &["bearer", "basic", "oauth2", "mtls"])?;
+    if part.map.len() != 1 {
+        return Err(invalid("auth", "expected exactly one of bearer, basic, oauth2, mtls"));
+    }
+    let secret = |part: &Part<'_>, name: &str| part.need_text(name).map(|text| SecretRef::parse(&text));
+    if part.get("bearer").is_some() {
+        return secret(&part, "bearer").map(Auth::Bearer);
+    }
+    if let Some(value) = part.get("basic") {
+        let basic = Part::of(value, "auth.basic", &["user", "password"])?;
+        return Ok(Auth::Basic { user: basic.need_text("user")?, password: secret(&basic, "password")? });
+    }
+    if let Some(value) = part.get("oauth2") {
+        let oauth = Part::of(value, "auth.oauth2", &["token_url", "client_id", "client_secret", "scope"])?;
+        return Ok(Auth::OAuth2 {
+            token_url: checked_url(&oauth.need_text("token_url")?, "auth.oauth2.token_url")?,
+            client_id: oauth.need_text("client_id")?,
+            client_secret: secret(&oauth, "client_secret")?,
+            scope: oauth.text("scope")?,
+        });
+    }
+    let mtls = Part::of(part.get("mtls").unwrap_or(&Value::Null), "auth.mtls", &["cert", "key"])?;
+    Ok(Auth::Mtls { cert: secret(&mtls, "cert")?, key: secret(&mtls, "key")? })
+}
+
+fn write_auth(auth: &Auth, secrets: Secrets) -> Value {
+    match auth {
+        Auth::Bearer(token) => json!({"bearer": token.write(secrets)}),
+        Auth::Basic { user, password } => json!({"basic": {"user": user, "password": password.write(secrets)}}),
+        Auth::OAuth2 { token_url, client_id, client_secret, scope } => json!({"oauth2": {
+            "token_url": token_url, "client_id": client_id, "client_secret": client_secret.write(secrets), "scope": scope,
+        }}),
+        Auth::Mtls { cert, key } => json!({"mtls": {"cert": cert.write(secrets), "key": key.write(secrets)}}),
+    }
+}
+
+fn read_escalate(value: &Value) -> Result<Escalate, Problem> {
+    let part = Part::of(value, "escalate", &["after", "to"])?;
+    let to = part.texts("to")?.unwrap_or_default();
+    Ok(Escalate { after: part.span("after", Duration::from_secs(900))?, to })
+}
+
+fn read_fallback(value: &Value) -> Result<Fallback, Problem> {
+    let part = Part::of(value, "fallback", &["channel", "url", "after"])?;
+    Ok(Fallback {
+        channel: part.need_text("channel")?,
+        url: part.need_text("url")?,
+        after: part.span("after", Duration::from_secs(600))?,
+    })
+}
+
+fn read_tests(part: &Part<'_>) -> Result<Tests, Problem> {
+    match part.text("tests")?.as_deref() {
+        None | Some("deliver") => Ok(Tests::Deliver),
+        Some("skip") => Ok(Tests::Skip),
+        Some(url) if url.contains("://") => checked_url(url, "tests").map(Tests::To),
+        Some(other) => Err(invalid("tests", &format!("expected deliver, skip or an address, found {other:?}"))),
+    }
+}
+
+/// A webhook's address: `https://` or `http://` with a host, without user information or fragment.
+fn checked_url(url: &str, field: &str) -> Result<String, Problem> {
+    let refuse =
+        |why: &str| Err(invalid(field, why).with_hint("write an address such as https://api.courtcal.com/update"));
+    if url.len() > URL_BYTES_MAX {
+        return refuse("the address is too long");
+    }
+    let Ok(uri) = url.parse::<http::Uri>() else { return refuse("not an address") };
+    let is_http = matches!(uri.scheme_str(), Some("https" | "http"));
+    let Some(authority) = uri.authority().filter(|_| is_http) else { return refuse("expected https:// with a host") };
+    if authority.host().is_empty() || authority.as_str().contains('@') || url.contains('#') {
+        return refuse("an address has a host, and neither user information nor a fragment; use `auth` for logins");
+    }
+    Ok(url.to_owned())
+}
+
+fn word_of<T: PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
+    // Invariant: the tables above name every variant.
+    words.iter().find(|(_, known)| *known == value).map(|(word, _)| *word).expect("every variant has a word")
+}
+
+/// `2` rather than `2.0`, as people write it.
+fn plain(number: f64) -> Value {
+    if number.fract() == 0.0 && number.abs() < 1e15 { json!(number as i64) } else { json!(number) }
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+fn invalid(field: &str, what: &str) -> Problem {
+    Problem::new(Code::Invalid, format!("{field}: {what}")).with_field(field)
+}
+
+fn missing(field: &str) -> Problem {
+    invalid(field, "this field is missing")
+        .with_hint("a partner needs id, url, accepts_version and channel; all else has a default")
+}
+
+fn expected(field: &str, what: &str, found: &Value) -> Problem {
+    invalid(field, &format!("expected {what}, found {}", shown(found)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(document: Value) -> Result<Partner, Problem> {
+        Partner::from_json(&document)
+    }
+
+    #[test]
+    fn the_missions_four_lines_are_a_complete_partner() {
+        let partner = read(json!({"id": "COURT-CAL", "url": "https://api.courtcal.com/update", "accepts_version": 1, "channel": "webhook"})).unwrap();
+        assert_eq!(partner.pinned_version(&Subject::trusted("ANY")), Some(Version(1)));
+        assert_eq!((partner.ack.by, partner.ack.within, partner.ack.resend), (AckBy::Body, Duration::from_secs(30), 3));
+        assert_eq!(partner.retry.give_up_after, Duration::from_secs(86_400));
+        assert_eq!(Partner::from_json(&partner.to_json(Secrets::Shown)).unwrap(), partner);
+    }
+
+    #[test]
+    fn a_full_document_is_read_back_as_it_was() {
+        let partner = read(json!({
+            "id": "P", "url": "https://p.example/x?y=1", "subscribe": ["RULE-*"], "where": "payload.county = \"Cook\"",
+            "accepts_version": {"RULE-COURT-*": 1, "*": 2}, "adapter": "payload", "format": "xml",
+            "ack": {"by": "callback", "within": "2s", "resend": 0},
+            "retry": {"first": "1s", "factor": 1.5, "max": "10m", "jitter": 0, "give_up_after": "7d", "redrive": "manual"},
+            "order": "latest", "limits": {"in_flight": 2, "per_second": 0.5}, "timeout": "10s",
+            "headers": {"X-Agency": "AOC"}, "auth": {"basic": {"user": "u", "password": "secret"}},
+            "escalate": {"after": "15m", "to": ["ops-email"]}, "zone": "America/Chicago", "tests": "skip",
+            "fallback": {"channel": "email", "url": "smtps://x", "after": "10m"},
+        })).unwrap();
+        assert_eq!(partner.pinned_version(&Subject::trusted("RULE-COURT-X")), Some(Version(1)));
+        assert_eq!(partner.pinned_version(&Subject::trusted("OTHER")), Some(Version(2)));
+        assert_eq!(Partner::from_json(&partner.to_json(Secrets::Shown)).unwrap(), partner);
+        assert!(!partner.to_json(Secrets::Masked).to_string().contains("secret"));
+    }
+
+    #[track_caller]
+    fn check_refused(change: (&str, Value), field: &str) {
+        let mut document = json!({"id": "P", "url": "https://p.example"});
+        document[change.0] = change.1;
+        assert_eq!(read(document).expect_err(field).field.as_deref(), Some(field));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        check_refused(("id", json!("a b")), "id");
+        check_refused(("url", json!("ftp://x")), "url");
+        check_refused(("url", json!("https://user:pw@x")), "url");
+        check_refused(("accepts_version", json!("one")), "accepts_version");
+        check_refused(("accepts_version", json!(0)), "accepts_version");
+        check_refused(("ack", json!({"by": "telepathy"})), "ack.by");
+        check_refused(("ack", json!({"wihtin": "3s"})), "ack.wihtin");
+        check_refused(("retry", json!({"factor": 0.5})), "retry.factor");
+        check_refused(("limits", json!({"in_flight": 0})), "limits.in_flight");
+        check_refused(("headers", json!({"Host": "x"})), "headers.Host");
+        check_refused(("zone", json!("Moon/Base")), "zone");
+        check_refused(("chanel", json!("webhook")), "chanel");
+        check_refused(("auth", json!({"bearer": "x", "basic": {}})), "auth");
+    }
+
+    #[test]
+    fn differences_are_told_field_by_field() {
+        let old = read(json!({"id": "P", "url": "https://p.example", "accepts_version": 1})).unwrap();
+        let new = read(json!({"id": "P", "url": "https://p.example", "accepts_version": 2, "retry": {"first": "1s"}}))
+            .unwrap();
+        assert_eq!(differences(&old, &new), ["accepts_version: 1 -> 2", "retry.first: 5s -> 1s"]);
+        assert!(differences(&old, &old).is_empty());
+    }
+}
