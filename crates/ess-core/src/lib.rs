@@ -11,4 +11,5 @@ pub mod message;
 pub mod partner;
 pub mod problem;
 pub mod receipt;
+pub mod script;
 pub mod time;
