@@ -27,6 +27,10 @@ pub(super) fn of_evaluator(error: &EvaluatorError) -> ScriptError {
 
 /// Splits `Parse error: S0201: text` into code and text; an uncoded message gets the code `otherwise`.
 fn split(message: &str, otherwise: &str) -> ScriptError {
+    if let Some((code, rest)) = message.split_once(": ").filter(|(code, _)| code.starts_with("E_")) {
+        // From one of our own functions.
+        return ScriptError::new(code, rest);
+    }
     let Some(at) = code_at(message) else {
         return ScriptError::new(otherwise, message);
     };
