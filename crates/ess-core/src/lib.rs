@@ -4,10 +4,12 @@
 
 pub mod access;
 pub mod bridge;
+pub mod cloudevents;
 pub mod delivery;
 pub mod duration;
 pub mod envelope;
 pub mod event;
+pub mod format;
 pub mod id;
 pub mod json;
 pub mod lane;
@@ -19,5 +21,6 @@ pub mod partner_file;
 pub mod problem;
 pub mod receipt;
 pub mod retry;
+pub mod script;
 pub mod signature;
 pub mod time;

@@ -96,7 +96,7 @@ impl Opener {
         Registered {
             no,
             adapter,
-            is_own_shape: names_partner || partner.format == ess_core::partner::Format::Hl7,
+            is_own_shape: names_partner,
             partner,
             added_at,
             paused_since,

@@ -146,15 +146,8 @@ const ACK_BYS: [(&str, AckBy); 5] = [
     ("file", AckBy::File),
     ("topic", AckBy::Topic),
 ];
-const FORMATS: [(&str, Format); 7] = [
-    ("json", Format::Json),
-    ("xml", Format::Xml),
-    ("csv", Format::Csv),
-    ("form", Format::Form),
-    ("text", Format::Text),
-    ("hl7", Format::Hl7),
-    ("cloudevents", Format::CloudEvents),
-];
+const FORMATS: [(&str, Format); 4] =
+    [("json", Format::Json), ("form", Format::Form), ("text", Format::Text), ("cloudevents", Format::CloudEvents)];
 const REDRIVES: [(&str, Redrive); 2] = [("on_recovery", Redrive::OnRecovery), ("manual", Redrive::Manual)];
 
 impl Format {
@@ -600,7 +593,7 @@ mod tests {
     fn a_full_document_is_read_back_as_it_was() {
         let partner = read(json!({
             "id": "P", "url": "https://p.example/x?y=1", "subscribe": ["RULE-*"], "where": "payload.county = \"Cook\"",
-            "accepts_version": {"RULE-COURT-*": 1, "*": 2}, "adapter": "payload", "format": "xml",
+            "accepts_version": {"RULE-COURT-*": 1, "*": 2}, "adapter": "payload", "format": "form",
             "ack": {"by": "callback", "within": "2s", "resend": 0},
             "retry": {"first": "1s", "factor": 1.5, "max": "10m", "jitter": 0, "give_up_after": "7d", "redrive": "manual"},
             "order": "latest", "limits": {"in_flight": 2, "per_second": 0.5}, "timeout": "10s",

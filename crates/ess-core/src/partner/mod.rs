@@ -108,16 +108,10 @@ pub enum Format {
     /// `application/json`.
     #[default]
     Json,
-    /// `application/xml`.
-    Xml,
-    /// `text/csv`, RFC 4180.
-    Csv,
     /// `application/x-www-form-urlencoded`.
     Form,
     /// `text/plain`.
     Text,
-    /// HL7 v2, pipes and hats.
-    Hl7,
     /// `application/cloudevents+json`.
     CloudEvents,
 }

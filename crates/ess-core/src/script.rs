@@ -1,0 +1,174 @@
+//! JSONata, bounded: the only place that names the engine.
+//!
+//! An evaluation is synchronous and its result depends on its arguments only. It honours every bound that a thread can
+//! honour; what only the end of a process stops (one endless built-in call, memory) is the evaluation process' affair.
+//! A number that a double cannot hold is copied as it was written or the evaluation fails; it never changes.
+
+mod code;
+mod engine;
+mod exact;
+mod functions;
+mod place;
+
+use std::time::Duration;
+
+use jsonata_core::Expression;
+
+use crate::time::Time;
+
+/// The level of the language that the engine speaks, for `hms-ess version`.
+pub const JSONATA_LEVEL: &str = "2.2";
+
+/// A script, parsed.
+pub struct Script {
+    text: Box<str>,
+    expression: Expression,
+    uses: functions::Uses,
+}
+
+/// How much a script may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bounds {
+    /// Longest evaluation.
+    pub time: Duration,
+    /// Deepest nesting of calls.
+    pub stack_depth: usize,
+    /// Longest sequence that a step, a range or a function builds.
+    pub sequence_length_max: usize,
+    /// Largest script.
+    pub script_bytes_max: usize,
+    /// Largest input, bindings included.
+    pub input_bytes_max: usize,
+    /// Largest output.
+    pub output_bytes_max: usize,
+    /// Most memory that an evaluation process may take beyond what it starts with.
+    pub memory_bytes_max: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            time: Duration::from_millis(50),
+            stack_depth: 5_000,
+            sequence_length_max: 1_000_000,
+            script_bytes_max: 256 << 10,
+            input_bytes_max: 8 << 20,
+            output_bytes_max: 1 << 20,
+            memory_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// What `$now()` and `$millis()` say, and whether dice are allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// The event's recorded time; `$random()` is refused, so that a replay gives the same bytes.
+    Event(Time),
+    /// The caller's time; `$random()` works. For trying scripts out.
+    Free(Time),
+}
+
+impl Clock {
+    /// The time that scripts see.
+    #[must_use]
+    pub fn time(self) -> Time {
+        match self {
+            Clock::Event(time) | Clock::Free(time) => time,
+        }
+    }
+}
+
+/// Why a script gave no result.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct ScriptError {
+    /// JSONata's code (`T1003`) or one of the `E_…` codes below.
+    pub code: String,
+    /// What went wrong, without the code.
+    pub message: String,
+    /// Where in the script: characters before the offending one.
+    pub position: Option<u32>,
+}
+
+/// The script was stopped: time or depth. JSONata's own code for both.
+pub const CODE_STOPPED: &str = "U1001";
+/// The script wanted more memory than it may have.
+pub const CODE_MEMORY: &str = "E_MEMORY";
+/// The script is too large or too deeply nested.
+pub const CODE_SCRIPT: &str = "E_SCRIPT";
+/// The input is too large or no JSON.
+pub const CODE_INPUT: &str = "E_INPUT";
+/// The output is too large.
+pub const CODE_OUTPUT: &str = "E_OUTPUT";
+/// The script would compute with a number that a double cannot hold.
+pub const CODE_EXACT: &str = "E_EXACT";
+/// The script rolls dice where results must repeat.
+pub const CODE_RANDOM: &str = "E_RANDOM";
+/// The engine or its process failed.
+pub const CODE_ENGINE: &str = "E_ENGINE";
+
+impl ScriptError {
+    /// An error that lies at no particular place of the script.
+    #[must_use]
+    pub fn new(code: &str, message: impl Into<String>) -> Self {
+        Self { code: code.to_owned(), message: message.into(), position: None }
+    }
+
+    /// Line and column, both from 1, and the offending text, for a script with this text.
+    #[must_use]
+    pub fn place(&self, script: &str) -> Option<Place> {
+        self.position.map(|position| place::at(script, position))
+    }
+}
+
+/// A place in a script, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Line, from 1.
+    pub line: u32,
+    /// Column in characters, from 1.
+    pub column: u32,
+    /// The word or symbol that stands there; empty at the script's end.
+    pub text: String,
+    /// The whole line.
+    pub line_text: String,
+}
+
+impl Script {
+    /// Parses a script of any origin; its size and nesting are bounded.
+    ///
+    /// # Errors
+    /// The parser's code with the place, or [`CODE_SCRIPT`].
+    pub fn parse(text: &str, bounds: &Bounds) -> Result<Self, ScriptError> {
+        if text.len() > bounds.script_bytes_max {
+            let limit = bounds.script_bytes_max;
+            return Err(ScriptError::new(CODE_SCRIPT, format!("the script is larger than {limit} bytes")));
+        }
+        place::check_nesting(text)?;
+        let expression = Expression::compile(text).map_err(|error| place::locate(text, code::of_parser(&error)))?;
+        Ok(Self { text: text.into(), uses: functions::Uses::of(text), expression })
+    }
+
+    /// The script's text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Evaluates the script on a JSON text, or on nothing. `None` is JSONata's undefined.
+    ///
+    /// # Errors
+    /// JSONata's code, or one of the `E_…` codes.
+    pub fn evaluate(
+        &self,
+        input: Option<&str>,
+        bindings: &[(&str, &str)],
+        bounds: &Bounds,
+        clock: Clock,
+    ) -> Result<Option<String>, ScriptError> {
+        engine::evaluate(self, input, bindings, bounds, clock).map_err(|error| place::locate_run(&self.text, error))
+    }
+}
+
+#[cfg(test)]
+mod tests;

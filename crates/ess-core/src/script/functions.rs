@@ -1,0 +1,103 @@
+//! The functions that the hub puts in the place of the engine's: clock and dice.
+
+use std::cell::Cell;
+
+use jsonata_core::evaluator::{Evaluator, EvaluatorError, EvaluatorOptions};
+use jsonata_core::parser;
+use jsonata_core::value::JValue;
+
+use super::{CODE_RANDOM, Clock, ScriptError};
+
+/// Which of the names that need the slower evaluator a script may use; `true` when in doubt.
+pub(super) struct Uses {
+    /// Clock or dice.
+    clock: bool,
+    /// `$eval`, which may use anything.
+    eval: bool,
+}
+
+impl Uses {
+    /// What this text may use. A name that does not stand in the text cannot be used by it, save through `$eval`.
+    pub(super) fn of(text: &str) -> Self {
+        let clock = ["$now", "$millis", "$random", "$shuffle"].iter().any(|name| text.contains(name));
+        Self { clock, eval: text.contains("$eval") }
+    }
+
+    /// Whether clock and dice must be put in place.
+    pub(super) fn clock(&self) -> bool {
+        self.clock || self.eval
+    }
+
+    /// Whether a variable of this name may be used by a script of this text.
+    pub(super) fn variable(&self, text: &str, name: &str) -> bool {
+        self.eval || text.match_indices(name).any(|(at, _)| text[..at].ends_with('$'))
+    }
+}
+
+/// Puts clock and dice in place.
+pub(super) fn install(evaluator: &mut Evaluator, clock: Clock) -> Result<(), ScriptError> {
+    let failed = |error: EvaluatorError| super::code::of_evaluator(&error);
+    let millis = clock.time().as_micros().div_euclid(1000) as f64;
+    evaluator
+        .register_fn_override("millis", move |args: &[JValue]| {
+            nothing_given("millis", args).map(|()| JValue::Number(millis))
+        })
+        .map_err(failed)?;
+    evaluator.register_fn_override("now", move |args: &[JValue]| now(millis, args)).map_err(failed)?;
+    if let Clock::Event(time) = clock {
+        evaluator
+            .register_fn_override("random", |_: &[JValue]| {
+                Err(EvaluatorError::EvaluationError(format!(
+                    "{CODE_RANDOM}: $random() would give another result when the event is sent again"
+                )))
+            })
+            .map_err(failed)?;
+        let seed = Cell::new(time.as_micros().cast_unsigned() | 1);
+        evaluator.register_fn_override("shuffle", move |args: &[JValue]| shuffle(&seed, args)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn nothing_given(name: &str, args: &[JValue]) -> Result<(), EvaluatorError> {
+    if args.is_empty() {
+        return Ok(());
+    }
+    Err(EvaluatorError::TypeError(format!(
+        "T0410: Argument 1 of function \"{name}\" does not match function signature"
+    )))
+}
+
+/// `$now([picture [, timezone]])`, written by the engine's own `$fromMillis`.
+fn now(millis: f64, args: &[JValue]) -> Result<JValue, EvaluatorError> {
+    let text = match args.len() {
+        0 => "$fromMillis($)",
+        1 => "$fromMillis($, $picture)",
+        _ => "$fromMillis($, $picture, $zone)",
+    };
+    let ast = parser::parse(text).map_err(|error| EvaluatorError::EvaluationError(error.to_string()))?;
+    let mut context = jsonata_core::evaluator::Context::new();
+    for (name, value) in ["picture", "zone"].into_iter().zip(args) {
+        context.bind(name.to_owned(), value.clone());
+    }
+    Evaluator::with_options(context, EvaluatorOptions::default()).evaluate(&ast, &JValue::Number(millis))
+}
+
+/// `$shuffle` whose order follows from the event's time and the calls before.
+fn shuffle(seed: &Cell<u64>, args: &[JValue]) -> Result<JValue, EvaluatorError> {
+    let mut items = match args.first() {
+        None | Some(JValue::Undefined) => return Ok(JValue::Undefined),
+        Some(JValue::Array(items)) => items.to_vec(),
+        Some(other) => vec![other.clone()],
+    };
+    for last in (1..items.len()).rev() {
+        // xorshift64*: even enough for an order that nobody must guess wrongly.
+        let mut state = seed.get();
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        seed.set(state);
+        let chosen = state.wrapping_mul(0x2545_F491_4F6C_DD1D) % (last as u64 + 1);
+        items.swap(last, usize::try_from(chosen).unwrap_or(0));
+    }
+    Ok(JValue::array(items))
+}
