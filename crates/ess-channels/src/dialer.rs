@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ess_core::partner::AllowNet;
 use ess_core::receipt::{Failure, Stage};
+use http::HeaderValue;
 use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -49,7 +50,7 @@ struct Inner {
     allow: AllowNet,
     tls: ClientConfig,
     roots: Arc<RootCertStore>,
-    user_agent: String,
+    user_agent: HeaderValue,
 }
 
 impl Dialer {
@@ -64,7 +65,9 @@ impl Dialer {
         }
         let roots = Arc::new(trusted_roots(&options)?);
         let tls = client_config(Arc::clone(&roots))?.with_no_client_auth();
-        let DialerOptions { allow, user_agent, .. } = options;
+        let user_agent = HeaderValue::from_str(&options.user_agent)
+            .map_err(|_| ChannelError::Option("the user agent is not a header value".to_owned()))?;
+        let allow = options.allow;
         Ok(Dialer {
             inner: Arc::new(Inner {
                 allow,
@@ -76,7 +79,7 @@ impl Dialer {
     }
 
     /// The `user-agent` of all requests.
-    pub(crate) fn user_agent(&self) -> &str {
+    pub(crate) fn user_agent(&self) -> &HeaderValue {
         &self.inner.user_agent
     }
 

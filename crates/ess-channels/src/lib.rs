@@ -8,6 +8,8 @@ mod credential;
 mod dialer;
 mod guard;
 mod limits;
+mod oauth;
+mod pool;
 mod progress;
 mod quiet;
 mod retry_after;

@@ -32,5 +32,17 @@ pub(crate) const TLS_SESSIONS: usize = 8;
 /// How often in a row a connection is polled within one poll of its attempt.
 pub(crate) const POLLS_IN_A_ROW_MAX: u32 = 32;
 
+/// A token is renewed this long before it expires.
+pub(crate) const TOKEN_SKEW: Duration = Duration::from_secs(30);
+
+/// A token without `expires_in` is used for this long.
+pub(crate) const TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_secs(300);
+
+/// No token is used for longer than this.
+pub(crate) const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Length of a token.
+pub(crate) const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
 /// `Retry-After` beyond this is cut down to it.
 pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(7 * 24 * 3600);

@@ -1,6 +1,6 @@
 //! `Retry-After` (RFC 9110 section 10.2.3): seconds or a date, as a span from now.
 //!
-//! It never reads a clock of its own: the partner's `Date` is the measure, or the time passed in.
+//! It never reads a clock of its own: the partner's `Date` is the measure, or the clock passed in.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use jiff::fmt::rfc2822::DateTimeParser;
 use crate::limits::RETRY_AFTER_MAX;
 
 /// Reads the field; `None` when it is absent or is neither form.
-pub(crate) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: fn() -> Timestamp) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if value.bytes().all(|byte| byte.is_ascii_digit()) && !value.is_empty() {
         // More digits than a u64 holds is as good as for ever.
@@ -23,7 +23,7 @@ pub(crate) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
     let measure = headers
         .get(DATE)
         .and_then(|date| parse_date(date.to_str().ok()?))
-        .unwrap_or(now);
+        .unwrap_or_else(now);
     let wait = Duration::try_from(then.duration_since(measure)).unwrap_or(Duration::ZERO);
     Some(wait.min(RETRY_AFTER_MAX))
 }

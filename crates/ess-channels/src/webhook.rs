@@ -2,17 +2,15 @@
 //!
 //! Redirects are not followed, content codings are not undone, and at most 64 KiB of an answer are read.
 
-use std::sync::{Mutex, PoisonError};
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ess_core::message::Message;
 use ess_core::receipt::{Answer, Failure, Receipt, Stage};
 use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::Full;
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
@@ -22,11 +20,13 @@ use crate::channel::ChannelError;
 use crate::credential::Credential;
 use crate::dialer::Dialer;
 use crate::guard::Security;
-use crate::limits::{IDLE_MAX, REASON_CHARS_MAX};
+use crate::limits::REASON_CHARS_MAX;
+use crate::oauth::{Client, Tokens};
+use crate::pool::Pool;
 use crate::progress::Progress;
 use crate::retry_after::retry_after;
 use crate::target::Target;
-use crate::wire::{Broken, Wire};
+use crate::wire::Wire;
 
 /// POSTs to one partner.
 pub struct Webhook {
@@ -35,9 +35,8 @@ pub struct Webhook {
     tls: Option<TlsConnector>,
     /// The fields that every request carries.
     headers: HeaderMap,
-    idle_max: usize,
-    /// Idle connections, the last used on top; locked for a push or a pop only.
-    idle: Mutex<Vec<Wire>>,
+    tokens: Option<Tokens>,
+    pool: Pool,
 }
 
 impl std::fmt::Debug for Webhook {
@@ -51,12 +50,12 @@ impl std::fmt::Debug for Webhook {
 impl Webhook {
     pub(crate) fn open(
         url: &str,
-        credential: Credential,
+        credential: &Credential,
         dialer: &Dialer,
         connections_max: usize,
     ) -> Result<Webhook, ChannelError> {
         let target = Target::parse(url)?;
-        let tls = match (&credential, target.security) {
+        let tls = match (credential, target.security) {
             (Credential::Mtls { .. }, Security::Plain) => {
                 return Err(ChannelError::Url("a client certificate needs https".to_owned()));
             }
@@ -66,14 +65,30 @@ impl Webhook {
             (_, Security::Tls) => Some(dialer.tls()),
             (_, Security::Plain) => None,
         };
-        let headers = fixed_headers(&target, &credential, dialer)?;
+        let tokens = match credential {
+            Credential::OAuth2 {
+                token_url,
+                client_id,
+                client_secret,
+                scope,
+            } => {
+                let client = Client {
+                    id: client_id,
+                    secret: client_secret,
+                    scope: scope.as_deref(),
+                };
+                Some(Tokens::open(token_url, &client, dialer)?)
+            }
+            _ => None,
+        };
+        let headers = fixed_headers(&target, credential, dialer)?;
         Ok(Webhook {
             target,
             dialer: dialer.clone(),
             tls,
             headers,
-            idle_max: connections_max,
-            idle: Mutex::new(Vec::new()),
+            tokens,
+            pool: Pool::new(connections_max),
         })
     }
 
@@ -90,161 +105,137 @@ impl Webhook {
     }
 
     pub(crate) fn sweep(&self) {
-        let now = Instant::now();
-        let old: Vec<Wire> = {
-            let mut idle = self.lock();
-            // The longest idle lie at the bottom.
-            let keep_from = idle.partition_point(|wire| now.saturating_duration_since(wire.used_at) > IDLE_MAX);
-            idle.drain(..keep_from).collect()
-        };
-        drop(old);
+        self.pool.sweep();
     }
 
-    /// One attempt: on a kept connection if there is one, and once more on a fresh one if the kept one was stale.
+    /// One attempt. A token that the partner does not take is renewed once.
     async fn attempt(&self, message: &Message, progress: &Progress) -> Result<Answer, Failure> {
-        let headers = self.headers_of(message)?;
-        if let Some(mut wire) = self.take_idle() {
-            match self.exchange(&mut wire, headers.clone(), message, progress).await {
-                Err(Stop::Stale) => {}
+        let Some(tokens) = &self.tokens else {
+            return self.post(message, None, progress).await;
+        };
+        let authorization = tokens.authorization(progress).await?;
+        let answer = self.post(message, Some(&authorization), progress).await?;
+        if answer.status != StatusCode::UNAUTHORIZED.as_u16() {
+            return Ok(answer);
+        }
+        tokens.forget(&authorization);
+        let renewed = tokens.authorization(progress).await?;
+        self.post(message, Some(&renewed), progress).await
+    }
+
+    /// One exchange: on a kept connection if there is one, once more on a fresh one if the kept one was stale.
+    async fn post(
+        &self,
+        message: &Message,
+        authorization: Option<&HeaderValue>,
+        progress: &Progress,
+    ) -> Result<Answer, Failure> {
+        if let Some(wire) = self.pool.take() {
+            let request = self.request(message, authorization)?;
+            match self.exchange(wire, request, progress).await {
+                Err(Stop::Stale(_)) => {}
                 Err(Stop::Failed(failure)) => return Err(failure),
-                Ok((answer, can_keep)) => {
-                    if can_keep {
-                        self.keep(wire);
-                    }
-                    return Ok(answer);
-                }
+                Ok(answer) => return Ok(answer),
             }
         }
+        let request = self.request(message, authorization)?;
         let stream = self.dialer.dial(&self.target, self.tls.as_ref(), progress).await?;
-        let mut wire = Wire::open(stream).await.map_err(|broken| Failure {
+        let wire = Wire::open(stream).await.map_err(|broken| Failure {
             stage: Stage::Connect,
             reason: broken.reason,
         })?;
-        match self.exchange(&mut wire, headers, message, progress).await {
-            Err(Stop::Stale) => Err(Failure {
-                stage: Stage::Await,
-                reason: "connection closed before an answer".to_owned(),
-            }),
-            Err(Stop::Failed(failure)) => Err(failure),
-            Ok((answer, can_keep)) => {
-                if can_keep {
-                    self.keep(wire);
-                }
-                Ok(answer)
-            }
+        match self.exchange(wire, request, progress).await {
+            Err(Stop::Stale(failure) | Stop::Failed(failure)) => Err(failure),
+            Ok(answer) => Ok(answer),
         }
     }
 
     async fn exchange(
         &self,
-        wire: &mut Wire,
-        headers: HeaderMap,
-        message: &Message,
+        mut wire: Wire,
+        request: Request<Full<bytes::Bytes>>,
         progress: &Progress,
-    ) -> Result<(Answer, bool), Stop> {
-        let mut request = Request::new(Full::new(message.body.clone()));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.target.path.clone();
-        *request.headers_mut() = headers;
+    ) -> Result<Answer, Stop> {
         progress.enter(Stage::Await);
-        let answer = wire
-            .send(request)
-            .await
-            .map_err(|broken| Stop::from_broken(broken, Stage::Await))?;
+        let answer = wire.send(request).await.map_err(|broken| {
+            let failure = Failure {
+                stage: Stage::Await,
+                reason: broken.reason,
+            };
+            if broken.is_stale {
+                Stop::Stale(failure)
+            } else {
+                Stop::Failed(failure)
+            }
+        })?;
         let (head, body) = answer.into_parts();
         progress.enter(Stage::Read);
-        let (body, is_whole) = wire.read(body).await.map_err(|broken| {
+        let read = wire.read(body).await.map_err(|broken| {
             Stop::Failed(Failure {
                 stage: Stage::Read,
                 reason: broken.reason,
             })
         })?;
-        let retry_after = retry_after(&head.headers, Timestamp::now());
-        Ok((
-            Answer {
-                status: head.status.as_u16(),
-                body,
-                retry_after,
-            },
-            is_whole,
-        ))
+        if read.can_keep {
+            self.pool.keep(wire);
+        }
+        let retry_after = retry_after(&head.headers, Timestamp::now);
+        Ok(Answer {
+            status: head.status.as_u16(),
+            body: read.bytes,
+            retry_after,
+        })
     }
 
-    /// The request's fields: the fixed ones, the message's own above them.
-    fn headers_of(&self, message: &Message) -> Result<HeaderMap, Failure> {
+    /// The request: the fixed fields, the message's own above them.
+    fn request(
+        &self,
+        message: &Message,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Request<Full<bytes::Bytes>>, Failure> {
         let refuse = |name: &str| Failure {
             stage: Stage::Send,
             reason: format!("the header field {name:?} is not valid"),
         };
-        let mut headers = self.headers.clone();
+        let mut request = Request::new(Full::new(message.body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.target.path.clone();
+        let headers = request.headers_mut();
+        headers.clone_from(&self.headers);
         let content_type = HeaderValue::from_str(&message.content_type).map_err(|_| refuse("content-type"))?;
         headers.insert(CONTENT_TYPE, content_type);
         for (name, value) in &message.headers {
             let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refuse(name))?;
-            if is_ours(&parsed) {
+            if is_framing(&parsed) {
                 continue;
             }
             let value = HeaderValue::from_str(value).map_err(|_| refuse(name))?;
             headers.insert(parsed, value);
         }
-        Ok(headers)
-    }
-
-    fn take_idle(&self) -> Option<Wire> {
-        loop {
-            let mut wire = self.lock().pop()?;
-            if wire.is_open() {
-                return Some(wire);
-            }
+        if let Some(authorization) = authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
         }
-    }
-
-    fn keep(&self, mut wire: Wire) {
-        wire.rest();
-        let mut idle = self.lock();
-        if idle.len() < self.idle_max {
-            idle.push(wire);
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Wire>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(request)
     }
 }
 
 /// Why an exchange gave no answer.
 enum Stop {
-    /// Nothing came back at all: worth a fresh connection.
-    Stale,
+    /// Nothing came back at all: worth a fresh connection, if this one was not fresh.
+    Stale(Failure),
     /// The attempt has failed.
     Failed(Failure),
 }
 
-impl Stop {
-    fn from_broken(broken: Broken, stage: Stage) -> Stop {
-        if broken.is_stale {
-            Stop::Stale
-        } else {
-            Stop::Failed(Failure {
-                stage,
-                reason: broken.reason,
-            })
-        }
-    }
-}
-
 fn fixed_headers(target: &Target, credential: &Credential, dialer: &Dialer) -> Result<HeaderMap, ChannelError> {
-    let mut headers = HeaderMap::with_capacity(24);
+    let mut headers = HeaderMap::with_capacity(HEADERS_USUAL);
     headers.insert(HOST, target.authority.clone());
-    let agent = HeaderValue::from_str(dialer.user_agent())
-        .map_err(|_| ChannelError::Option("the user agent is not a header value".to_owned()))?;
-    headers.insert(USER_AGENT, agent);
+    headers.insert(USER_AGENT, dialer.user_agent().clone());
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let login = match credential {
         Credential::Bearer(token) => format!("Bearer {token}"),
         Credential::Basic { user, password } => format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))),
-        Credential::OAuth2 { .. } => return Err(ChannelError::Credential("oauth2 is not supported".to_owned())),
-        Credential::None | Credential::Mtls { .. } => return Ok(headers),
+        Credential::OAuth2 { .. } | Credential::None | Credential::Mtls { .. } => return Ok(headers),
     };
     let mut login = HeaderValue::from_str(&login)
         .map_err(|_| ChannelError::Credential("the token or password holds a control character".to_owned()))?;
@@ -253,19 +244,23 @@ fn fixed_headers(target: &Target, credential: &Credential, dialer: &Dialer) -> R
     Ok(headers)
 }
 
-/// Fields that belong to the connection or the framing; a partner's own headers never replace them.
-fn is_ours(name: &HeaderName) -> bool {
+/// Room for the fields of a usual request, so that the map does not grow for each.
+const HEADERS_USUAL: usize = 24;
+
+/// Fields that belong to the connection or the framing; what a partner's configuration says of them is not sent.
+fn is_framing(name: &HeaderName) -> bool {
     [
         HOST,
         CONTENT_LENGTH,
         TRANSFER_ENCODING,
         CONNECTION,
         TE,
+        TRAILER,
         UPGRADE,
+        EXPECT,
         ACCEPT_ENCODING,
     ]
     .contains(name)
-        || name == "expect"
         || name == "keep-alive"
 }
 

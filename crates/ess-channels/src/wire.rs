@@ -42,6 +42,14 @@ pub(crate) struct Broken {
     pub reason: String,
 }
 
+/// What was read of an answer's body.
+pub(crate) struct Read {
+    /// Its first 64 KiB.
+    pub bytes: Bytes,
+    /// That was all of it, so the connection can be used again.
+    pub can_keep: bool,
+}
+
 impl Wire {
     /// Takes a fresh connection into use.
     pub(crate) async fn open(stream: Stream) -> Result<Wire, Broken> {
@@ -106,8 +114,8 @@ impl Wire {
         })
     }
 
-    /// Reads at most the body's first 64 KiB. Says whether that was all of it, so that the connection can be kept.
-    pub(crate) async fn read(&mut self, body: Incoming) -> Result<(Bytes, bool), Broken> {
+    /// Reads at most the body's first 64 KiB.
+    pub(crate) async fn read(&mut self, body: Incoming) -> Result<Read, Broken> {
         self.allowance.set(ANSWER_BYTES_MAX);
         let Wire {
             connection,
@@ -149,7 +157,10 @@ impl Wire {
             if data.len() > room {
                 whole.extend_from_slice(&first);
                 whole.extend_from_slice(&data[..room]);
-                return Ok((whole.freeze(), false));
+                return Ok(Read {
+                    bytes: whole.freeze(),
+                    can_keep: false,
+                });
             }
             if first.is_empty() && whole.is_empty() {
                 first = data;
@@ -159,8 +170,11 @@ impl Wire {
             first = Bytes::new();
             whole.extend_from_slice(&data);
         }
-        let body = if whole.is_empty() { first } else { whole.freeze() };
-        Ok((body, !is_ended))
+        let bytes = if whole.is_empty() { first } else { whole.freeze() };
+        Ok(Read {
+            bytes,
+            can_keep: !is_ended,
+        })
     }
 
     /// Lays the connection to rest: it wakes nobody until it is used again.
