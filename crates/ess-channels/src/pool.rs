@@ -46,15 +46,15 @@ impl Pool {
         }
     }
 
-    /// Closes what has been idle for too long.
+    /// Closes what has been idle for too long and what the partner has closed.
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
-        let old: Vec<Wire> = {
+        let is_useless = |wire: &mut Wire| now.saturating_duration_since(wire.used_at) > IDLE_MAX || !wire.is_open();
+        // They are dropped after the lock.
+        let _useless: Vec<Wire> = {
             let mut idle = self.lock();
-            let keep_from = idle.partition_point(|wire| now.saturating_duration_since(wire.used_at) > IDLE_MAX);
-            idle.drain(..keep_from).collect()
+            idle.extract_if(.., is_useless).collect()
         };
-        drop(old);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Wire>> {

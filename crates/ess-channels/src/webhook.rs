@@ -10,7 +10,7 @@ use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue,
     TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
 use http_body_util::Full;
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
@@ -169,6 +169,7 @@ impl Webhook {
             }
         })?;
         let (head, body) = answer.into_parts();
+        let is_kept_alive = head.version == Version::HTTP_11 && !says_close(&head.headers);
         progress.enter(Stage::Read);
         let read = wire.read(body).await.map_err(|broken| {
             Stop::Failed(Failure {
@@ -176,7 +177,7 @@ impl Webhook {
                 reason: broken.reason,
             })
         })?;
-        if read.can_keep {
+        if read.can_keep && is_kept_alive {
             self.pool.keep(wire);
         }
         let retry_after = retry_after(&head.headers, Timestamp::now);
@@ -262,6 +263,15 @@ fn is_framing(name: &HeaderName) -> bool {
     ]
     .contains(name)
         || name == "keep-alive"
+}
+
+/// `Connection: close`, alone or in a list.
+fn says_close(headers: &HeaderMap) -> bool {
+    let mut values = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    values.any(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("close")))
 }
 
 /// A reason is one line without control characters, of bounded length.

@@ -29,6 +29,8 @@ pub(crate) struct Wire {
     quiet: Arc<Quiet>,
     waker: Waker,
     allowance: Allowance,
+    /// hyper is done with it; its future may not be polled again.
+    is_ended: bool,
     /// When it was last used.
     pub used_at: Instant,
 }
@@ -70,15 +72,16 @@ impl Wire {
             quiet,
             waker,
             allowance,
+            is_ended: false,
             used_at: Instant::now(),
         })
     }
 
     /// Whether the partner has kept the connection open, by all that is known here and now.
     pub(crate) fn is_open(&mut self) -> bool {
-        self.allowance.set(ANSWER_HEAD_BYTES_MAX);
         let mut cx = Context::from_waker(&self.waker);
-        Pin::new(&mut self.connection).poll(&mut cx).is_pending() && self.sender.is_ready()
+        drive(&mut self.connection, &mut self.is_ended, &mut cx);
+        !self.is_ended && self.sender.is_ready()
     }
 
     /// Sends the request and waits for the answer's head.
@@ -89,28 +92,20 @@ impl Wire {
             connection,
             quiet,
             waker,
+            is_ended,
             ..
         } = self;
         let mut answer = pin!(sender.send_request(request));
-        let mut end = None;
         let outcome = std::future::poll_fn(|cx| {
             quiet.poll(waker, cx, |cx| {
-                if end.is_none()
-                    && let Poll::Ready(ended) = Pin::new(&mut *connection).poll(cx)
-                {
-                    end = Some(ended);
-                }
+                drive(connection, is_ended, cx);
                 answer.as_mut().poll(cx)
             })
         })
         .await;
-        outcome.map_err(|error| {
-            let is_stale =
-                self.allowance.is_untouched(ANSWER_HEAD_BYTES_MAX) && !error.is_parse() && !error.is_timeout();
-            Broken {
-                is_stale,
-                reason: words(&error),
-            }
+        outcome.map_err(|error| Broken {
+            is_stale: self.allowance.is_untouched(ANSWER_HEAD_BYTES_MAX),
+            reason: words(&error),
         })
     }
 
@@ -121,24 +116,19 @@ impl Wire {
             connection,
             quiet,
             waker,
+            is_ended,
             ..
         } = self;
         let mut body = pin!(body);
-        let mut first = Bytes::new();
-        let mut whole = BytesMut::new();
-        let mut is_ended = false;
-        loop {
-            if body.is_end_stream() {
-                break;
-            }
+        // Copied, so that hyper's read buffer is free for the next answer.
+        let mut bytes = BytesMut::new();
+        while !body.is_end_stream() {
             let frame = std::future::poll_fn(|cx| {
                 quiet.poll(waker, cx, |cx| {
                     if let Poll::Ready(frame) = body.as_mut().poll_frame(cx) {
                         return Poll::Ready(frame);
                     }
-                    if !is_ended {
-                        is_ended = Pin::new(&mut *connection).poll(cx).is_ready();
-                    }
+                    drive(connection, is_ended, cx);
                     body.as_mut().poll_frame(cx)
                 })
             })
@@ -151,29 +141,22 @@ impl Wire {
                         reason: words(&error),
                     });
                 }
+                // Trailers say nothing that is asked for.
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             };
-            let room = ANSWER_BODY_BYTES_MAX - first.len().max(whole.len());
-            if data.len() > room {
-                whole.extend_from_slice(&first);
-                whole.extend_from_slice(&data[..room]);
+            let room = ANSWER_BODY_BYTES_MAX - bytes.len();
+            bytes.extend_from_slice(&data[..data.len().min(room)]);
+            let is_full = bytes.len() == ANSWER_BODY_BYTES_MAX;
+            if is_full && !body.is_end_stream() {
                 return Ok(Read {
-                    bytes: whole.freeze(),
+                    bytes: bytes.freeze(),
                     can_keep: false,
                 });
             }
-            if first.is_empty() && whole.is_empty() {
-                first = data;
-                continue;
-            }
-            whole.extend_from_slice(&first);
-            first = Bytes::new();
-            whole.extend_from_slice(&data);
         }
-        let bytes = if whole.is_empty() { first } else { whole.freeze() };
         Ok(Read {
-            bytes,
-            can_keep: !is_ended,
+            bytes: bytes.freeze(),
+            can_keep: !*is_ended,
         })
     }
 
@@ -181,6 +164,13 @@ impl Wire {
     pub(crate) fn rest(&mut self) {
         self.quiet.rest();
         self.used_at = Instant::now();
+    }
+}
+
+/// Lets hyper read and write. What goes wrong is reported by the exchange that is under way.
+fn drive(connection: &mut Connection<TokioIo<Stream>, Full<Bytes>>, is_ended: &mut bool, cx: &mut Context<'_>) {
+    if !*is_ended {
+        *is_ended = Pin::new(connection).poll(cx).is_ready();
     }
 }
 
