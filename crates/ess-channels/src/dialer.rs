@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use ess_core::partner::AllowNet;
 use ess_core::receipt::{Failure, Stage};
-use http::HeaderValue;
 use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -18,6 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::channel::ChannelError;
 use crate::guard;
+use crate::http1::is_field;
 use crate::limits::{ADDRESSES_MAX, TLS_SESSIONS};
 use crate::progress::Progress;
 use crate::stream::Stream;
@@ -50,7 +50,7 @@ struct Inner {
     allow: AllowNet,
     tls: ClientConfig,
     roots: Arc<RootCertStore>,
-    user_agent: HeaderValue,
+    user_agent: String,
 }
 
 impl Dialer {
@@ -65,8 +65,10 @@ impl Dialer {
         }
         let roots = Arc::new(trusted_roots(&options)?);
         let tls = client_config(Arc::clone(&roots))?.with_no_client_auth();
-        let user_agent = HeaderValue::from_str(&options.user_agent)
-            .map_err(|_| ChannelError::Option("the user agent is not a header value".to_owned()))?;
+        if !is_field("user-agent", &options.user_agent) {
+            return Err(ChannelError::Option("the user agent is not a header value".to_owned()));
+        }
+        let user_agent = options.user_agent;
         let allow = options.allow;
         Ok(Dialer {
             inner: Arc::new(Inner {
@@ -79,7 +81,7 @@ impl Dialer {
     }
 
     /// The `user-agent` of all requests.
-    pub(crate) fn user_agent(&self) -> &HeaderValue {
+    pub(crate) fn user_agent(&self) -> &str {
         &self.inner.user_agent
     }
 
@@ -118,11 +120,11 @@ impl Dialer {
         let addresses = self.resolve(target, progress).await?;
         let socket = connect(&addresses, progress).await?;
         let Some(tls) = tls else {
-            return Ok(Stream::plain(socket));
+            return Ok(Stream::Plain(socket));
         };
         progress.enter(Stage::Tls);
         match tls.connect(target.server_name.clone(), socket).await {
-            Ok(stream) => Ok(Stream::tls(stream)),
+            Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
             Err(error) => Err(Failure {
                 stage: Stage::Tls,
                 reason: tls_words(&error, &target.host),

@@ -2,27 +2,25 @@
 //!
 //! A token is kept until shortly before it expires and fetched by one attempt at a time. It never shows in a reason.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use ess_core::receipt::{Failure, Stage};
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
-use http::{HeaderMap, Method, Request};
-use http_body_util::Full;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+use zeroize::Zeroizing;
 
 use crate::channel::ChannelError;
 use crate::dialer::Dialer;
 use crate::guard::Security;
+use crate::http1::{is_field, push_field};
 use crate::limits::{TOKEN_BYTES_MAX, TOKEN_LIFETIME_DEFAULT, TOKEN_LIFETIME_MAX, TOKEN_SKEW};
 use crate::progress::Progress;
 use crate::target::Target;
-use crate::wire::Wire;
+use crate::wire::{Outgoing, Wire};
 
 /// What the hub says at the token URL.
 pub(crate) struct Client<'a> {
@@ -36,17 +34,17 @@ pub(crate) struct Tokens {
     dialer: Dialer,
     target: Target,
     tls: Option<TlsConnector>,
-    headers: HeaderMap,
-    form: Bytes,
+    /// The request, the same each time.
+    head: Zeroizing<Vec<u8>>,
+    form: String,
     /// One attempt fetches, the others wait for its token.
     fetching: Semaphore,
     /// Guards the token in use; held for a look or a change only.
     current: Mutex<Option<Token>>,
 }
 
-#[derive(Clone)]
 struct Token {
-    authorization: HeaderValue,
+    authorization: Arc<Zeroizing<String>>,
     until: Instant,
 }
 
@@ -55,38 +53,37 @@ impl Tokens {
     pub(crate) fn open(url: &str, client: &Client<'_>, dialer: &Dialer) -> Result<Tokens, ChannelError> {
         let target = Target::parse(url)?;
         // Section 2.3.1: id and secret are form-encoded before they are joined.
-        let login = STANDARD.encode(format!("{}:{}", form_encoded(client.id), form_encoded(client.secret)));
-        let mut login = HeaderValue::from_str(&format!("Basic {login}"))
-            .map_err(|_| ChannelError::Credential("the client id or secret is not valid".to_owned()))?;
-        login.set_sensitive(true);
+        let login = Zeroizing::new(format!("{}:{}", form_encoded(client.id), form_encoded(client.secret)));
+        let login = Zeroizing::new(format!("Basic {}", STANDARD.encode(login.as_bytes())));
         let mut form = "grant_type=client_credentials".to_owned();
         if let Some(scope) = client.scope {
             form.push_str("&scope=");
             form.push_str(&form_encoded(scope));
         }
-        let mut headers = HeaderMap::with_capacity(8);
-        headers.insert(HOST, target.authority.clone());
-        headers.insert(USER_AGENT, dialer.user_agent().clone());
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/x-www-form-urlencoded"),
-        );
-        headers.insert(AUTHORIZATION, login);
+        let mut head = Zeroizing::new(Vec::with_capacity(1024));
+        head.extend_from_slice(format!("POST {} HTTP/1.1\r\n", target.path).as_bytes());
+        push_field(&mut head, "host", target.authority.as_bytes());
+        push_field(&mut head, "user-agent", dialer.user_agent().as_bytes());
+        push_field(&mut head, "accept", b"application/json");
+        push_field(&mut head, "accept-encoding", b"identity");
+        push_field(&mut head, "connection", b"close");
+        push_field(&mut head, "content-type", b"application/x-www-form-urlencoded");
+        push_field(&mut head, "authorization", login.as_bytes());
+        push_field(&mut head, "content-length", form.len().to_string().as_bytes());
+        head.extend_from_slice(b"\r\n");
         Ok(Tokens {
             tls: (target.security == Security::Tls).then(|| dialer.tls()),
             dialer: dialer.clone(),
             target,
-            headers,
-            form: Bytes::from(form),
+            head,
+            form,
             fetching: Semaphore::new(1),
             current: Mutex::new(None),
         })
     }
 
     /// The value of `authorization`, from memory or freshly fetched.
-    pub(crate) async fn authorization(&self, progress: &Progress) -> Result<HeaderValue, Failure> {
+    pub(crate) async fn authorization(&self, progress: &Progress) -> Result<Arc<Zeroizing<String>>, Failure> {
         if let Some(authorization) = self.valid() {
             return Ok(authorization);
         }
@@ -100,15 +97,18 @@ impl Tokens {
             return Ok(authorization);
         }
         let token = self.fetch(progress.deadline()).await?;
-        let authorization = token.authorization.clone();
+        let authorization = Arc::clone(&token.authorization);
         *self.lock() = Some(token);
         Ok(authorization)
     }
 
     /// Forgets a token that the partner did not take, unless another attempt has renewed it already.
-    pub(crate) fn forget(&self, used: &HeaderValue) {
+    pub(crate) fn forget(&self, used: &Arc<Zeroizing<String>>) {
         let mut current = self.lock();
-        if current.as_ref().is_some_and(|token| token.authorization == *used) {
+        if current
+            .as_ref()
+            .is_some_and(|token| Arc::ptr_eq(&token.authorization, used))
+        {
             *current = None;
         }
     }
@@ -122,26 +122,20 @@ impl Tokens {
             .dial(&self.target, self.tls.as_ref(), &inner)
             .await
             .map_err(|failure| refused(&failure.reason))?;
-        let mut wire = Wire::open(stream).await.map_err(|broken| refused(&broken.reason))?;
-        let mut request = Request::new(Full::new(self.form.clone()));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.target.path.clone();
-        *request.headers_mut() = self.headers.clone();
-        let answer = wire.send(request).await.map_err(|broken| refused(&broken.reason))?;
-        let status = answer.status();
-        let read = wire
-            .read(answer.into_body())
+        let request = Outgoing {
+            head: &self.head,
+            body: self.form.as_bytes(),
+        };
+        let reply = Wire::open(stream)
+            .exchange(request, &inner)
             .await
-            .map_err(|broken| refused(&broken.reason))?;
-        let json: Option<serde_json::Value> = serde_json::from_slice(&read.bytes).ok();
-        if !status.is_success() {
-            let code = json
-                .as_ref()
-                .and_then(|json| error_code(json))
-                .map(|code| format!(" ({code})"));
+            .map_err(|broken| refused(&broken.failure.reason))?;
+        let json: Option<serde_json::Value> = serde_json::from_slice(&reply.body).ok();
+        if !(200..300).contains(&reply.status) {
+            let code = json.as_ref().and_then(error_code).map(|code| format!(" ({code})"));
             return Err(refused(&format!(
                 "the token url answered {}{}",
-                status.as_u16(),
+                reply.status,
                 code.unwrap_or_default()
             )));
         }
@@ -149,10 +143,10 @@ impl Tokens {
         parse_token(&json, asked_at)
     }
 
-    fn valid(&self) -> Option<HeaderValue> {
+    fn valid(&self) -> Option<Arc<Zeroizing<String>>> {
         let current = self.lock();
         let token = current.as_ref().filter(|token| Instant::now() < token.until)?;
-        Some(token.authorization.clone())
+        Some(Arc::clone(&token.authorization))
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Token>> {
@@ -178,9 +172,10 @@ fn parse_token(json: &serde_json::Value, asked_at: Instant) -> Result<Token, Fai
     if !is_bearer {
         return Err(refused("the token is not a bearer token"));
     }
-    let mut authorization =
-        HeaderValue::from_str(&format!("Bearer {text}")).map_err(|_| refused("the token holds a control character"))?;
-    authorization.set_sensitive(true);
+    let authorization = Zeroizing::new(format!("Bearer {text}"));
+    if !is_field("authorization", &authorization) {
+        return Err(refused("the token holds a control character"));
+    }
     // Some servers write the number as a text.
     let stated = &json["expires_in"];
     let seconds = stated
@@ -192,7 +187,7 @@ fn parse_token(json: &serde_json::Value, asked_at: Instant) -> Result<Token, Fai
     // A token that lives shorter than the skew serves half its life.
     let used_for = lifetime.saturating_sub(TOKEN_SKEW).max(lifetime / 2);
     Ok(Token {
-        authorization,
+        authorization: Arc::new(authorization),
         until: asked_at + used_for,
     })
 }

@@ -38,8 +38,7 @@ impl Pool {
     }
 
     /// Keeps a connection for its next use, if there is room.
-    pub(crate) fn keep(&self, mut wire: Wire) {
-        wire.rest();
+    pub(crate) fn keep(&self, wire: Wire) {
         let mut idle = self.lock();
         if idle.len() < self.idle_max {
             idle.push(wire);

@@ -34,6 +34,13 @@ impl Progress {
         self.stage.store(stage as u8, Ordering::Relaxed);
     }
 
+    /// Notes the step that begins where `before` ends; a later one stays.
+    pub(crate) fn enter_if(&self, before: Stage, stage: Stage) {
+        let _ = self
+            .stage
+            .compare_exchange(before as u8, stage as u8, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// What to report when the deadline has passed.
     pub(crate) fn timed_out(&self) -> Failure {
         let (stage, doing) = match self.stage.load(Ordering::Relaxed) {

@@ -6,35 +6,31 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ess_core::message::Message;
 use ess_core::receipt::{Answer, Failure, Receipt, Stage};
-use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue,
-    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
-};
-use http::{HeaderMap, Method, Request, StatusCode, Version};
-use http_body_util::Full;
-use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
+use zeroize::Zeroizing;
 
 use crate::channel::ChannelError;
 use crate::credential::Credential;
 use crate::dialer::Dialer;
 use crate::guard::Security;
+use crate::http1::{is_field, push_field};
 use crate::limits::REASON_CHARS_MAX;
 use crate::oauth::{Client, Tokens};
 use crate::pool::Pool;
 use crate::progress::Progress;
-use crate::retry_after::retry_after;
 use crate::target::Target;
-use crate::wire::Wire;
+use crate::wire::{Broken, Outgoing, Wire};
 
 /// POSTs to one partner.
 pub struct Webhook {
     target: Target,
     dialer: Dialer,
     tls: Option<TlsConnector>,
-    /// The fields that every request carries.
-    headers: HeaderMap,
+    /// How every request begins: request line, host, coding.
+    beginning: Vec<u8>,
+    /// Value of `authorization`, where it is always the same.
+    authorization: Option<Zeroizing<String>>,
     tokens: Option<Tokens>,
     pool: Pool,
 }
@@ -81,12 +77,12 @@ impl Webhook {
             }
             _ => None,
         };
-        let headers = fixed_headers(&target, credential, dialer)?;
         Ok(Webhook {
+            beginning: beginning(&target),
+            authorization: authorization(credential)?,
             target,
             dialer: dialer.clone(),
             tls,
-            headers,
             tokens,
             pool: Pool::new(connections_max),
         })
@@ -111,14 +107,15 @@ impl Webhook {
     /// One attempt. A token that the partner does not take is renewed once.
     async fn attempt(&self, message: &Message, progress: &Progress) -> Result<Answer, Failure> {
         let Some(tokens) = &self.tokens else {
-            return self.post(message, None, progress).await;
+            let fixed = self.authorization.as_ref().map(|value| value.as_str());
+            return self.post(message, fixed, progress).await;
         };
-        let authorization = tokens.authorization(progress).await?;
-        let answer = self.post(message, Some(&authorization), progress).await?;
-        if answer.status != StatusCode::UNAUTHORIZED.as_u16() {
+        let token = tokens.authorization(progress).await?;
+        let answer = self.post(message, Some(&token), progress).await?;
+        if answer.status != 401 {
             return Ok(answer);
         }
-        tokens.forget(&authorization);
+        tokens.forget(&token);
         let renewed = tokens.authorization(progress).await?;
         self.post(message, Some(&renewed), progress).await
     }
@@ -127,151 +124,117 @@ impl Webhook {
     async fn post(
         &self,
         message: &Message,
-        authorization: Option<&HeaderValue>,
+        authorization: Option<&str>,
         progress: &Progress,
     ) -> Result<Answer, Failure> {
+        let head = self.head(message, authorization)?;
+        let request = Outgoing {
+            head: &head,
+            body: &message.body,
+        };
         if let Some(wire) = self.pool.take() {
-            let request = self.request(message, authorization)?;
             match self.exchange(wire, request, progress).await {
-                Err(Stop::Stale(_)) => {}
-                Err(Stop::Failed(failure)) => return Err(failure),
-                Ok(answer) => return Ok(answer),
+                Err(broken) if broken.is_stale => {}
+                outcome => return outcome.map_err(|broken| broken.failure),
             }
         }
-        let request = self.request(message, authorization)?;
         let stream = self.dialer.dial(&self.target, self.tls.as_ref(), progress).await?;
-        let wire = Wire::open(stream).await.map_err(|broken| Failure {
-            stage: Stage::Connect,
-            reason: broken.reason,
-        })?;
-        match self.exchange(wire, request, progress).await {
-            Err(Stop::Stale(failure) | Stop::Failed(failure)) => Err(failure),
-            Ok(answer) => Ok(answer),
-        }
+        self.exchange(Wire::open(stream), request, progress)
+            .await
+            .map_err(|broken| broken.failure)
     }
 
-    async fn exchange(
-        &self,
-        mut wire: Wire,
-        request: Request<Full<bytes::Bytes>>,
-        progress: &Progress,
-    ) -> Result<Answer, Stop> {
-        progress.enter(Stage::Await);
-        let answer = wire.send(request).await.map_err(|broken| {
-            let failure = Failure {
-                stage: Stage::Await,
-                reason: broken.reason,
-            };
-            if broken.is_stale {
-                Stop::Stale(failure)
-            } else {
-                Stop::Failed(failure)
-            }
-        })?;
-        let (head, body) = answer.into_parts();
-        let is_kept_alive = head.version == Version::HTTP_11 && !says_close(&head.headers);
-        progress.enter(Stage::Read);
-        let read = wire.read(body).await.map_err(|broken| {
-            Stop::Failed(Failure {
-                stage: Stage::Read,
-                reason: broken.reason,
-            })
-        })?;
-        if read.can_keep && is_kept_alive {
+    async fn exchange(&self, mut wire: Wire, request: Outgoing<'_>, progress: &Progress) -> Result<Answer, Broken> {
+        let reply = wire.exchange(request, progress).await?;
+        if reply.can_keep {
             self.pool.keep(wire);
         }
-        let retry_after = retry_after(&head.headers, Timestamp::now);
         Ok(Answer {
-            status: head.status.as_u16(),
-            body: read.bytes,
-            retry_after,
+            status: reply.status,
+            body: reply.body,
+            retry_after: reply.retry_after,
         })
     }
 
-    /// The request: the fixed fields, the message's own above them.
-    fn request(
-        &self,
-        message: &Message,
-        authorization: Option<&HeaderValue>,
-    ) -> Result<Request<Full<bytes::Bytes>>, Failure> {
+    /// The request's head: the fixed beginning, the message's fields, and ours where the message has none.
+    fn head(&self, message: &Message, authorization: Option<&str>) -> Result<Vec<u8>, Failure> {
         let refuse = |name: &str| Failure {
             stage: Stage::Send,
             reason: format!("the header field {name:?} is not valid"),
         };
-        let mut request = Request::new(Full::new(message.body.clone()));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.target.path.clone();
-        let headers = request.headers_mut();
-        headers.clone_from(&self.headers);
-        let content_type = HeaderValue::from_str(&message.content_type).map_err(|_| refuse("content-type"))?;
-        headers.insert(CONTENT_TYPE, content_type);
+        let mut head = Vec::with_capacity(self.beginning.len() + HEAD_BYTES_USUAL);
+        head.extend_from_slice(&self.beginning);
+        let (mut has_agent, mut has_type) = (false, false);
         for (name, value) in &message.headers {
-            let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refuse(name))?;
-            if is_framing(&parsed) {
+            if !is_field(name, value) {
+                return Err(refuse(name));
+            }
+            let is = |other: &str| name.eq_ignore_ascii_case(other);
+            if FRAMING.iter().any(|field| is(field)) || (authorization.is_some() && is("authorization")) {
                 continue;
             }
-            let value = HeaderValue::from_str(value).map_err(|_| refuse(name))?;
-            headers.insert(parsed, value);
+            has_agent |= is("user-agent");
+            has_type |= is("content-type");
+            push_field(&mut head, name, value.as_bytes());
+        }
+        if !has_agent {
+            push_field(&mut head, "user-agent", self.dialer.user_agent().as_bytes());
+        }
+        if !has_type {
+            if !is_field("content-type", &message.content_type) {
+                return Err(refuse("content-type"));
+            }
+            push_field(&mut head, "content-type", message.content_type.as_bytes());
         }
         if let Some(authorization) = authorization {
-            headers.insert(AUTHORIZATION, authorization.clone());
+            push_field(&mut head, "authorization", authorization.as_bytes());
         }
-        Ok(request)
+        push_field(&mut head, "content-length", message.body.len().to_string().as_bytes());
+        head.extend_from_slice(b"\r\n");
+        Ok(head)
     }
 }
 
-/// Why an exchange gave no answer.
-enum Stop {
-    /// Nothing came back at all: worth a fresh connection, if this one was not fresh.
-    Stale(Failure),
-    /// The attempt has failed.
-    Failed(Failure),
-}
-
-fn fixed_headers(target: &Target, credential: &Credential, dialer: &Dialer) -> Result<HeaderMap, ChannelError> {
-    let mut headers = HeaderMap::with_capacity(HEADERS_USUAL);
-    headers.insert(HOST, target.authority.clone());
-    headers.insert(USER_AGENT, dialer.user_agent().clone());
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    let login = match credential {
-        Credential::Bearer(token) => format!("Bearer {token}"),
-        Credential::Basic { user, password } => format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))),
-        Credential::OAuth2 { .. } | Credential::None | Credential::Mtls { .. } => return Ok(headers),
-    };
-    let mut login = HeaderValue::from_str(&login)
-        .map_err(|_| ChannelError::Credential("the token or password holds a control character".to_owned()))?;
-    login.set_sensitive(true);
-    headers.insert(AUTHORIZATION, login);
-    Ok(headers)
-}
-
-/// Room for the fields of a usual request, so that the map does not grow for each.
-const HEADERS_USUAL: usize = 24;
+/// Room for the fields of a usual message, so that the head does not grow while it is written.
+const HEAD_BYTES_USUAL: usize = 1024;
 
 /// Fields that belong to the connection or the framing; what a partner's configuration says of them is not sent.
-fn is_framing(name: &HeaderName) -> bool {
-    [
-        HOST,
-        CONTENT_LENGTH,
-        TRANSFER_ENCODING,
-        CONNECTION,
-        TE,
-        TRAILER,
-        UPGRADE,
-        EXPECT,
-        ACCEPT_ENCODING,
-    ]
-    .contains(name)
-        || name == "keep-alive"
+const FRAMING: [&str; 11] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "accept-encoding",
+    "keep-alive",
+    "proxy-connection",
+];
+
+fn beginning(target: &Target) -> Vec<u8> {
+    let mut beginning = format!("POST {} HTTP/1.1\r\n", target.path).into_bytes();
+    push_field(&mut beginning, "host", target.authority.as_bytes());
+    push_field(&mut beginning, "accept-encoding", b"identity");
+    beginning
 }
 
-/// `Connection: close`, alone or in a list.
-fn says_close(headers: &HeaderMap) -> bool {
-    let mut values = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    values.any(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("close")))
+fn authorization(credential: &Credential) -> Result<Option<Zeroizing<String>>, ChannelError> {
+    let value = match credential {
+        Credential::Bearer(token) => format!("Bearer {token}"),
+        Credential::Basic { user, password } => {
+            let login = Zeroizing::new(format!("{user}:{password}"));
+            format!("Basic {}", STANDARD.encode(login.as_bytes()))
+        }
+        Credential::OAuth2 { .. } | Credential::None | Credential::Mtls { .. } => return Ok(None),
+    };
+    if !is_field("authorization", &value) {
+        return Err(ChannelError::Credential(
+            "the token holds a control character".to_owned(),
+        ));
+    }
+    Ok(Some(Zeroizing::new(value)))
 }
 
 /// A reason is one line without control characters, of bounded length.
