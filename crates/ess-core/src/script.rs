@@ -125,7 +125,11 @@ impl ScriptError {
     /// An error that lies at no particular place of the script.
     #[must_use]
     pub fn new(code: &str, message: impl Into<String>) -> Self {
-        Self { code: code.to_owned(), message: message.into(), position: None }
+        Self {
+            code: code.to_owned(),
+            message: message.into(),
+            position: None,
+        }
     }
 
     /// The refusal of a script that is larger than it may be.
@@ -164,15 +168,14 @@ impl Script {
     /// The parser's code with the place, or [`CODE_SCRIPT`].
     pub fn parse(text: &str, bounds: &Bounds) -> Result<Self, ScriptError> {
         if text.len() > bounds.script_bytes_max {
-<<<<<<< HEAD
-            let limit = bounds.script_bytes_max;
-            return Err(ScriptError::new(CODE_SCRIPT, format!("the script is larger than {limit} bytes")));
-=======
             return Err(ScriptError::too_large(bounds));
->>>>>>> h-script
         }
         let expression = Expression::compile(text).map_err(|error| place::locate(text, code::of_parser(&error)))?;
-        Ok(Self { text: text.into(), uses: functions::Uses::of(text), expression })
+        Ok(Self {
+            text: text.into(),
+            uses: functions::Uses::of(text),
+            expression,
+        })
     }
 
     /// The script's text.

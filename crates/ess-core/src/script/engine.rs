@@ -34,7 +34,10 @@ pub(super) fn evaluate(
     let bytes = input.map_or(0, str::len) + bindings.iter().map(|(_, text)| text.len()).sum::<usize>();
     if bytes > bounds.input_bytes_max {
         let limit = bounds.input_bytes_max;
-        return Err(ScriptError::new(CODE_INPUT, format!("the input is larger than {limit} bytes")));
+        return Err(ScriptError::new(
+            CODE_INPUT,
+            format!("the input is larger than {limit} bytes"),
+        ));
     }
     let mut numbers = Numbers::default();
     let input = input.map(|text| numbers.read("$", text)).transpose()?;
@@ -44,10 +47,6 @@ pub(super) fn evaluate(
             used.push((*name, numbers.read(&format!("${name}"), text)?));
         }
     }
-<<<<<<< HEAD
-    let given = Given { script, input, bindings: used, numbers, bounds, clock };
-    if given.numbers.is_empty() { given.print(&given.run(&Choice::first())?) } else { given.run_exactly() }
-=======
     let given = Given {
         script,
         input,
@@ -62,7 +61,6 @@ pub(super) fn evaluate(
     } else {
         given.run_exactly()
     }
->>>>>>> h-script
 }
 
 impl Given<'_> {
@@ -111,7 +109,13 @@ impl Given<'_> {
         }
         // In this order, because a script that uses a number as a length is told from the small ones.
         for run in 1..RUNS {
-            if !self.agrees(&first, &Choice { run, range: 0..self.numbers.len() })? {
+            if !self.agrees(
+                &first,
+                &Choice {
+                    run,
+                    range: 0..self.numbers.len(),
+                },
+            )? {
                 return Err(self.numbers.refusal(self.culprit(&first, run)?));
             }
         }
@@ -133,7 +137,13 @@ impl Given<'_> {
         let mut range = 0..self.numbers.len();
         while range.len() > 1 {
             let middle = range.start + range.len() / 2;
-            range = if self.agrees(first, &Choice { run, range: range.start..middle })? {
+            range = if self.agrees(
+                first,
+                &Choice {
+                    run,
+                    range: range.start..middle,
+                },
+            )? {
                 middle..range.end
             } else {
                 range.start..middle
@@ -147,13 +157,23 @@ impl Given<'_> {
             return Ok(None);
         }
         let bytes_max = self.bounds.output_bytes_max;
-        let mut output = Output { text: Vec::new(), bytes_max };
-        let printed = serde_json::to_writer(&mut output, &Printed { value, numbers: &self.numbers });
+        let mut output = Output {
+            text: Vec::new(),
+            bytes_max,
+        };
+        let printed = serde_json::to_writer(
+            &mut output,
+            &Printed {
+                value,
+                numbers: &self.numbers,
+            },
+        );
         match (printed, String::from_utf8(output.text)) {
             (Ok(()), Ok(text)) => Ok(Some(text)),
-            (Err(error), _) if error.is_io() => {
-                Err(ScriptError::new(CODE_OUTPUT, format!("the output is larger than {bytes_max} bytes")))
-            }
+            (Err(error), _) if error.is_io() => Err(ScriptError::new(
+                CODE_OUTPUT,
+                format!("the output is larger than {bytes_max} bytes"),
+            )),
             (Err(error), _) => Err(ScriptError::new(CODE_ENGINE, error.to_string())),
             (_, Err(error)) => Err(ScriptError::new(CODE_ENGINE, error.to_string())),
         }

@@ -20,8 +20,13 @@ pub(super) struct Uses {
 impl Uses {
     /// What this text may use. A name that does not stand in the text cannot be used by it, save through `$eval`.
     pub(super) fn of(text: &str) -> Self {
-        let clock = ["$now", "$millis", "$random", "$shuffle"].iter().any(|name| text.contains(name));
-        Self { clock, eval: text.contains("$eval") }
+        let clock = ["$now", "$millis", "$random", "$shuffle"]
+            .iter()
+            .any(|name| text.contains(name));
+        Self {
+            clock,
+            eval: text.contains("$eval"),
+        }
     }
 
     /// Whether clock and dice must be put in place.
@@ -44,20 +49,6 @@ pub(super) fn install(evaluator: &mut Evaluator, clock: Clock) -> Result<(), Scr
             nothing_given("millis", args).map(|()| JValue::Number(millis))
         })
         .map_err(failed)?;
-<<<<<<< HEAD
-    evaluator.register_fn_override("now", move |args: &[JValue]| now(millis, args)).map_err(failed)?;
-    if let Clock::Event(time) = clock {
-        evaluator
-            .register_fn_override("random", |_: &[JValue]| {
-                Err(EvaluatorError::EvaluationError(format!(
-                    "{CODE_RANDOM}: $random() would give another result when the event is sent again"
-                )))
-            })
-            .map_err(failed)?;
-        let seed = Cell::new(time.as_micros().cast_unsigned() | 1);
-        evaluator.register_fn_override("shuffle", move |args: &[JValue]| shuffle(&seed, args)).map_err(failed)?;
-    }
-=======
     evaluator
         .register_fn_override("now", move |args: &[JValue]| now(millis, args))
         .map_err(failed)?;
@@ -78,7 +69,6 @@ pub(super) fn install(evaluator: &mut Evaluator, clock: Clock) -> Result<(), Scr
             nothing_given("random", args).map(|()| JValue::Number((dice.roll() >> 11) as f64 / (1_u64 << 53) as f64))
         })
         .map_err(failed)?;
->>>>>>> h-script
     Ok(())
 }
 

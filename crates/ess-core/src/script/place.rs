@@ -10,7 +10,10 @@ const LOCATED_BYTES_MAX: usize = 64 << 10;
 
 /// Line, column and word at a character offset.
 pub(super) fn at(script: &str, position: u32) -> Place {
-    let byte = script.char_indices().nth(position as usize).map_or(script.len(), |(byte, _)| byte);
+    let byte = script
+        .char_indices()
+        .nth(position as usize)
+        .map_or(script.len(), |(byte, _)| byte);
     let before = &script[..byte];
     let start = before.rfind('\n').map_or(0, |at| at + 1);
     let word = words(script).into_iter().find(|word| word.start == byte);
@@ -23,7 +26,10 @@ pub(super) fn at(script: &str, position: u32) -> Place {
 }
 
 fn at_byte(text: &str, byte: usize, error: ScriptError) -> ScriptError {
-    ScriptError { position: u32::try_from(text[..byte].chars().count()).ok(), ..error }
+    ScriptError {
+        position: u32::try_from(text[..byte].chars().count()).ok(),
+        ..error
+    }
 }
 
 /// Adds the place to a parser's error.
@@ -197,7 +203,10 @@ fn words(text: &str) -> Vec<Word<'_>> {
             '/' if begins_operand(words.last()) => quoted_bytes(rest, first),
             _ => word_bytes(rest, first),
         };
-        words.push(Word { start: at, text: &rest[..length] });
+        words.push(Word {
+            start: at,
+            text: &rest[..length],
+        });
         at += length;
     }
     words
@@ -232,5 +241,8 @@ fn word_bytes(rest: &str, first: char) -> usize {
         return rest.find(|character| !is_name(character)).unwrap_or(rest.len());
     }
     let pairs = [":=", "!=", ">=", "<=", "**", "..", "~>", "?:", "??"];
-    pairs.iter().find(|pair| rest.starts_with(**pair)).map_or(first.len_utf8(), |pair| pair.len())
+    pairs
+        .iter()
+        .find(|pair| rest.starts_with(**pair))
+        .map_or(first.len_utf8(), |pair| pair.len())
 }
