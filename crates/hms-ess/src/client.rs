@@ -76,13 +76,7 @@ impl Client {
             true => Some(crate::tls::connector(target.ca.as_deref())?),
             false => None,
         };
-        Ok(Self {
-            origin,
-            target,
-            reason,
-            tls,
-            kept: Mutex::new(None),
-        })
+        Ok(Self { origin, target, reason, tls, kept: Mutex::new(None) })
     }
 
     /// The hub's URL as it is dialled.
@@ -155,9 +149,7 @@ impl Client {
     /// Opens a connection of its own and answers a body that does not end, such as `/v1/stream`.
     pub(crate) async fn open(&self, path: &str) -> Result<Incoming> {
         let mut request = self.request(Method::GET, path, Body::Empty, &[])?;
-        request
-            .headers_mut()
-            .insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
         let mut sender = self.dial().await?;
         let answer = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
         if answer.status().as_u16() >= 400 {
@@ -183,8 +175,9 @@ impl Client {
             .header(header::HOST, format!("{host}:{}", self.origin.port))
             .header(header::USER_AGENT, concat!("hms-ess-cli/", env!("CARGO_PKG_VERSION")));
         if let Some(token) = &self.target.token {
-            let mut bearer = HeaderValue::from_str(&format!("Bearer {token}"))
-                .map_err(|_| Failure::refused("the token holds characters that no token has").with_hint("check HMS_ESS_TOKEN"))?;
+            let mut bearer = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
+                Failure::refused("the token holds characters that no token has").with_hint("check HMS_ESS_TOKEN")
+            })?;
             bearer.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, bearer);
         }
@@ -205,9 +198,7 @@ impl Client {
                 bytes
             }
         };
-        request
-            .body(Full::new(body))
-            .map_err(|error| Failure::usage(format!("`{path}` is no request: {error}")))
+        request.body(Full::new(body)).map_err(|error| Failure::usage(format!("`{path}` is no request: {error}")))
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes)> {
@@ -270,9 +261,8 @@ impl Client {
     where
         I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
-        let (sender, connection) = hyper::client::conn::http1::handshake(io)
-            .await
-            .map_err(|error| self.broken(&error))?;
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(io).await.map_err(|error| self.broken(&error))?;
         // The connection ends with its sender; its error comes out of the request that it breaks.
         tokio::spawn(connection);
         Ok(sender)
@@ -292,7 +282,8 @@ impl Client {
         failure.hint = text("hint").map(str::to_owned);
         if status == StatusCode::UNAUTHORIZED && self.target.token.is_none() {
             failure.detail = format!("the hub at {} wants a token, and none is known here", self.target.hub);
-            failure.hint = Some("set HMS_ESS_TOKEN; the first token lies in DIR/admin.token of `hms-ess serve`".to_owned());
+            failure.hint =
+                Some("set HMS_ESS_TOKEN; the first token lies in DIR/admin.token of `hms-ess serve`".to_owned());
         }
         failure.problem = Some(problem);
         failure
@@ -306,7 +297,8 @@ impl Client {
     fn untrusted(&self, error: &std::io::Error) -> Failure {
         let failure = Failure::refused(format!("could not speak TLS with {}: {error}", self.target.hub));
         match &self.target.ca {
-            Some(ca) => failure.with_hint(format!("certificates are checked against {}; is that this hub's ca.pem?", ca.display())),
+            Some(ca) => failure
+                .with_hint(format!("certificates are checked against {}; is that this hub's ca.pem?", ca.display())),
             None => failure.with_hint("a hub with its own CA is trusted by --ca DIR/tls/ca.pem or HMS_ESS_CA"),
         }
     }
@@ -329,7 +321,8 @@ impl Reply {
         if self.body.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&self.body).map_err(|error| Failure::refused(format!("the hub's answer is no JSON: {error}")))
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Failure::refused(format!("the hub's answer is no JSON: {error}")))
     }
 }
 
@@ -348,7 +341,8 @@ pub(crate) fn encode(text: &str) -> String {
 
 fn parse_origin(url: &str) -> Result<Origin> {
     let wrong = |why: &str| {
-        Failure::usage(format!("`{url}` is no hub's URL: {why}")).with_hint("write it like https://hub.example.gov:8443")
+        Failure::usage(format!("`{url}` is no hub's URL: {why}"))
+            .with_hint("write it like https://hub.example.gov:8443")
     };
     let uri: http::Uri = url.parse().map_err(|_| wrong("it does not parse"))?;
     let tls = match uri.scheme_str() {
@@ -360,10 +354,5 @@ fn parse_origin(url: &str) -> Result<Origin> {
     if uri.path() != "/" && !uri.path().is_empty() {
         return Err(wrong("it has a path"));
     }
-    Ok(Origin {
-        tls,
-        host: host.to_owned(),
-        port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
-    })
+    Ok(Origin { tls, host: host.to_owned(), port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }) })
 }
-

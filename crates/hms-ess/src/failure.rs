@@ -79,12 +79,7 @@ impl Failure {
     }
 
     fn of(kind: Kind, detail: impl Into<String>) -> Self {
-        Self {
-            detail: detail.into(),
-            hint: None,
-            kind,
-            problem: None,
-        }
+        Self { detail: detail.into(), hint: None, kind, problem: None }
     }
 }
 
@@ -93,8 +88,5 @@ pub(crate) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut chars = text.chars();
-    chars
-        .next()
-        .map(|first| first.to_lowercase().chain(chars).collect())
-        .unwrap_or_default()
+    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
 }

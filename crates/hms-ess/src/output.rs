@@ -48,11 +48,7 @@ impl Output {
 
     /// A JSON value, as `--json` prints it: indented for people, one line in a pipe.
     pub(crate) fn json(&self, value: &Value) -> Result<()> {
-        if self.terminal {
-            self.line(format_args!("{value:#}"))
-        } else {
-            self.line(value)
-        }
+        if self.terminal { self.line(format_args!("{value:#}")) } else { self.line(value) }
     }
 
     /// A JSON body exactly as the hub wrote it: numbers keep every digit.
@@ -67,6 +63,11 @@ impl Output {
     /// A table; nothing but the header when there are no rows.
     pub(crate) fn table(&self, header: &[&str], rows: Vec<Vec<String>>) -> Result<()> {
         write_all(self.render(header, rows).as_bytes())
+    }
+
+    /// Takes back the last lines on a terminal, to write them anew.
+    pub(crate) fn rewind(&self, lines: usize) -> Result<()> {
+        write_all(format!("\x1b[{lines}A\x1b[J").as_bytes())
     }
 
     /// The text of a table, with a line end.
@@ -142,9 +143,7 @@ impl Output {
             .and_then(|()| stderr.flush())
             .map_err(|error| Failure::io("could not ask", &error))?;
         let mut answer = String::new();
-        io::stdin()
-            .read_line(&mut answer)
-            .map_err(|error| Failure::io("could not read the answer", &error))?;
+        io::stdin().read_line(&mut answer).map_err(|error| Failure::io("could not read the answer", &error))?;
         Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 
-use ess_hub::Hub;
 use ess_http::ServerOptions;
+use ess_hub::Hub;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -71,13 +71,8 @@ pub(crate) async fn start(config: Config) -> Result<Running> {
         drop(stopped.wait_for(|stop| *stop).await);
     };
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let mut servers = vec![spawn(ess_http::serve(
-        listener,
-        tls,
-        hub.clone(),
-        ServerOptions::default(),
-        wait(stopped.clone()),
-    ))];
+    let mut servers =
+        vec![spawn(ess_http::serve(listener, tls, hub.clone(), ServerOptions::default(), wait(stopped.clone())))];
     if let Some(listener) = metrics {
         servers.push(spawn(ess_http::serve_metrics(listener, hub.clone(), wait(stopped))));
     }

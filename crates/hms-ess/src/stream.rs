@@ -40,11 +40,7 @@ struct Block {
 impl Stream {
     /// Opens the stream; what happens from now on is in it.
     pub(crate) async fn open(client: &Client) -> Result<Self> {
-        Ok(Self {
-            body: client.open("/v1/stream").await?,
-            text: Vec::new(),
-            block: Block::default(),
-        })
+        Ok(Self { body: client.open("/v1/stream").await?, text: Vec::new(), block: Block::default() })
     }
 
     /// The next thing that happened; `None` when the hub ended the stream.
@@ -79,11 +75,7 @@ impl Block {
         if line.is_empty() {
             let block = std::mem::take(self);
             let event = serde_json::from_str(&block.data).ok()?;
-            return Some(Told {
-                id: block.id,
-                kind: block.kind,
-                event,
-            });
+            return Some(Told { id: block.id, kind: block.kind, event });
         }
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);

@@ -31,14 +31,16 @@ pub(crate) fn server_from_files(cert: &Path, key: &Path) -> Result<Arc<ServerCon
     let read = |path: &Path| {
         std::fs::read(path).map_err(|error| Failure::io(format_args!("could not read {}", path.display()), &error))
     };
-    server(&read(cert)?, &read(key)?)
-        .map_err(|why| Failure::refused(format!("{} and {} are no certificate with its key: {why}", cert.display(), key.display())))
+    server(&read(cert)?, &read(key)?).map_err(|why| {
+        Failure::refused(format!("{} and {} are no certificate with its key: {why}", cert.display(), key.display()))
+    })
 }
 
 /// TLS for the hub from its own CA, made on the first start in `dir`/tls; renewed when it nears its end or a name is missing.
 pub(crate) fn server_from_own_ca(dir: &Path, names: &[String], listen: IpAddr) -> Result<Arc<ServerConfig>> {
     let tls = dir.join("tls");
-    std::fs::create_dir_all(&tls).map_err(|error| Failure::io(format_args!("could not make {}", tls.display()), &error))?;
+    std::fs::create_dir_all(&tls)
+        .map_err(|error| Failure::io(format_args!("could not make {}", tls.display()), &error))?;
     let files = Files {
         ca: tls.join("ca.pem"),
         ca_key: tls.join("ca.key"),
@@ -46,7 +48,8 @@ pub(crate) fn server_from_own_ca(dir: &Path, names: &[String], listen: IpAddr) -
         hub_key: tls.join("hub.key"),
     };
     let names = all_names(names, listen);
-    make(&files, &names).map_err(|why| Failure::refused(format!("could not make a certificate in {}: {why}", tls.display())))?;
+    make(&files, &names)
+        .map_err(|why| Failure::refused(format!("could not make a certificate in {}: {why}", tls.display())))?;
     server_from_files(&files.hub, &files.hub_key)
 }
 
@@ -102,7 +105,8 @@ fn make(files: &Files, names: &[String]) -> std::result::Result<(), Box<dyn std:
 
 /// Whether the certificate has these names and a good part of its life left.
 fn is_current(files: &Files, names: &[String]) -> bool {
-    let same_names = std::fs::read_to_string(files.hub.with_extension("names")).is_ok_and(|known| known == names.join("\n"));
+    let same_names =
+        std::fs::read_to_string(files.hub.with_extension("names")).is_ok_and(|known| known == names.join("\n"));
     let age = std::fs::metadata(&files.hub).and_then(|meta| meta.modified()).ok().and_then(|made| made.elapsed().ok());
     let life = std::time::Duration::from_secs((CERTIFICATE_DAYS as u64 - RENEW_DAYS) * 86_400);
     same_names && files.hub_key.exists() && age.is_some_and(|age| age < life)

@@ -32,10 +32,9 @@ pub(crate) async fn hub(config: &Config) -> Result<Hub> {
     })?;
     let mut extra_roots_pem = Vec::new();
     for file in &config.partner_ca {
-        extra_roots_pem.push(
-            std::fs::read(file)
-                .map_err(|error| Failure::io(format_args!("could not read the certificates {}", file.display()), &error))?,
-        );
+        extra_roots_pem.push(std::fs::read(file).map_err(|error| {
+            Failure::io(format_args!("could not read the certificates {}", file.display()), &error)
+        })?);
     }
     let dialer = Dialer::new(DialerOptions {
         allow: config.allow_net.clone(),

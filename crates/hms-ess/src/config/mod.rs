@@ -202,9 +202,8 @@ impl Config {
             return Err(wrong("store", "nothing: this build keeps its store in the data directory")
                 .with_hint("PostgreSQL comes with several nodes; leave `store` away"));
         }
-        let address = |key: &str| {
-            text(key).parse::<SocketAddr>().map_err(|_| wrong(key, "an address such as 127.0.0.1:8443"))
-        };
+        let address =
+            |key: &str| text(key).parse::<SocketAddr>().map_err(|_| wrong(key, "an address such as 127.0.0.1:8443"));
         let number = |key: &str| text(key).parse::<u64>().map_err(|_| wrong(key, "a whole number"));
         let mut nets = Vec::new();
         for net in items("allow_net") {

@@ -53,11 +53,7 @@ pub(crate) struct ClientEnv {
 impl ClientEnv {
     /// Reads the process' environment; an empty variable counts as none.
     pub(crate) fn read() -> Self {
-        Self {
-            hub: text("HMS_ESS_HUB"),
-            token: text("HMS_ESS_TOKEN"),
-            ca: text("HMS_ESS_CA").map(PathBuf::from),
-        }
+        Self { hub: text("HMS_ESS_HUB"), token: text("HMS_ESS_TOKEN"), ca: text("HMS_ESS_CA").map(PathBuf::from) }
     }
 }
 
@@ -78,10 +74,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<Profile>> {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
-            return Err(Failure::io(
-                format_args!("could not read the profile {}", path.display()),
-                &error,
-            ));
+            return Err(Failure::io(format_args!("could not read the profile {}", path.display()), &error));
         }
     };
     serde_json::from_str(&text).map(Some).map_err(|error| {
@@ -92,7 +85,8 @@ pub(crate) fn read(path: &Path) -> Result<Option<Profile>> {
 
 /// Writes the profile whole, readable by its owner only.
 pub(crate) fn write(path: &Path, profile: &Profile) -> Result<()> {
-    let tried = |error: &std::io::Error| Failure::io(format_args!("could not write the profile {}", path.display()), error);
+    let tried =
+        |error: &std::io::Error| Failure::io(format_args!("could not write the profile {}", path.display()), error);
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|error| tried(&error))?;
     }
@@ -107,12 +101,7 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.part", std::process::id()));
     let part = PathBuf::from(name);
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&part)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(&part, path)
@@ -120,14 +109,11 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 
 /// The hub that a command means: flag, environment, profile, in this order; then its alias.
 pub(crate) fn target(globals: &Globals, env: ClientEnv, profile: Option<&Profile>) -> Result<Target> {
-    let asked = globals
-        .hub
-        .clone()
-        .or(env.hub)
-        .or_else(|| profile.map(|profile| profile.hub.clone()))
-        .ok_or_else(|| {
-            Failure::refused("no hub is known here")
-                .with_hint("start one with `hms-ess serve` or `hms-ess demo`, or name one with --hub URL or HMS_ESS_HUB")
+    let asked =
+        globals.hub.clone().or(env.hub).or_else(|| profile.map(|profile| profile.hub.clone())).ok_or_else(|| {
+            Failure::refused("no hub is known here").with_hint(
+                "start one with `hms-ess serve` or `hms-ess demo`, or name one with --hub URL or HMS_ESS_HUB",
+            )
         })?;
     let asked = asked.trim_end_matches('/');
     let dialled = profile
@@ -142,11 +128,7 @@ pub(crate) fn target(globals: &Globals, env: ClientEnv, profile: Option<&Profile
     let own = profile.filter(|profile| profile.hub.trim_end_matches('/') == dialled);
     Ok(Target {
         token: env.token.or_else(|| own.and_then(|profile| profile.token.clone())),
-        ca: globals
-            .ca
-            .clone()
-            .or(env.ca)
-            .or_else(|| own.and_then(|profile| profile.ca.clone())),
+        ca: globals.ca.clone().or(env.ca).or_else(|| own.and_then(|profile| profile.ca.clone())),
         hub: dialled,
     })
 }
@@ -160,12 +142,7 @@ mod tests {
     use super::*;
 
     fn globals(hub: Option<&str>) -> Globals {
-        Globals {
-            json: false,
-            hub: hub.map(str::to_owned),
-            ca: None,
-            reason: None,
-        }
+        Globals { json: false, hub: hub.map(str::to_owned), ca: None, reason: None }
     }
 
     fn local() -> Profile {
@@ -193,11 +170,7 @@ mod tests {
 
     #[test]
     fn the_flag_beats_the_environment_which_beats_the_profile() {
-        let env = ClientEnv {
-            hub: Some("https://from.env".into()),
-            token: Some("hms_env".into()),
-            ca: None,
-        };
+        let env = ClientEnv { hub: Some("https://from.env".into()), token: Some("hms_env".into()), ca: None };
         let from_flag = target(&globals(Some("https://from.flag")), env.clone(), Some(&local())).unwrap();
         assert_eq!(from_flag.hub, "https://from.flag");
         assert_eq!(from_flag.token.as_deref(), Some("hms_env"));
