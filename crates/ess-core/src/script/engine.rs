@@ -9,7 +9,9 @@ use serde::ser::{Error as _, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::exact::{Choice, Input, Numbers, RUNS};
-use super::{Bounds, CODE_ENGINE, CODE_INPUT, CODE_OUTPUT, CODE_STOPPED, Clock, Script, ScriptError, code, functions};
+use super::{
+    Bounds, CODE_ENGINE, CODE_INPUT, CODE_OUTPUT, CODE_STOPPED, Clock, Script, ScriptError, Stop, code, functions,
+};
 
 /// What one evaluation is given; the same for each of its runs.
 struct Given<'a> {
@@ -18,6 +20,7 @@ struct Given<'a> {
     bindings: Vec<(&'a str, Input<'a>)>,
     numbers: Numbers,
     bounds: &'a Bounds,
+    stop: &'a Stop,
     clock: Clock,
 }
 
@@ -25,13 +28,16 @@ pub(super) fn evaluate(
     script: &Script,
     input: Option<&str>,
     bindings: &[(&str, &str)],
-    bounds: &Bounds,
+    (bounds, stop): (&Bounds, &Stop),
     clock: Clock,
 ) -> Result<Option<String>, ScriptError> {
     let bytes = input.map_or(0, str::len) + bindings.iter().map(|(_, text)| text.len()).sum::<usize>();
     if bytes > bounds.input_bytes_max {
         let limit = bounds.input_bytes_max;
-        return Err(ScriptError::new(CODE_INPUT, format!("the input is larger than {limit} bytes")));
+        return Err(ScriptError::new(
+            CODE_INPUT,
+            format!("the input is larger than {limit} bytes"),
+        ));
     }
     let mut numbers = Numbers::default();
     let input = input.map(|text| numbers.read("$", text)).transpose()?;
@@ -41,8 +47,20 @@ pub(super) fn evaluate(
             used.push((*name, numbers.read(&format!("${name}"), text)?));
         }
     }
-    let given = Given { script, input, bindings: used, numbers, bounds, clock };
-    if given.numbers.is_empty() { given.print(&given.run(&Choice::first())?) } else { given.run_exactly() }
+    let given = Given {
+        script,
+        input,
+        bindings: used,
+        numbers,
+        bounds,
+        stop,
+        clock,
+    };
+    if given.numbers.is_empty() {
+        given.print(&given.run(&Choice::first())?)
+    } else {
+        given.run_exactly()
+    }
 }
 
 impl Given<'_> {
@@ -53,8 +71,8 @@ impl Given<'_> {
             None => JValue::Undefined,
         };
         let options = EvaluatorOptions {
-            timeout_ms: Some(u64::try_from(self.bounds.time.as_millis()).unwrap_or(u64::MAX).max(1)),
-            cancel: None,
+            timeout_ms: None,
+            cancel: Some(self.stop.0.clone()),
             max_stack_depth: Some(self.bounds.stack_depth),
             max_sequence_length: Some(self.bounds.sequence_length_max),
         };
@@ -91,7 +109,13 @@ impl Given<'_> {
         }
         // In this order, because a script that uses a number as a length is told from the small ones.
         for run in 1..RUNS {
-            if !self.agrees(&first, &Choice { run, range: 0..self.numbers.len() })? {
+            if !self.agrees(
+                &first,
+                &Choice {
+                    run,
+                    range: 0..self.numbers.len(),
+                },
+            )? {
                 return Err(self.numbers.refusal(self.culprit(&first, run)?));
             }
         }
@@ -113,7 +137,13 @@ impl Given<'_> {
         let mut range = 0..self.numbers.len();
         while range.len() > 1 {
             let middle = range.start + range.len() / 2;
-            range = if self.agrees(first, &Choice { run, range: range.start..middle })? {
+            range = if self.agrees(
+                first,
+                &Choice {
+                    run,
+                    range: range.start..middle,
+                },
+            )? {
                 middle..range.end
             } else {
                 range.start..middle
@@ -127,13 +157,23 @@ impl Given<'_> {
             return Ok(None);
         }
         let bytes_max = self.bounds.output_bytes_max;
-        let mut output = Output { text: Vec::new(), bytes_max };
-        let printed = serde_json::to_writer(&mut output, &Printed { value, numbers: &self.numbers });
+        let mut output = Output {
+            text: Vec::new(),
+            bytes_max,
+        };
+        let printed = serde_json::to_writer(
+            &mut output,
+            &Printed {
+                value,
+                numbers: &self.numbers,
+            },
+        );
         match (printed, String::from_utf8(output.text)) {
             (Ok(()), Ok(text)) => Ok(Some(text)),
-            (Err(error), _) if error.is_io() => {
-                Err(ScriptError::new(CODE_OUTPUT, format!("the output is larger than {bytes_max} bytes")))
-            }
+            (Err(error), _) if error.is_io() => Err(ScriptError::new(
+                CODE_OUTPUT,
+                format!("the output is larger than {bytes_max} bytes"),
+            )),
             (Err(error), _) => Err(ScriptError::new(CODE_ENGINE, error.to_string())),
             (_, Err(error)) => Err(ScriptError::new(CODE_ENGINE, error.to_string())),
         }

@@ -3,34 +3,17 @@
 
 use jsonata_core::parser;
 
-use super::{CODE_SCRIPT, Place, ScriptError, code};
-
-/// Deepest nesting of brackets in a script.
-const NESTING_MAX: usize = 500;
+use super::{Place, ScriptError, code};
 
 /// Longest script whose errors are looked for.
 const LOCATED_BYTES_MAX: usize = 64 << 10;
 
-/// Refuses a script that nests so deeply that parsing it would need an unusual stack.
-pub(super) fn check_nesting(text: &str) -> Result<(), ScriptError> {
-    let mut depth = 0_usize;
-    for word in words(text) {
-        match word.text {
-            "(" | "[" | "{" => depth += 1,
-            ")" | "]" | "}" => depth = depth.saturating_sub(1),
-            _ => continue,
-        }
-        if depth > NESTING_MAX {
-            let error = ScriptError::new(CODE_SCRIPT, format!("brackets are nested deeper than {NESTING_MAX}"));
-            return Err(at_byte(text, word.start, error));
-        }
-    }
-    Ok(())
-}
-
 /// Line, column and word at a character offset.
 pub(super) fn at(script: &str, position: u32) -> Place {
-    let byte = script.char_indices().nth(position as usize).map_or(script.len(), |(byte, _)| byte);
+    let byte = script
+        .char_indices()
+        .nth(position as usize)
+        .map_or(script.len(), |(byte, _)| byte);
     let before = &script[..byte];
     let start = before.rfind('\n').map_or(0, |at| at + 1);
     let word = words(script).into_iter().find(|word| word.start == byte);
@@ -43,7 +26,10 @@ pub(super) fn at(script: &str, position: u32) -> Place {
 }
 
 fn at_byte(text: &str, byte: usize, error: ScriptError) -> ScriptError {
-    ScriptError { position: u32::try_from(text[..byte].chars().count()).ok(), ..error }
+    ScriptError {
+        position: u32::try_from(text[..byte].chars().count()).ok(),
+        ..error
+    }
 }
 
 /// Adds the place to a parser's error.
@@ -86,10 +72,24 @@ pub(super) fn locate_run(text: &str, error: ScriptError) -> ScriptError {
         return error;
     }
     let words = words(text);
-    let mut named = candidates(&words, &error);
-    match (named.next(), named.next()) {
-        (Some(word), None) => at_byte(text, word.start, error.clone()),
-        _ => error.clone(),
+    let named: Vec<&Word> = candidates(&words, &error).collect();
+    let found = match named.as_slice() {
+        [word] => Some(word.start),
+        // A function's error that names no function: the only call, if there is but one.
+        [] if error.code.starts_with("T04") || error.code.starts_with("D3") => {
+            let mut calls = words
+                .windows(2)
+                .filter(|pair| pair[0].text.starts_with('$') && pair[1].text == "(");
+            calls
+                .next()
+                .filter(|_| calls.next().is_none())
+                .map(|pair| pair[0].start)
+        }
+        _ => None,
+    };
+    match found {
+        Some(start) => at_byte(text, start, error),
+        None => error,
     }
 }
 
@@ -203,7 +203,10 @@ fn words(text: &str) -> Vec<Word<'_>> {
             '/' if begins_operand(words.last()) => quoted_bytes(rest, first),
             _ => word_bytes(rest, first),
         };
-        words.push(Word { start: at, text: &rest[..length] });
+        words.push(Word {
+            start: at,
+            text: &rest[..length],
+        });
         at += length;
     }
     words
@@ -238,5 +241,8 @@ fn word_bytes(rest: &str, first: char) -> usize {
         return rest.find(|character| !is_name(character)).unwrap_or(rest.len());
     }
     let pairs = [":=", "!=", ">=", "<=", "**", "..", "~>", "?:", "??"];
-    pairs.iter().find(|pair| rest.starts_with(**pair)).map_or(first.len_utf8(), |pair| pair.len())
+    pairs
+        .iter()
+        .find(|pair| rest.starts_with(**pair))
+        .map_or(first.len_utf8(), |pair| pair.len())
 }
