@@ -42,11 +42,7 @@ impl Bridge {
         let literal = pattern.chars().filter(|character| *character != '*').count();
         // An exact subject is more specific than a glob with as many literal characters.
         let specific = literal * 2 + usize::from(!pattern.contains('*'));
-        (
-            Reverse(specific),
-            matches!(self.from, FromVersion::AtLeast(_)),
-            &self.id,
-        )
+        (Reverse(specific), matches!(self.from, FromVersion::AtLeast(_)), &self.id)
     }
 }
 
@@ -81,11 +77,7 @@ impl FromVersion {
             return Err(wrong());
         }
         let version = Version(digits.parse().ok().filter(|number| *number > 0).ok_or_else(wrong)?);
-        Ok(if open {
-            FromVersion::AtLeast(version)
-        } else {
-            FromVersion::Exactly(version)
-        })
+        Ok(if open { FromVersion::AtLeast(version) } else { FromVersion::Exactly(version) })
     }
 
     /// Whether a payload of this version may enter.
@@ -210,10 +202,7 @@ impl Bridges {
     }
 
     fn fitting(&self, subject: &Subject) -> Vec<&Arc<Bridge>> {
-        self.all
-            .iter()
-            .filter(|bridge| bridge.subject.matches(subject.as_str()))
-            .collect()
+        self.all.iter().filter(|bridge| bridge.subject.matches(subject.as_str())).collect()
     }
 }
 
@@ -308,19 +297,9 @@ mod tests {
 
     #[track_caller]
     fn check(bridges: &[(&str, &str, u32)], ends: (u32, u32), expected: &[&str]) {
-        let bridges = Bridges::new(
-            bridges
-                .iter()
-                .map(|(subject, from, to)| bridge(subject, from, *to))
-                .collect(),
-        );
-        let path = bridges
-            .path(&Subject::trusted("FEE-1"), Version(ends.0), Version(ends.1))
-            .unwrap();
-        assert_eq!(
-            path.iter().map(|bridge| bridge.id.as_str()).collect::<Vec<_>>(),
-            expected
-        );
+        let bridges = Bridges::new(bridges.iter().map(|(subject, from, to)| bridge(subject, from, *to)).collect());
+        let path = bridges.path(&Subject::trusted("FEE-1"), Version(ends.0), Version(ends.1)).unwrap();
+        assert_eq!(path.iter().map(|bridge| bridge.id.as_str()).collect::<Vec<_>>(), expected);
     }
 
     #[test]
@@ -329,11 +308,7 @@ mod tests {
         check(&chain, (3, 1), &["*/3-to-2", "*/2-to-1"]);
         check(&chain, (1, 3), &["*/1-to-2", "*/2-to-3"]);
         check(&chain, (2, 2), &[]);
-        check(
-            &[&chain[..], &[("FEE-*", ">=3", 1)]].concat(),
-            (7, 1),
-            &["FEE-*/3+-to-1"],
-        );
+        check(&[&chain[..], &[("FEE-*", ">=3", 1)]].concat(), (7, 1), &["FEE-*/3+-to-1"]);
     }
 
     #[test]
@@ -346,13 +321,8 @@ mod tests {
 
     #[test]
     fn a_missing_bridge_is_named_by_the_command_that_mends_it() {
-        let none = Bridges::default()
-            .path(&Subject::trusted("FEE-1"), Version(3), Version(1))
-            .unwrap_err();
-        assert_eq!(
-            none.mend,
-            "hms-ess bridge add bridges/FEE-1/3-to-1.jsonata --subject FEE-1 --from 3 --to 1"
-        );
+        let none = Bridges::default().path(&Subject::trusted("FEE-1"), Version(3), Version(1)).unwrap_err();
+        assert_eq!(none.mend, "hms-ess bridge add bridges/FEE-1/3-to-1.jsonata --subject FEE-1 --from 3 --to 1");
     }
 
     #[test]

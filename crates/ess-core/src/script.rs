@@ -125,20 +125,13 @@ impl ScriptError {
     /// An error that lies at no particular place of the script.
     #[must_use]
     pub fn new(code: &str, message: impl Into<String>) -> Self {
-        Self {
-            code: code.to_owned(),
-            message: message.into(),
-            position: None,
-        }
+        Self { code: code.to_owned(), message: message.into(), position: None }
     }
 
     /// The refusal of a script that is larger than it may be.
     #[must_use]
     pub fn too_large(bounds: &Bounds) -> Self {
-        Self::new(
-            CODE_SCRIPT,
-            format!("the script is larger than {} bytes", bounds.script_bytes_max),
-        )
+        Self::new(CODE_SCRIPT, format!("the script is larger than {} bytes", bounds.script_bytes_max))
     }
 
     /// Line and column, both from 1, and the offending text, for a script with this text.
@@ -171,11 +164,7 @@ impl Script {
             return Err(ScriptError::too_large(bounds));
         }
         let expression = Expression::compile(text).map_err(|error| place::locate(text, code::of_parser(&error)))?;
-        Ok(Self {
-            text: text.into(),
-            uses: functions::Uses::of(text),
-            expression,
-        })
+        Ok(Self { text: text.into(), uses: functions::Uses::of(text), expression })
     }
 
     /// The script's text.

@@ -42,13 +42,7 @@ impl ScriptsOptions {
     /// Two processes with the default bounds.
     #[must_use]
     pub fn of_program(program: PathBuf, args: Vec<String>) -> Self {
-        Self {
-            program,
-            args,
-            workers: 2,
-            bounds: Bounds::default(),
-            idle: Duration::from_secs(60),
-        }
+        Self { program, args, workers: 2, bounds: Bounds::default(), idle: Duration::from_secs(60) }
     }
 }
 
@@ -115,10 +109,7 @@ impl Scripts {
     pub fn start(options: ScriptsOptions) -> Self {
         let workers = options.workers.max(1);
         let shared = Arc::new(Shared {
-            program: Program {
-                path: options.program,
-                args: options.args,
-            },
+            program: Program { path: options.program, args: options.args },
             bounds: options.bounds,
             idle: options.idle,
             workers,
@@ -136,10 +127,7 @@ impl Scripts {
             tokio::spawn(async move { process::run(&shared).await })
         };
         let owners = (0..workers).map(own).collect();
-        Self {
-            shared,
-            owners: Arc::new(Owners(Mutex::new(owners))),
-        }
+        Self { shared, owners: Arc::new(Owners(Mutex::new(owners))) }
     }
 
     /// The bounds that hold for each script.
@@ -153,23 +141,12 @@ impl Scripts {
     /// # Errors
     /// JSONata's code, or one of the `E_…` codes of [`ess_core::script`].
     pub async fn evaluate(&self, evaluation: Evaluation) -> Answer {
-        let Evaluation {
-            script,
-            input,
-            bindings,
-            now,
-        } = evaluation;
+        let Evaluation { script, input, bindings, now } = evaluation;
         let bytes_max = self.shared.bounds.input_bytes_max;
         let bytes = input.as_ref().map_or(0, |input| input.len())
-            + bindings
-                .iter()
-                .map(|(name, value)| name.len() + value.len())
-                .sum::<usize>();
+            + bindings.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if bytes > bytes_max {
-            return Err(ScriptError::new(
-                CODE_INPUT,
-                format!("the input is larger than {bytes_max} bytes"),
-            ));
+            return Err(ScriptError::new(CODE_INPUT, format!("the input is larger than {bytes_max} bytes")));
         }
         let clock = now.map_or_else(|| Clock::Free(clock_now()), Clock::Event);
         self.call(script, CallKind::Evaluate { input, bindings, clock }).await
@@ -195,15 +172,7 @@ impl Scripts {
             return Err(closed());
         }
         let (reply, answer) = oneshot::channel();
-        self.shared.queue().push(
-            Call {
-                script,
-                kind,
-                reply,
-                _place: place,
-            },
-            Instant::now(),
-        );
+        self.shared.queue().push(Call { script, kind, reply, _place: place }, Instant::now());
         self.shared.arrival.notify_one();
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
@@ -286,8 +255,7 @@ impl Shared {
     fn finish(&self, call: Call, answer: Answer, took: Duration) {
         self.evaluations.fetch_add(1, Ordering::Relaxed);
         self.errors.fetch_add(u64::from(answer.is_err()), Ordering::Relaxed);
-        self.time_us
-            .fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.time_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         // Whoever asked may be gone.
         let _ = call.reply.send(answer);
         // A slow script may have waited for this one to end.
@@ -320,10 +288,7 @@ pub async fn evaluate_once(options: ScriptsOptions, once: Once<'_>) -> Answer {
     let evaluation = Evaluation {
         script: once.script.into(),
         input: once.input.filter(|input| !input.trim().is_empty()).map(Arc::from),
-        bindings: bindings
-            .into_iter()
-            .map(|(name, value)| (name, value.get().to_owned()))
-            .collect(),
+        bindings: bindings.into_iter().map(|(name, value)| (name, value.get().to_owned())).collect(),
         now: None,
     };
     let answer = scripts.evaluate(evaluation).await;
@@ -334,8 +299,6 @@ pub async fn evaluate_once(options: ScriptsOptions, once: Once<'_>) -> Answer {
 type Bindings = std::collections::BTreeMap<String, Box<serde_json::value::RawValue>>;
 
 fn clock_now() -> Time {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Time::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

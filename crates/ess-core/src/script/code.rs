@@ -55,9 +55,7 @@ fn code_at(message: &str) -> Option<usize> {
         .match_indices(": ")
         .take(3)
         .take_while(|(at, _)| {
-            message[..*at]
-                .bytes()
-                .all(|byte| byte.is_ascii_alphabetic() || byte == b' ' || byte == b':')
+            message[..*at].bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b' ' || byte == b':')
         })
         .map(|(at, _)| at + 2)
         .find(|at| is_code(*at))

@@ -34,10 +34,7 @@ pub(super) fn evaluate(
     let bytes = input.map_or(0, str::len) + bindings.iter().map(|(_, text)| text.len()).sum::<usize>();
     if bytes > bounds.input_bytes_max {
         let limit = bounds.input_bytes_max;
-        return Err(ScriptError::new(
-            CODE_INPUT,
-            format!("the input is larger than {limit} bytes"),
-        ));
+        return Err(ScriptError::new(CODE_INPUT, format!("the input is larger than {limit} bytes")));
     }
     let mut numbers = Numbers::default();
     let input = input.map(|text| numbers.read("$", text)).transpose()?;
@@ -47,20 +44,8 @@ pub(super) fn evaluate(
             used.push((*name, numbers.read(&format!("${name}"), text)?));
         }
     }
-    let given = Given {
-        script,
-        input,
-        bindings: used,
-        numbers,
-        bounds,
-        stop,
-        clock,
-    };
-    if given.numbers.is_empty() {
-        given.print(&given.run(&Choice::first())?)
-    } else {
-        given.run_exactly()
-    }
+    let given = Given { script, input, bindings: used, numbers, bounds, stop, clock };
+    if given.numbers.is_empty() { given.print(&given.run(&Choice::first())?) } else { given.run_exactly() }
 }
 
 impl Given<'_> {
@@ -109,13 +94,7 @@ impl Given<'_> {
         }
         // In this order, because a script that uses a number as a length is told from the small ones.
         for run in 1..RUNS {
-            if !self.agrees(
-                &first,
-                &Choice {
-                    run,
-                    range: 0..self.numbers.len(),
-                },
-            )? {
+            if !self.agrees(&first, &Choice { run, range: 0..self.numbers.len() })? {
                 return Err(self.numbers.refusal(self.culprit(&first, run)?));
             }
         }
@@ -137,13 +116,7 @@ impl Given<'_> {
         let mut range = 0..self.numbers.len();
         while range.len() > 1 {
             let middle = range.start + range.len() / 2;
-            range = if self.agrees(
-                first,
-                &Choice {
-                    run,
-                    range: range.start..middle,
-                },
-            )? {
+            range = if self.agrees(first, &Choice { run, range: range.start..middle })? {
                 middle..range.end
             } else {
                 range.start..middle
@@ -157,23 +130,13 @@ impl Given<'_> {
             return Ok(None);
         }
         let bytes_max = self.bounds.output_bytes_max;
-        let mut output = Output {
-            text: Vec::new(),
-            bytes_max,
-        };
-        let printed = serde_json::to_writer(
-            &mut output,
-            &Printed {
-                value,
-                numbers: &self.numbers,
-            },
-        );
+        let mut output = Output { text: Vec::new(), bytes_max };
+        let printed = serde_json::to_writer(&mut output, &Printed { value, numbers: &self.numbers });
         match (printed, String::from_utf8(output.text)) {
             (Ok(()), Ok(text)) => Ok(Some(text)),
-            (Err(error), _) if error.is_io() => Err(ScriptError::new(
-                CODE_OUTPUT,
-                format!("the output is larger than {bytes_max} bytes"),
-            )),
+            (Err(error), _) if error.is_io() => {
+                Err(ScriptError::new(CODE_OUTPUT, format!("the output is larger than {bytes_max} bytes")))
+            }
             (Err(error), _) => Err(ScriptError::new(CODE_ENGINE, error.to_string())),
             (_, Err(error)) => Err(ScriptError::new(CODE_ENGINE, error.to_string())),
         }

@@ -87,11 +87,7 @@ impl Input<'_> {
             text.push_str(&self.text[from..place.start]);
             let stand_in = numbers.all[*index].stand_ins[choice.of(*index)];
             // JSON has no infinity: `Numbers::make_infinite` puts it in when the text is read.
-            let stand_in = if stand_in.is_finite() {
-                stand_in
-            } else {
-                numbers.all[*index].stand_ins[0]
-            };
+            let stand_in = if stand_in.is_finite() { stand_in } else { numbers.all[*index].stand_ins[0] };
             let _ = write!(text, "{stand_in:e}");
             from = place.end;
         }
@@ -173,11 +169,7 @@ impl Numbers {
         }
         self.by_stand_in.insert(stand_ins[0].to_bits(), index);
         self.by_value.insert(value, index);
-        self.all.push(Number {
-            text: text.to_owned(),
-            path,
-            stand_ins,
-        });
+        self.all.push(Number { text: text.to_owned(), path, stand_ins });
         index
     }
 
@@ -188,18 +180,11 @@ impl Numbers {
                 Some(index) if choice.of(*index) == INFINITE_RUN => JValue::Number(f64::INFINITY),
                 _ => value,
             },
-            JValue::Array(items) => JValue::array(
-                items
-                    .into_vec()
-                    .into_iter()
-                    .map(|item| self.make_infinite(item, choice))
-                    .collect(),
-            ),
+            JValue::Array(items) => {
+                JValue::array(items.into_vec().into_iter().map(|item| self.make_infinite(item, choice)).collect())
+            }
             JValue::Object(members) => JValue::object(
-                members
-                    .iter()
-                    .map(|(key, member)| (key.clone(), self.make_infinite(member.clone(), choice)))
-                    .collect(),
+                members.iter().map(|(key, member)| (key.clone(), self.make_infinite(member.clone(), choice))).collect(),
             ),
             other => other,
         }
@@ -217,9 +202,7 @@ impl Numbers {
             }
             (JValue::Object(a), JValue::Object(b)) => {
                 a.len() == b.len()
-                    && a.iter()
-                        .zip(b.iter())
-                        .all(|((key, a), (other, b))| key == other && self.agree(a, b, choice))
+                    && a.iter().zip(b.iter()).all(|((key, a), (other, b))| key == other && self.agree(a, b, choice))
             }
             (JValue::String(a), JValue::String(b)) => a == b,
             (JValue::Bool(a), JValue::Bool(b)) => a == b,
@@ -230,18 +213,13 @@ impl Numbers {
 
     /// How the number is written that a value of the first run was copied from.
     pub(super) fn written(&self, value: f64) -> Option<&str> {
-        self.by_stand_in
-            .get(&value.to_bits())
-            .map(|index| self.all[*index].text.as_str())
+        self.by_stand_in.get(&value.to_bits()).map(|index| self.all[*index].text.as_str())
     }
 
     /// The refusal of a script that uses the number at an index.
     pub(super) fn refusal(&self, index: usize) -> ScriptError {
         let Some(number) = self.all.get(index) else {
-            return ScriptError::new(
-                CODE_EXACT,
-                "the script computes with a number that a double cannot hold",
-            );
+            return ScriptError::new(CODE_EXACT, "the script computes with a number that a double cannot hold");
         };
         let path = &number.path;
         let shown: String = number.text.chars().take(60).collect();
@@ -325,9 +303,7 @@ impl Decimal {
     fn of(text: &str) -> Self {
         let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
         // An exponent that no i64 holds belongs to zero or to a number that is told apart by its text anyway.
-        let exponent: i64 = exponent
-            .parse()
-            .unwrap_or(if exponent.starts_with('-') { i64::MIN } else { i64::MAX });
+        let exponent: i64 = exponent.parse().unwrap_or(if exponent.starts_with('-') { i64::MIN } else { i64::MAX });
         let is_negative = mantissa.starts_with('-');
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
         let mut exponent = i128::from(exponent) - fraction.len() as i128;
@@ -342,17 +318,9 @@ impl Decimal {
             exponent += 1;
         }
         if digits.is_empty() {
-            return Self {
-                is_negative: false,
-                digits,
-                exponent: 0,
-            };
+            return Self { is_negative: false, digits, exponent: 0 };
         }
-        Self {
-            is_negative,
-            digits,
-            exponent,
-        }
+        Self { is_negative, digits, exponent }
     }
 }
 

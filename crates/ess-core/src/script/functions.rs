@@ -20,13 +20,8 @@ pub(super) struct Uses {
 impl Uses {
     /// What this text may use. A name that does not stand in the text cannot be used by it, save through `$eval`.
     pub(super) fn of(text: &str) -> Self {
-        let clock = ["$now", "$millis", "$random", "$shuffle"]
-            .iter()
-            .any(|name| text.contains(name));
-        Self {
-            clock,
-            eval: text.contains("$eval"),
-        }
+        let clock = ["$now", "$millis", "$random", "$shuffle"].iter().any(|name| text.contains(name));
+        Self { clock, eval: text.contains("$eval") }
     }
 
     /// Whether clock and dice must be put in place.
@@ -49,15 +44,11 @@ pub(super) fn install(evaluator: &mut Evaluator, clock: Clock) -> Result<(), Scr
             nothing_given("millis", args).map(|()| JValue::Number(millis))
         })
         .map_err(failed)?;
-    evaluator
-        .register_fn_override("now", move |args: &[JValue]| now(millis, args))
-        .map_err(failed)?;
+    evaluator.register_fn_override("now", move |args: &[JValue]| now(millis, args)).map_err(failed)?;
     // The order follows from the time, so that a replay shuffles alike.
     let dice = Rc::new(Dice(Cell::new(clock.time().as_micros().cast_unsigned() | 1)));
     let shuffling = Rc::clone(&dice);
-    evaluator
-        .register_fn_override("shuffle", move |args: &[JValue]| shuffle(&shuffling, args))
-        .map_err(failed)?;
+    evaluator.register_fn_override("shuffle", move |args: &[JValue]| shuffle(&shuffling, args)).map_err(failed)?;
     let is_refused = matches!(clock, Clock::Event(_));
     evaluator
         .register_fn_override("random", move |args: &[JValue]| {

@@ -10,10 +10,7 @@ const LOCATED_BYTES_MAX: usize = 64 << 10;
 
 /// Line, column and word at a character offset.
 pub(super) fn at(script: &str, position: u32) -> Place {
-    let byte = script
-        .char_indices()
-        .nth(position as usize)
-        .map_or(script.len(), |(byte, _)| byte);
+    let byte = script.char_indices().nth(position as usize).map_or(script.len(), |(byte, _)| byte);
     let before = &script[..byte];
     let start = before.rfind('\n').map_or(0, |at| at + 1);
     let word = words(script).into_iter().find(|word| word.start == byte);
@@ -26,10 +23,7 @@ pub(super) fn at(script: &str, position: u32) -> Place {
 }
 
 fn at_byte(text: &str, byte: usize, error: ScriptError) -> ScriptError {
-    ScriptError {
-        position: u32::try_from(text[..byte].chars().count()).ok(),
-        ..error
-    }
+    ScriptError { position: u32::try_from(text[..byte].chars().count()).ok(), ..error }
 }
 
 /// Adds the place to a parser's error.
@@ -77,13 +71,8 @@ pub(super) fn locate_run(text: &str, error: ScriptError) -> ScriptError {
         [word] => Some(word.start),
         // A function's error that names no function: the only call, if there is but one.
         [] if error.code.starts_with("T04") || error.code.starts_with("D3") => {
-            let mut calls = words
-                .windows(2)
-                .filter(|pair| pair[0].text.starts_with('$') && pair[1].text == "(");
-            calls
-                .next()
-                .filter(|_| calls.next().is_none())
-                .map(|pair| pair[0].start)
+            let mut calls = words.windows(2).filter(|pair| pair[0].text.starts_with('$') && pair[1].text == "(");
+            calls.next().filter(|_| calls.next().is_none()).map(|pair| pair[0].start)
         }
         _ => None,
     };
@@ -203,10 +192,7 @@ fn words(text: &str) -> Vec<Word<'_>> {
             '/' if begins_operand(words.last()) => quoted_bytes(rest, first),
             _ => word_bytes(rest, first),
         };
-        words.push(Word {
-            start: at,
-            text: &rest[..length],
-        });
+        words.push(Word { start: at, text: &rest[..length] });
         at += length;
     }
     words
@@ -241,8 +227,5 @@ fn word_bytes(rest: &str, first: char) -> usize {
         return rest.find(|character| !is_name(character)).unwrap_or(rest.len());
     }
     let pairs = [":=", "!=", ">=", "<=", "**", "..", "~>", "?:", "??"];
-    pairs
-        .iter()
-        .find(|pair| rest.starts_with(**pair))
-        .map_or(first.len_utf8(), |pair| pair.len())
+    pairs.iter().find(|pair| rest.starts_with(**pair)).map_or(first.len_utf8(), |pair| pair.len())
 }

@@ -8,10 +8,7 @@ const NOW: Clock = Clock::Event(Time::from_micros(1_732_000_000_123_456));
 
 fn bounds() -> Bounds {
     // A loaded machine must not decide a test.
-    Bounds {
-        time: Duration::from_secs(20),
-        ..Bounds::default()
-    }
+    Bounds { time: Duration::from_secs(20), ..Bounds::default() }
 }
 
 fn run(script: &str, input: &str) -> Result<Option<String>, ScriptError> {
@@ -38,11 +35,7 @@ fn check_error(script: &str, input: &str, code: &str) -> ScriptError {
 
 #[test]
 fn a_script_reshapes_its_input_in_the_order_it_writes() {
-    check(
-        r#"{"z": a, "a": b.c, "t": $event.id}"#,
-        r#"{"a":1,"b":{"c":[1,2]}}"#,
-        r#"{"z":1,"a":[1,2],"t":"E-1"}"#,
-    );
+    check(r#"{"z": a, "a": b.c, "t": $event.id}"#, r#"{"a":1,"b":{"c":[1,2]}}"#, r#"{"z":1,"a":[1,2],"t":"E-1"}"#);
     assert_eq!(run("missing", "{}"), Ok(None));
 }
 
@@ -70,16 +63,8 @@ fn a_number_that_a_double_cannot_hold_is_copied_as_written() {
     check("$type(n)", input, r#""number""#);
     check("n = $event.n", input, "true");
     check("n ? 'yes' : 'no'", input, r#""yes""#);
-    check(
-        "$merge([$, {'k': 1}])",
-        r#"{"n":9007199254740993}"#,
-        r#"{"n":9007199254740993,"k":1}"#,
-    );
-    check(
-        "$ ~> |l|{'x': 5}|",
-        r#"{"l":{"x":1,"n":9007199254740993}}"#,
-        r#"{"l":{"x":5,"n":9007199254740993}}"#,
-    );
+    check("$merge([$, {'k': 1}])", r#"{"n":9007199254740993}"#, r#"{"n":9007199254740993,"k":1}"#);
+    check("$ ~> |l|{'x': 5}|", r#"{"l":{"x":1,"n":9007199254740993}}"#, r#"{"l":{"x":5,"n":9007199254740993}}"#);
 }
 
 #[test]
@@ -136,29 +121,11 @@ fn a_number_that_a_double_cannot_hold_is_never_computed_with() {
         "$event.n + 1",
     ] {
         let error = run(script, input).unwrap_err();
-        assert!(
-            error.code == CODE_EXACT || script == "[1..n]" || script == "$pad('a', n)",
-            "{script}: {error:?}"
-        );
+        assert!(error.code == CODE_EXACT || script == "[1..n]" || script == "$pad('a', n)", "{script}: {error:?}");
     }
-    assert!(
-        check_error("l.(id + 1)", input, CODE_EXACT)
-            .message
-            .contains("$.l[0].id"),
-        "names the path"
-    );
-    assert!(
-        check_error("d + $event.n", r#"{"d":1}"#, CODE_EXACT)
-            .message
-            .contains("$event.n"),
-        "names the binding"
-    );
-    assert!(
-        check_error("l[1].id < 3", input, CODE_EXACT)
-            .message
-            .contains("$.l[1].id"),
-        "names the right one"
-    );
+    assert!(check_error("l.(id + 1)", input, CODE_EXACT).message.contains("$.l[0].id"), "names the path");
+    assert!(check_error("d + $event.n", r#"{"d":1}"#, CODE_EXACT).message.contains("$event.n"), "names the binding");
+    assert!(check_error("l[1].id < 3", input, CODE_EXACT).message.contains("$.l[1].id"), "names the right one");
 }
 
 #[test]
@@ -195,10 +162,7 @@ fn errors_carry_code_and_place() {
 
 #[test]
 fn a_place_names_line_column_and_word() {
-    let error = ScriptError {
-        position: Some(15),
-        ..ScriptError::new("D3030", "")
-    };
+    let error = ScriptError { position: Some(15), ..ScriptError::new("D3030", "") };
     let place = error.place("{'a': 1,\n 'b': $number('x')}").unwrap();
     assert_eq!((place.line, place.column, place.text.as_str()), (2, 7, "$number"));
     assert_eq!(place.line_text, " 'b': $number('x')}");
@@ -207,11 +171,7 @@ fn a_place_names_line_column_and_word() {
 #[test]
 fn what_is_too_large_or_too_deep_is_refused() {
     check_error(&format!("'{}'", "x".repeat(300 << 10)), "{}", CODE_SCRIPT);
-    check_error(
-        &format!("{}1{}", "(".repeat(10_000), ")".repeat(10_000)),
-        "{}",
-        CODE_NESTING,
-    );
+    check_error(&format!("{}1{}", "(".repeat(10_000), ")".repeat(10_000)), "{}", CODE_NESTING);
     check_error("$", &format!("{}1{}", "[".repeat(1000), "]".repeat(1000)), CODE_INPUT);
     check_error("[1..200000].('0123456789')", "{}", CODE_OUTPUT);
     check_error("[1..10000000]", "{}", "D2015");

@@ -127,11 +127,7 @@ async fn feed(shared: &Shared, process: &mut Process, calls: Vec<Call>) -> Resul
         outcome = read => outcome,
         () = write => Ok(()),
     };
-    outcome.map_err(|is_overdue| Left {
-        calls,
-        is_overdue,
-        since,
-    })
+    outcome.map_err(|is_overdue| Left { calls, is_overdue, since })
 }
 
 async fn read_answer(output: &mut BufReader<ChildStdout>, bytes_max: usize) -> io::Result<Answer> {
@@ -146,11 +142,7 @@ async fn read_answer(output: &mut BufReader<ChildStdout>, bytes_max: usize) -> i
 
 /// After a process failed: says what its end means for the call it was at, and puts the others back.
 async fn settle(shared: &Shared, left: Left, process: Option<Process>) {
-    let Left {
-        mut calls,
-        is_overdue,
-        since,
-    } = left;
+    let Left { mut calls, is_overdue, since } = left;
     let Some(mut process) = process else { return };
     if is_overdue {
         let _ = process.child.start_kill();
@@ -188,10 +180,7 @@ fn judge(is_overdue: bool, status: std::process::ExitStatus, said: &str, bounds:
     }
     if status.signal().is_some() {
         let memory_mib = bounds.memory_bytes_max >> 20;
-        return ScriptError::new(
-            CODE_MEMORY,
-            format!("the script wants more memory than {memory_mib} MiB"),
-        );
+        return ScriptError::new(CODE_MEMORY, format!("the script wants more memory than {memory_mib} MiB"));
     }
     ScriptError::new(CODE_ENGINE, format!("the evaluation process ended with {status}"))
 }
@@ -235,12 +224,7 @@ async fn start(program: &Program, bounds: &Bounds) -> io::Result<Process> {
 
 /// Ends a process: its input is closed, and when that is not enough, it is killed.
 async fn end(process: Option<Process>) {
-    let Some(Process {
-        mut child,
-        input,
-        output,
-    }) = process
-    else {
+    let Some(Process { mut child, input, output }) = process else {
         return;
     };
     drop((input, output));

@@ -39,11 +39,7 @@ pub(super) struct Call {
 /// What a call is about.
 pub(super) enum CallKind {
     Check,
-    Evaluate {
-        input: Option<Arc<str>>,
-        bindings: Arc<[(String, String)]>,
-        clock: Clock,
-    },
+    Evaluate { input: Option<Arc<str>>, bindings: Arc<[(String, String)]>, clock: Clock },
 }
 
 impl Call {
@@ -53,16 +49,8 @@ impl Call {
         match &self.kind {
             CallKind::Check => wire::write_request(frame, &Request::Check { script }),
             CallKind::Evaluate { input, bindings, clock } => {
-                let bindings = bindings
-                    .iter()
-                    .map(|(name, value)| (name.as_str(), value.as_str()))
-                    .collect();
-                let request = Request::Evaluate {
-                    script,
-                    input: input.as_deref(),
-                    bindings,
-                    clock: *clock,
-                };
+                let bindings = bindings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                let request = Request::Evaluate { script, input: input.as_deref(), bindings, clock: *clock };
                 wire::write_request(frame, &request);
             }
         }
@@ -150,11 +138,7 @@ impl Queue {
 
     /// The calls that one of so many processes takes next; empty when there is nothing for it to do.
     pub(super) fn take(&mut self, workers: usize) -> Vec<Call> {
-        let share = self
-            .turns
-            .iter()
-            .filter_map(|script| self.lanes.get(script))
-            .map(|lane| lane.calls.len());
+        let share = self.turns.iter().filter_map(|script| self.lanes.get(script)).map(|lane| lane.calls.len());
         let share = share.sum::<usize>().div_ceil(workers).clamp(1, BATCH_MAX);
         let mut calls: Vec<Call> = Vec::new();
         for _ in 0..self.turns.len().max(share) {
@@ -224,15 +208,7 @@ mod tests {
         let gate = queue.gate(&script, now).unwrap_or_default_gate();
         let (reply, answer) = oneshot::channel();
         let place = gate.try_acquire_owned().unwrap();
-        queue.push(
-            Call {
-                script,
-                kind: CallKind::Check,
-                reply,
-                _place: place,
-            },
-            now,
-        );
+        queue.push(Call { script, kind: CallKind::Check, reply, _place: place }, now);
         answer
     }
 
@@ -253,9 +229,7 @@ mod tests {
     #[test]
     fn scripts_take_turns_however_many_calls_each_has() {
         let (mut queue, now) = (Queue::default(), Instant::now());
-        let _answers: Vec<_> = ["a", "a", "a", "b", "c"]
-            .map(|script| call(&mut queue, script, now))
-            .into();
+        let _answers: Vec<_> = ["a", "a", "a", "b", "c"].map(|script| call(&mut queue, script, now)).into();
         assert_eq!(names(&queue.take(1)), ["a", "b", "c", "a", "a"]);
         assert!(queue.take(1).is_empty());
     }
@@ -265,9 +239,7 @@ mod tests {
         let (mut queue, now) = (Queue::default(), Instant::now());
         queue.gate(&"slow".into(), now).unwrap();
         queue.ended(&"slow".into(), SLOW * 2);
-        let _answers: Vec<_> = ["slow", "slow", "b", "b", "c", "c"]
-            .map(|script| call(&mut queue, script, now))
-            .into();
+        let _answers: Vec<_> = ["slow", "slow", "b", "b", "c", "c"].map(|script| call(&mut queue, script, now)).into();
         let first = queue.take(2);
         assert_eq!(names(&first), ["slow"]);
         assert_eq!(names(&queue.take(2)), ["b", "c", "b"]);

@@ -16,12 +16,7 @@ pub(super) enum Request<'a> {
     /// Parse this script.
     Check { script: &'a str },
     /// Evaluate this script.
-    Evaluate {
-        script: &'a str,
-        input: Option<&'a str>,
-        bindings: Vec<(&'a str, &'a str)>,
-        clock: Clock,
-    },
+    Evaluate { script: &'a str, input: Option<&'a str>, bindings: Vec<(&'a str, &'a str)>, clock: Clock },
 }
 
 /// What came out: a JSON text, undefined, or an error.
@@ -53,11 +48,7 @@ pub(super) fn write_bounds(frame: &mut Vec<u8>, bounds: &Bounds) {
 pub(super) fn read_bounds(body: &[u8]) -> Result<Bounds, Malformed> {
     let mut reader = Reader(body);
     let time = Duration::from_micros(reader.u64()?);
-    let mut next = || {
-        reader
-            .u64()
-            .and_then(|number| usize::try_from(number).map_err(|_| Malformed))
-    };
+    let mut next = || reader.u64().and_then(|number| usize::try_from(number).map_err(|_| Malformed));
     Ok(Bounds {
         time,
         stack_depth: next()?,
@@ -76,12 +67,7 @@ pub(super) fn write_request(frame: &mut Vec<u8>, request: &Request) {
             body.push(0);
             write_text(body, script);
         }
-        Request::Evaluate {
-            script,
-            input,
-            bindings,
-            clock,
-        } => {
+        Request::Evaluate { script, input, bindings, clock } => {
             body.push(1);
             write_text(body, script);
             body.push(u8::from(input.is_some()));
@@ -108,20 +94,10 @@ pub(super) fn read_request(body: &[u8]) -> Result<Request<'_>, Malformed> {
             let input = Some(reader.text()?).filter(|_| has_input);
             let is_event = reader.u8()? == 1;
             let time = Time::from_micros(reader.u64()?.cast_signed());
-            let clock = if is_event {
-                Clock::Event(time)
-            } else {
-                Clock::Free(time)
-            };
-            let bindings = (0..reader.u32()?)
-                .map(|_| Ok((reader.text()?, reader.text()?)))
-                .collect::<Result<_, _>>()?;
-            Ok(Request::Evaluate {
-                script,
-                input,
-                bindings,
-                clock,
-            })
+            let clock = if is_event { Clock::Event(time) } else { Clock::Free(time) };
+            let bindings =
+                (0..reader.u32()?).map(|_| Ok((reader.text()?, reader.text()?))).collect::<Result<_, _>>()?;
+            Ok(Request::Evaluate { script, input, bindings, clock })
         }
         _ => Err(Malformed),
     }
@@ -231,10 +207,7 @@ mod tests {
         for answer in [
             Ok(None),
             Ok(Some("{}".to_owned())),
-            Err(ScriptError {
-                position: Some(3),
-                ..ScriptError::new("T1003", "no")
-            }),
+            Err(ScriptError { position: Some(3), ..ScriptError::new("T1003", "no") }),
             Err(ScriptError::new("T1003", "no")),
         ] {
             let mut frame = Vec::new();

@@ -76,15 +76,12 @@ pub fn worker_main() -> ExitCode {
     });
     let watcher = thread::current();
     let (shared, limits) = (Arc::clone(&watch), bounds.clone());
-    let evaluating = thread::Builder::new()
-        .name("evaluate".to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(move || {
-            limit_process(limits.memory_bytes_max);
-            serve(&mut input, &mut output, &limits, &shared, &watcher);
-            // The hub is gone or wants no more; the watching thread has nothing left to watch.
-            std::process::exit(0);
-        });
+    let evaluating = thread::Builder::new().name("evaluate".to_owned()).stack_size(STACK_BYTES).spawn(move || {
+        limit_process(limits.memory_bytes_max);
+        serve(&mut input, &mut output, &limits, &shared, &watcher);
+        // The hub is gone or wants no more; the watching thread has nothing left to watch.
+        std::process::exit(0);
+    });
     if evaluating.is_err() {
         return ExitCode::FAILURE;
     }
@@ -101,20 +98,11 @@ fn pipes() -> io::Result<(File, File)> {
 /// Limits what the process may take from here on. A system without one of these limits goes without it.
 fn limit_process(memory_bytes_max: usize) {
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
     let _ = rustix::process::setrlimit(Resource::Core, none);
     if let Some(memory) = memory() {
         let most = (memory.virtual_bytes + memory_bytes_max) as u64;
-        let _ = rustix::process::setrlimit(
-            Resource::As,
-            Rlimit {
-                current: Some(most),
-                maximum: Some(most),
-            },
-        );
+        let _ = rustix::process::setrlimit(Resource::As, Rlimit { current: Some(most), maximum: Some(most) });
     }
 }
 
@@ -127,10 +115,7 @@ fn memory() -> Option<Memory> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let mut pages = text.split(' ').map_while(|word| word.parse::<usize>().ok());
     let page = rustix::param::page_size();
-    Some(Memory {
-        virtual_bytes: pages.next()? * page,
-        resident_bytes: pages.next()? * page,
-    })
+    Some(Memory { virtual_bytes: pages.next()? * page, resident_bytes: pages.next()? * page })
 }
 
 /// Answers requests until the input ends.
@@ -177,9 +162,7 @@ fn memory_is_due(answer: &Answer) -> bool {
 fn catch(answer: impl FnOnce() -> Answer) -> Answer {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(answer)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
-        let text = text
-            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-            .unwrap_or_default();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
         let is_memory = text.contains("alloc") || text.contains("capacity overflow") || text.contains("mmap");
         Err(if is_memory {
             ScriptError::new(CODE_MEMORY, "the script wants more memory than it may have")
@@ -192,22 +175,14 @@ fn catch(answer: impl FnOnce() -> Answer) -> Answer {
 fn answer(scripts: &mut Scripts, body: &[u8], bounds: &Bounds, stop: &Stop) -> Answer {
     let mut answer = match wire::read_request(body)? {
         Request::Check { script } => Script::parse(script, bounds).map(|_| None),
-        Request::Evaluate {
-            script,
-            input,
-            bindings,
-            clock,
-        } => scripts
-            .get(script, bounds)
-            .and_then(|script| script.evaluate(input, &bindings, (bounds, stop), clock)),
+        Request::Evaluate { script, input, bindings, clock } => {
+            scripts.get(script, bounds).and_then(|script| script.evaluate(input, &bindings, (bounds, stop), clock))
+        }
     };
     if let Err(error) = &mut answer
         && error.message.len() > MESSAGE_BYTES_MAX
     {
-        let end = (0..=MESSAGE_BYTES_MAX)
-            .rev()
-            .find(|end| error.message.is_char_boundary(*end))
-            .unwrap_or(0);
+        let end = (0..=MESSAGE_BYTES_MAX).rev().find(|end| error.message.is_char_boundary(*end)).unwrap_or(0);
         error.message.truncate(end);
     }
     answer
@@ -229,11 +204,7 @@ impl Scripts {
             while self.by_text.len() >= SCRIPTS_MAX
                 || (self.bytes + text.len() > SCRIPTS_BYTES_MAX && !self.by_text.is_empty())
             {
-                let oldest = self
-                    .by_text
-                    .iter()
-                    .min_by_key(|(_, (_, used))| *used)
-                    .map(|(text, _)| text.clone());
+                let oldest = self.by_text.iter().min_by_key(|(_, (_, used))| *used).map(|(text, _)| text.clone());
                 if let Some(oldest) = oldest {
                     self.bytes -= oldest.len();
                     self.by_text.remove(&oldest);
@@ -254,9 +225,7 @@ impl Scripts {
 fn read_frame(input: &mut impl Read, bytes_max: usize) -> Option<Vec<u8>> {
     let mut length = [0; 4];
     input.read_exact(&mut length).ok()?;
-    let length = usize::try_from(u32::from_le_bytes(length))
-        .ok()
-        .filter(|length| *length <= bytes_max)?;
+    let length = usize::try_from(u32::from_le_bytes(length)).ok().filter(|length| *length <= bytes_max)?;
     let mut body = vec![0; length];
     input.read_exact(&mut body).ok()?;
     Some(body)
@@ -303,8 +272,5 @@ fn keep_watch(watch: &Watch, bound: Duration) -> ! {
 
 fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(
-        u64::try_from(time.tv_sec).unwrap_or(0),
-        u32::try_from(time.tv_nsec).unwrap_or(0),
-    )
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

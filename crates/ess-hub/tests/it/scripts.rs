@@ -14,11 +14,7 @@ use ess_hub::scripts::{Evaluation, Once, Scripts, ScriptsOptions, evaluate_once,
 fn evaluation_process() {
     if std::env::args().any(|argument| argument == AS_WORKER) {
         // The test harness has something to print at the end, which is not for the hub.
-        std::process::exit(if worker_main() == std::process::ExitCode::SUCCESS {
-            0
-        } else {
-            1
-        });
+        std::process::exit(if worker_main() == std::process::ExitCode::SUCCESS { 0 } else { 1 });
     }
 }
 
@@ -26,17 +22,9 @@ const AS_WORKER: &str = "as-the-evaluation-process";
 
 /// Evaluation processes of this test binary; a debug build on a busy machine needs more time than a hub gives.
 pub(crate) fn options() -> ScriptsOptions {
-    let args = ["--exact", "scripts::evaluation_process", AS_WORKER, "--nocapture"]
-        .map(str::to_owned)
-        .to_vec();
+    let args = ["--exact", "scripts::evaluation_process", AS_WORKER, "--nocapture"].map(str::to_owned).to_vec();
     let options = ScriptsOptions::of_program(std::env::current_exe().unwrap(), args);
-    ScriptsOptions {
-        bounds: Bounds {
-            time: Duration::from_millis(200),
-            ..Bounds::default()
-        },
-        ..options
-    }
+    ScriptsOptions { bounds: Bounds { time: Duration::from_millis(200), ..Bounds::default() }, ..options }
 }
 
 pub(crate) fn evaluation(script: &str, input: &str) -> Evaluation {
@@ -60,23 +48,13 @@ fn resident_bytes() -> usize {
 
 /// A hostile script is answered by this code, and the pool is as before.
 async fn check_hostile(script: &str, codes: &[&str]) {
-    let scripts = Scripts::start(ScriptsOptions {
-        workers: 1,
-        ..options()
-    });
-    assert_eq!(
-        evaluate(&scripts, "a + 1", r#"{"a":1}"#).await,
-        Ok(Some("2".to_owned()))
-    );
+    let scripts = Scripts::start(ScriptsOptions { workers: 1, ..options() });
+    assert_eq!(evaluate(&scripts, "a + 1", r#"{"a":1}"#).await, Ok(Some("2".to_owned())));
     let before = resident_bytes();
     let error = evaluate(&scripts, script, "{}").await.unwrap_err();
     let shown: String = script.chars().take(80).collect();
     assert!(codes.contains(&error.code.as_str()), "{shown}: {error:?}");
-    assert_eq!(
-        evaluate(&scripts, "a + 1", r#"{"a":1}"#).await,
-        Ok(Some("2".to_owned())),
-        "after {shown}"
-    );
+    assert_eq!(evaluate(&scripts, "a + 1", r#"{"a":1}"#).await, Ok(Some("2".to_owned())), "after {shown}");
     let grown = resident_bytes().saturating_sub(before);
     assert!(grown < 100 << 20, "the hub grew by {grown} bytes over {shown}");
     scripts.close().await;
@@ -132,17 +110,10 @@ async fn other_scripts_go_on_beside_a_hostile_one_which_is_refused_in_the_end() 
     };
     for number in 0..500 {
         let input = format!(r#"{{"a":{number}}}"#);
-        assert_eq!(
-            evaluate(&scripts, "{'b': a}", &input).await,
-            Ok(Some(format!(r#"{{"b":{number}}}"#)))
-        );
+        assert_eq!(evaluate(&scripts, "{'b': a}", &input).await, Ok(Some(format!(r#"{{"b":{number}}}"#))));
     }
     hostile.await.unwrap();
-    assert_eq!(
-        scripts.counts().kills,
-        3,
-        "after three kills it is refused without trying"
-    );
+    assert_eq!(scripts.counts().kills, 3, "after three kills it is refused without trying");
     scripts.close().await;
 }
 
@@ -152,24 +123,13 @@ async fn many_callers_each_get_their_own_answer() {
     let callers = (0..400_u32).map(|number| {
         let scripts = scripts.clone();
         tokio::spawn(async move {
-            let script = if number % 2 == 0 {
-                "$.n * 2 & $event.id"
-            } else {
-                "{'n': $.n}"
-            };
-            (
-                number,
-                evaluate(&scripts, script, &format!(r#"{{"n":{number}}}"#)).await,
-            )
+            let script = if number % 2 == 0 { "$.n * 2 & $event.id" } else { "{'n': $.n}" };
+            (number, evaluate(&scripts, script, &format!(r#"{{"n":{number}}}"#)).await)
         })
     });
     for caller in callers.collect::<Vec<_>>() {
         let (number, answer) = caller.await.unwrap();
-        let expected = if number % 2 == 0 {
-            format!("\"{}E-1\"", number * 2)
-        } else {
-            format!(r#"{{"n":{number}}}"#)
-        };
+        let expected = if number % 2 == 0 { format!("\"{}E-1\"", number * 2) } else { format!(r#"{{"n":{number}}}"#) };
         assert_eq!(answer, Ok(Some(expected)));
     }
     assert_eq!(scripts.counts().evaluations, 400);
@@ -178,11 +138,7 @@ async fn many_callers_each_get_their_own_answer() {
 
 #[tokio::test]
 async fn an_idle_process_goes_and_a_call_brings_one_back() {
-    let scripts = Scripts::start(ScriptsOptions {
-        idle: Duration::from_millis(20),
-        workers: 1,
-        ..options()
-    });
+    let scripts = Scripts::start(ScriptsOptions { idle: Duration::from_millis(20), workers: 1, ..options() });
     for _ in 0..3 {
         assert_eq!(evaluate(&scripts, "1", "{}").await, Ok(Some("1".to_owned())));
         let gone = async {
@@ -205,10 +161,7 @@ async fn a_regex_that_is_catastrophic_elsewhere_takes_linear_time() {
 
 #[tokio::test]
 async fn large_inputs_and_outputs_pass_side_by_side() {
-    let scripts = Scripts::start(ScriptsOptions {
-        workers: 1,
-        ..options()
-    });
+    let scripts = Scripts::start(ScriptsOptions { workers: 1, ..options() });
     let text = "x".repeat(900_000);
     let callers = (0..8).map(|_| {
         let (scripts, input) = (scripts.clone(), format!(r#"{{"a":"{text}"}}"#));
@@ -226,15 +179,10 @@ async fn numbers_and_the_clock_are_as_the_event_has_them() {
     let input = r#"{"n":9007199254740993}"#;
     assert_eq!(
         evaluate(&scripts, "{'n': n, 't': $now()}", input).await,
-        Ok(Some(
-            r#"{"n":9007199254740993,"t":"2024-11-19T07:06:40.123Z"}"#.to_owned()
-        ))
+        Ok(Some(r#"{"n":9007199254740993,"t":"2024-11-19T07:06:40.123Z"}"#.to_owned()))
     );
     assert_eq!(evaluate(&scripts, "n + 1", input).await.unwrap_err().code, CODE_EXACT);
-    assert_eq!(
-        evaluate(&scripts, "$random()", input).await.unwrap_err().code,
-        CODE_RANDOM
-    );
+    assert_eq!(evaluate(&scripts, "$random()", input).await.unwrap_err().code, CODE_RANDOM);
     let error = scripts.check("{'a': \n b c}").await.unwrap_err();
     assert_eq!((error.code.as_str(), error.position), ("S0202", Some(10)));
     scripts.close().await;
@@ -242,39 +190,19 @@ async fn numbers_and_the_clock_are_as_the_event_has_them() {
 
 #[tokio::test]
 async fn one_evaluation_takes_bindings_and_an_empty_input() {
-    let once = Once {
-        script: "$x.y & $type($)",
-        input: Some(""),
-        bind: Some(r#"{"x":{"y":"z"}}"#),
-    };
+    let once = Once { script: "$x.y & $type($)", input: Some(""), bind: Some(r#"{"x":{"y":"z"}}"#) };
     assert_eq!(evaluate_once(options(), once).await, Ok(Some("\"z\"".to_owned())));
-    let once = Once {
-        script: "missing",
-        input: Some("{}"),
-        bind: None,
-    };
+    let once = Once { script: "missing", input: Some("{}"), bind: None };
     assert_eq!(evaluate_once(options(), once).await, Ok(None));
-    let once = Once {
-        script: "$random() < 1",
-        input: None,
-        bind: None,
-    };
+    let once = Once { script: "$random() < 1", input: None, bind: None };
     assert_eq!(evaluate_once(options(), once).await, Ok(Some("true".to_owned())));
-    let once = Once {
-        script: "1",
-        input: None,
-        bind: Some("[]"),
-    };
+    let once = Once { script: "1", input: None, bind: Some("[]") };
     assert_eq!(evaluate_once(options(), once).await.unwrap_err().code, "E_INPUT");
 }
 
 #[tokio::test]
 async fn a_program_that_is_none_is_an_error_not_a_wait() {
-    let options = ScriptsOptions {
-        program: "/nowhere/hms-ess".into(),
-        workers: 1,
-        ..options()
-    };
+    let options = ScriptsOptions { program: "/nowhere/hms-ess".into(), workers: 1, ..options() };
     let scripts = Scripts::start(options);
     assert_eq!(evaluate(&scripts, "1", "{}").await.unwrap_err().code, "E_ENGINE");
     scripts.close().await;

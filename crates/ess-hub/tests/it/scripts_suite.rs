@@ -12,10 +12,7 @@ use serde_json::Value;
 use crate::scripts::options;
 
 /// Files that serde_json cannot read: they hold lone surrogates, which are no Unicode text.
-const UNREADABLE: [&str; 2] = [
-    "function-encodeUrl/case001.json",
-    "function-encodeUrlComponent/case001.json",
-];
+const UNREADABLE: [&str; 2] = ["function-encodeUrl/case001.json", "function-encodeUrlComponent/case001.json"];
 
 /// One case of the suite.
 struct Case {
@@ -44,18 +41,11 @@ fn suite() -> Option<PathBuf> {
         Some(root.join("../shared")),
         Some(root.join("../../shared")),
     ];
-    shared
-        .into_iter()
-        .flatten()
-        .map(|shared| shared.join("jsonata-suite"))
-        .find(|suite| suite.is_dir())
+    shared.into_iter().flatten().map(|shared| shared.join("jsonata-suite")).find(|suite| suite.is_dir())
 }
 
 fn sorted_entries(folder: &Path) -> Vec<PathBuf> {
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
     entries
 }
@@ -78,16 +68,8 @@ fn read(suite: &Path) -> (Vec<Case>, Vec<String>) {
                 unreadable.push(name);
                 continue;
             };
-            let all = if let Value::Array(all) = value {
-                all
-            } else {
-                vec![value]
-            };
-            cases.extend(
-                all.iter()
-                    .enumerate()
-                    .map(|(index, case)| read_case(suite, &group, &name, index, case)),
-            );
+            let all = if let Value::Array(all) = value { all } else { vec![value] };
+            cases.extend(all.iter().enumerate().map(|(index, case)| read_case(suite, &group, &name, index, case)));
         }
     }
     (cases, unreadable)
@@ -111,9 +93,7 @@ fn read_case(suite: &Path, group: &Path, name: &str, index: usize, case: &Value)
         name: format!("{name}[{index}]"),
         script: script.into(),
         input: input.map(Arc::from),
-        bindings: bindings
-            .map(|(name, value)| (name.clone(), value.to_string()))
-            .collect(),
+        bindings: bindings.map(|(name, value)| (name.clone(), value.to_string())).collect(),
         time: case["timelimit"].as_u64().map(Duration::from_millis),
         depth: case["depth"].as_u64().and_then(|depth| usize::try_from(depth).ok()),
         expected: match (code, case.get("result"), case.get("error")) {
@@ -158,10 +138,7 @@ fn same(a: &Value, b: &Value) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[allow(
-    clippy::print_stderr,
-    reason = "whoever runs the tests should know why one did nothing"
-)]
+#[allow(clippy::print_stderr, reason = "whoever runs the tests should know why one did nothing")]
 async fn every_readable_case_of_the_official_suite_passes() {
     let Some(suite) = suite() else {
         eprintln!("skipped: there is no jsonata-suite beside the repository and HMS_ESS_SHARED does not name one");

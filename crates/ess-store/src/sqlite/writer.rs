@@ -96,7 +96,7 @@ impl Writer {
             if let Some(closed) = closing {
                 let _ = self.db.execute_batch("pragma wal_checkpoint(truncate)");
                 drop(self.db);
-                drop(closed.send(()));
+                let _ = closed.send(());
                 return;
             }
         }
@@ -160,7 +160,7 @@ impl Writer {
             }
             Item::BytesMax(bytes, reply) => {
                 super::set_bytes_max(&self.db, bytes);
-                drop(reply.send(()));
+                let _ = reply.send(());
             }
             Item::Close(reply) => batch.closing = Some(reply),
         }
