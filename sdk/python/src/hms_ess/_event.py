@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -67,7 +68,7 @@ class ChangeEvent:
             "id": check_id(id),
             "version": _version(version),
             "payload": payload,
-            "subject": None if subject is None else check_id(subject, "subject"),
+            "subject": _subject(subject),
             "source": source,
             "time": _time("time", time),
             "effective": _time("effective", effective),
@@ -100,12 +101,25 @@ class ChangeEvent:
 
 
 def check_id(value: object, field: str = "id") -> str:
-    """An event's id or subject, as it may be written."""
+    """An event's id, as it may be written."""
     if not isinstance(value, str) or not ID.fullmatch(value):
         raise InvalidEvent(
             f"{field} {value!r} is not an id",
             field=field,
             hint="1 to 128 of A-Z a-z 0-9 . _ : - such as RULE-COURT-DEADLINE-V3",
+        )
+    return value
+
+
+def _subject(value: Optional[str]) -> Optional[str]:
+    if value is None:
+        return None
+    plain = isinstance(value, str) and value.strip() == value and not any(unicodedata.category(c) == "Cc" for c in value)
+    if not plain or not 1 <= len(value.encode("utf-8", "surrogatepass")) <= 256:
+        raise InvalidEvent(
+            f"subject {value!r} is not a subject",
+            field="subject",
+            hint="1 to 256 visible characters such as RULE-COURT-DEADLINE; left out, it is the id less its version",
         )
     return value
 
