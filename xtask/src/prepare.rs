@@ -46,7 +46,14 @@ fn install_wheel(python: &Path) -> anyhow::Result<()> {
 fn pip(python: &Path, args: &[&str]) -> anyhow::Result<()> {
     let mut all = vec!["-m", "pip", "--quiet", "--disable-pip-version-check"];
     all.extend_from_slice(args);
-    shell::run(text(python)?, &all)
+    // The wheel's builder is a program of the venv, found by PATH.
+    let folder = text(python.parent().unwrap_or(python))?;
+    let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
+    let status = shell::command(text(python)?, &all).env("PATH", path).status().context("could not start pip")?;
+    if !status.success() {
+        bail!("`python -m pip {}` failed ({status})", args.join(" "));
+    }
+    Ok(())
 }
 
 fn can_make_venv() -> bool {

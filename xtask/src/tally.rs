@@ -11,7 +11,14 @@ pub(crate) struct Tally {
 impl Tally {
     /// Adds what a runner printed: nextest, cargo test or pytest.
     pub(crate) fn add(&mut self, printed: &str) {
-        for line in printed.lines().filter(|line| is_summary(line)) {
+        // A failing test's own output, which nextest repeats indented, may hold a summary too: one of another run.
+        let nextest = printed.lines().rfind(|line| is_nextest(line));
+        let pytest = printed.lines().rfind(|line| is_pytest(line));
+        let summaries: Vec<&str> = match nextest.or(pytest) {
+            Some(line) => vec![line],
+            None => printed.lines().filter(|line| line.starts_with("test result:")).collect(),
+        };
+        for line in summaries {
             self.passed += count(line, &["passed"]);
             self.failed += count(line, &["failed", "error", "errors", "timed"]);
             self.skipped += count(line, &["skipped", "ignored"]);
@@ -25,15 +32,15 @@ impl std::fmt::Display for Tally {
     }
 }
 
-fn is_summary(line: &str) -> bool {
-    let line = line.trim();
-    let is_nextest = line.starts_with("Summary [") && line.contains("run:");
-    let is_cargo = line.starts_with("test result:");
+fn is_nextest(line: &str) -> bool {
+    line.trim_start().starts_with("Summary [") && line.contains("run:")
+}
+
+fn is_pytest(line: &str) -> bool {
     let bare = line.trim_matches(['=', ' ']);
-    let is_pytest = bare.starts_with(|first: char| first.is_ascii_digit())
+    bare.starts_with(|first: char| first.is_ascii_digit())
         && bare.contains(" in ")
-        && ["passed", "failed", "error", "skipped"].iter().any(|word| bare.contains(word));
-    is_nextest || is_cargo || is_pytest
+        && ["passed", "failed", "error", "skipped"].iter().any(|word| bare.contains(word))
 }
 
 fn count(line: &str, words: &[&str]) -> u64 {
@@ -66,5 +73,8 @@ mod tests {
     #[test]
     fn what_a_test_prints_is_not_counted() {
         check("the hub said: 5 passed\n3 events passed along\n", (0, 0, 0));
+        let repeated = "    test result: FAILED. 0 passed; 1 failed; 0 ignored";
+        check(&format!("{repeated}\n     Summary [   0.010s] 2 tests run: 1 passed, 1 failed, 0 skipped"), (1, 1, 0));
+        check(&format!("{repeated}\ntest result: ok. 2 passed; 0 failed; 0 ignored"), (2, 0, 0));
     }
 }
