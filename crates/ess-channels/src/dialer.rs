@@ -250,6 +250,7 @@ fn tls_words(error: &std::io::Error, host: &str) -> String {
             format!("it is not valid for {host}")
         }
         CertificateError::UnknownIssuer => "its issuer is not known".to_owned(),
+        CertificateError::BadSignature => "its signature is wrong".to_owned(),
         CertificateError::Revoked => "it was revoked".to_owned(),
         other => other.to_string(),
     };

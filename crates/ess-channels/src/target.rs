@@ -55,13 +55,14 @@ impl Target {
         if host.is_empty() {
             return Err(refuse("it has no host"));
         }
-        let port = match (authority.port(), security) {
-            (Some(port), _) => port
-                .as_str()
-                .parse()
-                .map_err(|_| refuse("its port is not a number up to 65535"))?,
-            (None, Security::Tls) => 443,
-            (None, Security::Plain) => 80,
+        // What follows the host; `Authority::port` is silent on numbers that are too large.
+        let port = match (authority.as_str().get(authority.host().len()..), security) {
+            (Some(""), Security::Tls) => 443,
+            (Some(""), Security::Plain) => 80,
+            (rest, _) => rest
+                .and_then(|rest| rest.strip_prefix(':')?.parse().ok())
+                .filter(|port| *port > 0)
+                .ok_or_else(|| refuse("its port is not a number up to 65535"))?,
         };
         let server_name =
             ServerName::try_from(host.clone()).map_err(|_| refuse("its host is not a name or an address"))?;
