@@ -1,8 +1,8 @@
 //! HTTP/1.1 (RFC 9112) as far as one POST needs it: writing a request's head, reading an answer's head and body.
 //!
 //! Nothing here does I/O. What a partner sends is taken in any slices, is bounded by its callers, and never panics.
-//! hyper is not used for this: of its 13 µs per POST about a third went into channels, wake-ups and header maps that
-//! one exchange at a time does not need, and each idle connection held 16 KiB of buffers.
+//! hyper is not used for this: `examples/post_bench.rs` shows a POST at about 0.7 of hyper's cost, as one exchange at a
+//! time needs no channels, no wake-ups across tasks and no header maps, and an idle connection needs no buffer.
 
 use std::mem::MaybeUninit;
 use std::time::Duration;
