@@ -44,7 +44,15 @@ fn main() {
         run("bare hyper ", posts, threads, bare(address, posts, in_flight));
         run("our channel", posts, threads, ours(address, posts, in_flight));
     }
-    run("1,000 partners cold", 1000, threads, cold(address));
+    for _ in 0..3 {
+        run(
+            "bare hyper, 1,000 cold connections ",
+            1000,
+            threads,
+            bare(address, 1000, 1000),
+        );
+        run("our channel, 1,000 cold connections", 1000, threads, cold(address));
+    }
     partner.kill().unwrap();
     partner.wait().unwrap();
 }

@@ -2,7 +2,7 @@
 //!
 //! It never connects to an address that the guard did not pass, and never resolves a name twice for one connection.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 
 use ess_core::partner::AllowNet;
@@ -138,15 +138,7 @@ impl Dialer {
             Some(address) => vec![SocketAddr::new(address, target.port)],
             None => {
                 progress.enter(Stage::Resolve);
-                let fail = |reason: String| Failure {
-                    stage: Stage::Resolve,
-                    reason,
-                };
-                tokio::net::lookup_host((target.host.as_str(), target.port))
-                    .await
-                    .map_err(|_| fail(format!("the name {} was not found", target.host)))?
-                    .take(ADDRESSES_MAX)
-                    .collect()
+                look_up(target).await?
             }
         };
         let mut refused = None;
@@ -166,6 +158,26 @@ impl Dialer {
             }),
         }
     }
+}
+
+/// The addresses of a name, by the system's resolver.
+async fn look_up(target: &Target) -> Result<Vec<SocketAddr>, Failure> {
+    let not_found = || Failure {
+        stage: Stage::Resolve,
+        reason: format!("the name {} was not found", target.host),
+    };
+    let permit = Arc::clone(&target.lookups)
+        .acquire_owned()
+        .await
+        .map_err(|_| not_found())?;
+    let name = (target.host.clone(), target.port);
+    let lookup = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        let found = name.to_socket_addrs()?;
+        Ok::<_, std::io::Error>(found.take(ADDRESSES_MAX).collect())
+    });
+    // The resolver's own words differ from system to system and say no more than this.
+    lookup.await.ok().and_then(Result::ok).ok_or_else(not_found)
 }
 
 /// Connects to the first address that answers. Each but the last gets half of the time that is left.
@@ -250,6 +262,7 @@ fn tls_words(error: &std::io::Error, host: &str) -> String {
             format!("it is not valid for {host}")
         }
         CertificateError::UnknownIssuer => "its issuer is not known".to_owned(),
+        CertificateError::BadSignature => "its signature is wrong".to_owned(),
         CertificateError::Revoked => "it was revoked".to_owned(),
         other => other.to_string(),
     };

@@ -131,3 +131,158 @@ fn kind_v6(address: Ipv6Addr) -> Option<&'static str> {
         _ => "a reserved address",
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn allow(nets: &[&str]) -> AllowNet {
+        AllowNet(nets.iter().map(|net| net.parse().unwrap()).collect())
+    }
+
+    fn is_dialled(address: &str, nets: &[&str]) -> bool {
+        check(address.parse().unwrap(), Security::Tls, &allow(nets)).is_ok()
+    }
+
+    #[test]
+    fn special_addresses_are_refused_and_named() {
+        for (address, kind) in [
+            ("0.0.0.0", "unspecified"),
+            ("0.1.2.3", "unspecified"),
+            ("127.255.255.255", "loopback"),
+            ("10.0.0.1", "private"),
+            ("172.16.0.1", "private"),
+            ("172.31.255.255", "private"),
+            ("192.168.1.1", "private"),
+            ("100.64.0.1", "carrier-grade"),
+            ("100.127.255.255", "carrier-grade"),
+            ("100.100.100.200", "metadata"),
+            ("169.254.169.254", "metadata"),
+            ("169.254.1.1", "link-local"),
+            ("192.0.0.192", "reserved"),
+            ("192.0.2.1", "documentation"),
+            ("198.51.100.1", "documentation"),
+            ("203.0.113.1", "documentation"),
+            ("198.18.0.1", "benchmarking"),
+            ("192.88.99.1", "6to4"),
+            ("224.0.0.1", "multicast"),
+            ("240.0.0.1", "reserved"),
+            ("255.255.255.255", "reserved"),
+            ("::", "unspecified"),
+            ("::1", "loopback"),
+            ("::2", "IPv4-compatible"),
+            ("::8.8.8.8", "IPv4-compatible"),
+            ("::ffff:8.8.8.8", "mapped"),
+            ("::ffff:10.0.0.1", "mapped"),
+            ("::ffff:0:8.8.8.8", "translated"),
+            ("64:ff9b::8.8.8.8", "NAT64"),
+            ("64:ff9b:1::10.0.0.1", "NAT64"),
+            ("64:ff9b:1:fffe::1", "NAT64"),
+            ("100::1", "reserved"),
+            ("2001::1", "Teredo"),
+            ("2001:2::1", "reserved"),
+            ("2001:db8::1", "documentation"),
+            ("3fff::1", "documentation"),
+            ("2002:808:808::1", "6to4"),
+            ("fc00::1", "unique-local"),
+            ("fd12:3456::1", "unique-local"),
+            ("fd00:ec2::254", "metadata"),
+            ("fe80::1", "link-local"),
+            ("febf::1", "link-local"),
+            ("fec0::1", "site-local"),
+            ("ff02::1", "multicast"),
+            ("5f00::1", "segment-routing"),
+            ("4000::1", "reserved"),
+        ] {
+            let failure = check(address.parse().unwrap(), Security::Tls, &allow(&[])).unwrap_err();
+            assert_eq!(failure.stage, Stage::Guard);
+            assert!(failure.reason.contains(kind), "{address}: {}", failure.reason);
+            assert!(failure.reason.contains("--allow-net"), "{address}: {}", failure.reason);
+        }
+    }
+
+    #[test]
+    fn public_addresses_are_dialled() {
+        for address in [
+            "1.1.1.1",
+            "8.8.8.8",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "172.15.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "192.167.1.1",
+            "223.255.255.255",
+            "2606:4700::1111",
+            "2001:4860:4860::8888",
+            "2a00:1450::1",
+        ] {
+            assert!(is_dialled(address, &[]), "{address}");
+        }
+    }
+
+    #[test]
+    fn an_inner_address_is_judged_as_well() {
+        // The outer form alone is not enough to reach a private address through it.
+        assert!(!is_dialled("64:ff9b::10.0.0.1", &["64:ff9b::/96"]));
+        assert!(!is_dialled("64:ff9b::10.0.0.1", &["10.0.0.0/8"]));
+        assert!(is_dialled("64:ff9b::10.0.0.1", &["64:ff9b::/96", "10.0.0.0/8"]));
+        assert!(is_dialled("64:ff9b::8.8.8.8", &["64:ff9b::/96"]));
+        assert!(!is_dialled("64:ff9b:1::10.0.0.1", &["64:ff9b:1::/48"]));
+        assert!(!is_dialled("2002:a00:1::1", &["2002::/16"]));
+        assert!(is_dialled("2002:808:808::1", &["2002::/16"]));
+        // Teredo: 10.0.0.1 inverted.
+        assert!(!is_dialled("2001:0:1:2:3:4:f5ff:fffe", &["2001::/32"]));
+        // A mapped address is the IPv4 address itself, so allowing that one is enough.
+        assert!(is_dialled("::ffff:10.0.0.1", &["10.0.0.0/8"]));
+        assert!(!is_dialled("::ffff:10.0.0.1", &["::ffff:0:0/96"]));
+        assert!(is_dialled("::ffff:8.8.8.8", &["::ffff:0:0/96"]));
+    }
+
+    #[test]
+    fn plain_http_needs_to_be_allowed_everywhere() {
+        let public = "8.8.8.8".parse().unwrap();
+        assert!(check(public, Security::Plain, &allow(&[])).is_err());
+        assert!(check(public, Security::Plain, &allow(&["8.8.8.8/32"])).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn what_wraps_a_refused_address_is_refused(bits: u32) {
+            let inner = Ipv4Addr::from_bits(bits);
+            let [a, b, c, d] = inner.octets();
+            let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+            for outer in [
+                inner.to_ipv6_mapped(),
+                Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1),
+                Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),
+                Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, high, low),
+                Ipv6Addr::new(0x2001, 0, 1, 2, 3, 4, !high, !low),
+            ] {
+                prop_assert!(check(outer.into(), Security::Tls, &allow(&[])).is_err());
+                let judged_by_outer = check(outer.into(), Security::Tls, &allow(&["::/0"])).is_ok();
+                prop_assert_eq!(judged_by_outer, kind_v4(inner).is_none());
+            }
+        }
+
+        #[test]
+        fn what_the_standard_library_calls_special_is_refused(bits: u32) {
+            let address = Ipv4Addr::from_bits(bits);
+            let is_special = address.is_private() || address.is_loopback() || address.is_link_local()
+                || address.is_broadcast() || address.is_documentation() || address.is_unspecified()
+                || address.is_multicast();
+            prop_assert!(!is_special || check(address.into(), Security::Tls, &allow(&[])).is_err());
+        }
+
+        #[test]
+        fn outside_global_unicast_nothing_is_dialled(bits: u128) {
+            let address = Ipv6Addr::from_bits(bits);
+            let is_global_unicast = address.segments()[0] & 0xe000 == 0x2000;
+            prop_assert!(is_global_unicast || check(address.into(), Security::Tls, &allow(&[])).is_err());
+        }
+    }
+}

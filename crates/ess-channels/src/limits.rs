@@ -26,6 +26,10 @@ pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Addresses of one name that are tried.
 pub(crate) const ADDRESSES_MAX: usize = 8;
 
+/// Name lookups under way for one address. One that is given up goes on in its thread until the system's resolver ends
+/// it, so without a ceiling a partner with a dead name server would take all of the threads that look names up.
+pub(crate) const LOOKUPS_MAX: usize = 4;
+
 /// Length of a failure's reason in characters.
 pub(crate) const REASON_CHARS_MAX: usize = 300;
 

@@ -62,7 +62,7 @@ impl Progress {
 
 fn in_words(span: Duration) -> String {
     let millis = (span + Duration::from_micros(500)).as_millis();
-    if millis >= 1000 && millis % 1000 == 0 {
+    if millis >= 1000 && millis.is_multiple_of(1000) {
         format!("{}s", millis / 1000)
     } else {
         format!("{millis}ms")

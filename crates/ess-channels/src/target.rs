@@ -3,16 +3,18 @@
 //! Only absolute `http` and `https` URLs without a user name or password are targets.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::Uri;
 use rustls_pki_types::ServerName;
+use tokio::sync::Semaphore;
 
 use crate::channel::ChannelError;
 use crate::guard::Security;
-use crate::limits::URL_BYTES_MAX;
+use crate::limits::{LOOKUPS_MAX, URL_BYTES_MAX};
 
 /// Where to dial and what to ask for there.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Target {
     /// Host name or IP literal, without brackets.
     pub host: String,
@@ -28,6 +30,8 @@ pub(crate) struct Target {
     pub authority: String,
     /// Path and query.
     pub path: String,
+    /// Lookups of the name; each holds its permit to its real end.
+    pub lookups: Arc<Semaphore>,
 }
 
 impl Target {
@@ -55,13 +59,14 @@ impl Target {
         if host.is_empty() {
             return Err(refuse("it has no host"));
         }
-        let port = match (authority.port(), security) {
-            (Some(port), _) => port
-                .as_str()
-                .parse()
-                .map_err(|_| refuse("its port is not a number up to 65535"))?,
-            (None, Security::Tls) => 443,
-            (None, Security::Plain) => 80,
+        // What follows the host; `Authority::port` is silent on numbers that are too large.
+        let port = match (authority.as_str().get(authority.host().len()..), security) {
+            (Some(""), Security::Tls) => 443,
+            (Some(""), Security::Plain) => 80,
+            (rest, _) => rest
+                .and_then(|rest| rest.strip_prefix(':')?.parse().ok())
+                .filter(|port| *port > 0)
+                .ok_or_else(|| refuse("its port is not a number up to 65535"))?,
         };
         let server_name =
             ServerName::try_from(host.clone()).map_err(|_| refuse("its host is not a name or an address"))?;
@@ -73,6 +78,7 @@ impl Target {
             server_name,
             authority: authority.as_str().to_owned(),
             path: path.to_owned(),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             host,
         })
     }
