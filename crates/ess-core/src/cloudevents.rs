@@ -42,6 +42,12 @@ pub fn from_structured(body: &[u8], test: bool) -> Result<Content, Problem> {
         match name.as_str() {
             "data" => data = Some(value.to_owned()),
             "data_base64" => return Err(no_binary_data()),
+            // JSON event format, section 2.2: null is as good as absent; an attribute is a string, a number or a boolean.
+            _ if value.get() == "null" => {}
+            _ if value.get().starts_with(['{', '[']) && CARRIED.iter().any(|(known, _)| *known == name) => {
+                let detail = format!("attribute {name} must be a string, a number or a boolean");
+                return Err(Problem::new(Code::Invalid, detail).with_field(name));
+            }
             _ => attributes.push((name, scalar(value.get()))),
         }
     }
@@ -198,6 +204,15 @@ mod tests {
     use super::*;
 
     const EVENT: &str = r#"{"specversion":"1.0","id":"R-V3","source":"/gov","type":"rule.changed","hmsversion":"3","hmskind":"correction","hmsreferences":"A,B","data":{"n":9007199254740993}}"#;
+
+    #[test]
+    fn a_null_attribute_is_absent_and_a_nested_one_refused() {
+        let with = |more: &str| EVENT.replacen('{', &format!("{{{more},"), 1);
+        let content = from_structured(with(r#""subject":null,"hmspriority":null"#).as_bytes(), false).unwrap();
+        assert_eq!((content.subject.as_str(), content.priority), ("R", Priority::Routine));
+        let problem = from_structured(with(r#""subject":{"a":1}"#).as_bytes(), false).unwrap_err();
+        assert_eq!(problem.field.as_deref(), Some("subject"));
+    }
 
     #[test]
     fn the_three_modes_mean_the_same() {

@@ -139,12 +139,13 @@ impl Verdict {
 
 fn of_success(answer: &Answer, policy: &AckPolicy, event: &EventId, sent: &Digest) -> Verdict {
     // A refusal in the body counts under every policy: the partner said so.
-    let word = AckWord::parse(&answer.body);
+    let word = AckWord::in_answer(&answer.body);
     if let Ok(AckWord::Nack { event: named, reason, retryable, .. }) = &word
         && named == event
     {
         return if *retryable {
-            Verdict::Retry { reason: format!("nack: {reason}"), retry_after: answer.retry_after }
+            let retry_after = answer.retry_after.map(|span| span.min(RETRY_AFTER_MAX));
+            Verdict::Retry { reason: format!("nack: {reason}"), retry_after }
         } else {
             Verdict::Nack { reason: reason.clone() }
         };
@@ -211,15 +212,25 @@ impl AckWord {
     /// # Errors
     /// Not JSON, neither `ack` nor `nack`, or an id that is none.
     pub fn parse(body: &[u8]) -> Result<Self, Problem> {
-        let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
-        let fields = Fields::parse(body)?;
-        let text = |name: &str| -> Option<String> {
-            let (_, value) = fields.0.iter().find(|(known, _)| known == name)?;
-            serde_json::from_str(value.get()).ok()
-        };
+        let fields = Self::fields(body)?;
+        let partner = text_of(&fields, "partner").map(|id| PartnerId::parse(&id)).transpose()?;
+        Self::of(&fields, partner)
+    }
+
+    /// Reads the word in an answer. Who speaks is known, so a `partner` there is one of the partner's own fields, whatever it holds.
+    fn in_answer(body: &[u8]) -> Result<Self, Problem> {
+        let partner = None;
+        Self::of(&Self::fields(body)?, partner)
+    }
+
+    fn fields(body: &[u8]) -> Result<Fields<'_>, Problem> {
+        Fields::parse(body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body))
+    }
+
+    fn of(fields: &Fields<'_>, partner: Option<PartnerId>) -> Result<Self, Problem> {
+        let text = |name: &str| text_of(fields, name);
         let is_true = |name: &str| fields.0.iter().any(|(known, value)| known == name && value.get() == "true");
         let test = is_true("test");
-        let partner = text("partner").map(|id| PartnerId::parse(&id)).transpose()?;
         if let Some(event) = text("ack") {
             let digest = text("digest").and_then(|digest| Digest::parse(digest.strip_prefix("sha-256=")?));
             return Ok(AckWord::Ack { event: EventId::parse(&event)?, test, digest, partner });
@@ -235,6 +246,11 @@ impl AckWord {
         )
         .with_field("ack"))
     }
+}
+
+fn text_of(fields: &Fields<'_>, name: &str) -> Option<String> {
+    let (_, value) = fields.0.iter().find(|(known, _)| known == name)?;
+    serde_json::from_str(value.get()).ok()
 }
 
 /// A partner's words, short and printable.
@@ -287,6 +303,22 @@ mod tests {
         assert_eq!(judge(AckBy::Status, 200, nack), Verdict::Nack { reason: "unknown county".to_owned() });
         let again = r#"{"nack":"R-V3","reason":"busy","retryable":true}"#;
         assert!(matches!(judge(AckBy::Body, 200, again), Verdict::Retry { .. }));
+    }
+
+    #[test]
+    fn a_partners_own_fields_do_not_spoil_its_ack() {
+        let ack = r#"{"ack":"R-V3","partner":"Court Calendar Inc."}"#;
+        assert_eq!(judge(AckBy::Body, 200, ack), Verdict::Acked(Evidence::Body));
+        assert!(AckWord::parse(ack.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_nack_cannot_put_the_next_attempt_off_for_years() {
+        let body = Bytes::from_static(br#"{"nack":"R-V3","reason":"busy","retryable":true}"#);
+        let retry_after = Some(Duration::from_secs(365 * 86_400));
+        let receipt = Receipt::Answer(Answer { status: 200, body, retry_after });
+        let verdict = Verdict::of(&receipt, &policy(AckBy::Body), &EventId::trusted("R-V3"), &Digest([1; 32]));
+        assert!(matches!(verdict, Verdict::Retry { retry_after: Some(RETRY_AFTER_MAX), .. }));
     }
 
     #[test]
