@@ -47,7 +47,7 @@ impl Channel {
         connections_max: usize,
     ) -> Result<Channel, ChannelError> {
         match kind {
-            ChannelKind::Webhook => Webhook::open(url, credential, dialer, connections_max).map(Channel::Webhook),
+            ChannelKind::Webhook => Webhook::open(url, &credential, dialer, connections_max).map(Channel::Webhook),
         }
     }
 

@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::channel::ChannelError;
 use crate::guard;
+use crate::http1::is_field;
 use crate::limits::{ADDRESSES_MAX, TLS_SESSIONS};
 use crate::progress::Progress;
 use crate::stream::Stream;
@@ -64,8 +65,19 @@ impl Dialer {
         }
         let roots = Arc::new(trusted_roots(&options)?);
         let tls = client_config(Arc::clone(&roots))?.with_no_client_auth();
-        let DialerOptions { allow, user_agent, .. } = options;
-        Ok(Dialer { inner: Arc::new(Inner { allow, tls: with_alpn(tls), roots, user_agent }) })
+        if !is_field("user-agent", &options.user_agent) {
+            return Err(ChannelError::Option("the user agent is not a header value".to_owned()));
+        }
+        let user_agent = options.user_agent;
+        let allow = options.allow;
+        Ok(Dialer {
+            inner: Arc::new(Inner {
+                allow,
+                tls: with_alpn(tls),
+                roots,
+                user_agent,
+            }),
+        })
     }
 
     /// The `user-agent` of all requests.
@@ -108,12 +120,15 @@ impl Dialer {
         let addresses = self.resolve(target, progress).await?;
         let socket = connect(&addresses, progress).await?;
         let Some(tls) = tls else {
-            return Ok(Stream::plain(socket));
+            return Ok(Stream::Plain(socket));
         };
         progress.enter(Stage::Tls);
         match tls.connect(target.server_name.clone(), socket).await {
-            Ok(stream) => Ok(Stream::tls(stream)),
-            Err(error) => Err(Failure { stage: Stage::Tls, reason: tls_words(&error, &target.host) }),
+            Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+            Err(error) => Err(Failure {
+                stage: Stage::Tls,
+                reason: tls_words(&error, &target.host),
+            }),
         }
     }
 
@@ -123,7 +138,10 @@ impl Dialer {
             Some(address) => vec![SocketAddr::new(address, target.port)],
             None => {
                 progress.enter(Stage::Resolve);
-                let fail = |reason: String| Failure { stage: Stage::Resolve, reason };
+                let fail = |reason: String| Failure {
+                    stage: Stage::Resolve,
+                    reason,
+                };
                 tokio::net::lookup_host((target.host.as_str(), target.port))
                     .await
                     .map_err(|_| fail(format!("the name {} was not found", target.host)))?
@@ -142,7 +160,10 @@ impl Dialer {
         match refused {
             _ if !allowed.is_empty() => Ok(allowed),
             Some(failure) => Err(failure),
-            None => Err(Failure { stage: Stage::Resolve, reason: format!("the name {} has no address", target.host) }),
+            None => Err(Failure {
+                stage: Stage::Resolve,
+                reason: format!("the name {} has no address", target.host),
+            }),
         }
     }
 }
@@ -171,7 +192,10 @@ async fn connect(addresses: &[SocketAddr], progress: &Progress) -> Result<TcpStr
             Err(error) => reason = format!("{} by {address}", io_words(&error)),
         }
     }
-    Err(Failure { stage: Stage::Connect, reason })
+    Err(Failure {
+        stage: Stage::Connect,
+        reason,
+    })
 }
 
 /// TLS 1.2 and 1.3 by ring, whatever else the process has set.
@@ -202,7 +226,9 @@ fn trusted_roots(options: &DialerOptions) -> Result<RootCertStore, ChannelError>
     for pem in &options.extra_roots_pem {
         for certificate in CertificateDer::pem_slice_iter(pem) {
             let certificate = certificate.map_err(|error| ChannelError::Roots(error.to_string()))?;
-            roots.add(certificate).map_err(|error| ChannelError::Roots(error.to_string()))?;
+            roots
+                .add(certificate)
+                .map_err(|error| ChannelError::Roots(error.to_string()))?;
         }
     }
     Ok(roots)

@@ -11,8 +11,14 @@ pub(crate) const ANSWER_HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Bytes read for one answer in all; chunk framing and trailers count.
 pub(crate) const ANSWER_BYTES_MAX: usize = 512 * 1024;
 
-/// Size of hyper's read buffer, and so of the largest single head.
-pub(crate) const READ_BUFFER_BYTES_MAX: usize = 16 * 1024;
+/// Header fields of one answer.
+pub(crate) const ANSWER_FIELDS_MAX: usize = 64;
+
+/// Room for the first read of an exchange: most answers fit.
+pub(crate) const READ_BYTES_FIRST: usize = 2 * 1024;
+
+/// Room for each further read.
+pub(crate) const READ_BYTES: usize = 16 * 1024;
 
 /// An idle connection older than this is closed.
 pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
@@ -29,8 +35,17 @@ pub(crate) const URL_BYTES_MAX: usize = 2048;
 /// TLS sessions remembered per channel.
 pub(crate) const TLS_SESSIONS: usize = 8;
 
-/// How often in a row a connection is polled within one poll of its attempt.
-pub(crate) const POLLS_IN_A_ROW_MAX: u32 = 32;
+/// A token is renewed this long before it expires.
+pub(crate) const TOKEN_SKEW: Duration = Duration::from_secs(30);
+
+/// A token without `expires_in` is used for this long.
+pub(crate) const TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_secs(300);
+
+/// No token is used for longer than this.
+pub(crate) const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Length of a token.
+pub(crate) const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// `Retry-After` beyond this is cut down to it.
 pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(7 * 24 * 3600);

@@ -5,7 +5,6 @@
 use std::net::IpAddr;
 
 use http::Uri;
-use http::header::HeaderValue;
 use rustls_pki_types::ServerName;
 
 use crate::channel::ChannelError;
@@ -26,9 +25,9 @@ pub(crate) struct Target {
     /// Name that the certificate must bear.
     pub server_name: ServerName<'static>,
     /// Value of the `host` field.
-    pub authority: HeaderValue,
+    pub authority: String,
     /// Path and query.
-    pub path: Uri,
+    pub path: String,
 }
 
 impl Target {
@@ -48,12 +47,19 @@ impl Target {
         if authority.as_str().contains('@') {
             return Err(refuse("it holds a user name; use `auth` instead"));
         }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         if host.is_empty() {
             return Err(refuse("it has no host"));
         }
         let port = match (authority.port(), security) {
-            (Some(port), _) => port.as_str().parse().map_err(|_| refuse("its port is not a number up to 65535"))?,
+            (Some(port), _) => port
+                .as_str()
+                .parse()
+                .map_err(|_| refuse("its port is not a number up to 65535"))?,
             (None, Security::Tls) => 443,
             (None, Security::Plain) => 80,
         };
@@ -65,8 +71,8 @@ impl Target {
             port,
             security,
             server_name,
-            authority: HeaderValue::from_str(authority.as_str()).map_err(|_| refuse("its host is not a name"))?,
-            path: path.parse().map_err(|_| refuse("its path is not valid"))?,
+            authority: authority.as_str().to_owned(),
+            path: path.to_owned(),
             host,
         })
     }

@@ -2,59 +2,56 @@
 //!
 //! Redirects are not followed, content codings are not undone, and at most 64 KiB of an answer are read.
 
-use std::sync::{Mutex, PoisonError};
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ess_core::message::Message;
 use ess_core::receipt::{Answer, Failure, Receipt, Stage};
-use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE, USER_AGENT,
-};
-use http::{HeaderMap, Method, Request};
-use http_body_util::Full;
-use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
+use zeroize::Zeroizing;
 
 use crate::channel::ChannelError;
 use crate::credential::Credential;
 use crate::dialer::Dialer;
 use crate::guard::Security;
-use crate::limits::{IDLE_MAX, REASON_CHARS_MAX};
+use crate::http1::{is_field, push_field};
+use crate::limits::REASON_CHARS_MAX;
+use crate::oauth::{Client, Tokens};
+use crate::pool::Pool;
 use crate::progress::Progress;
-use crate::retry_after::retry_after;
 use crate::target::Target;
-use crate::wire::{Broken, Wire};
+use crate::wire::{Broken, Outgoing, Wire};
 
 /// POSTs to one partner.
 pub struct Webhook {
     target: Target,
     dialer: Dialer,
     tls: Option<TlsConnector>,
-    /// The fields that every request carries.
-    headers: HeaderMap,
-    idle_max: usize,
-    /// Idle connections, the last used on top; locked for a push or a pop only.
-    idle: Mutex<Vec<Wire>>,
+    /// How every request begins: request line, host, coding.
+    beginning: Vec<u8>,
+    /// Value of `authorization`, where it is always the same.
+    authorization: Option<Zeroizing<String>>,
+    tokens: Option<Tokens>,
+    pool: Pool,
 }
 
 impl std::fmt::Debug for Webhook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Webhook").field("host", &self.target.host).finish_non_exhaustive()
+        f.debug_struct("Webhook")
+            .field("host", &self.target.host)
+            .finish_non_exhaustive()
     }
 }
 
 impl Webhook {
     pub(crate) fn open(
         url: &str,
-        credential: Credential,
+        credential: &Credential,
         dialer: &Dialer,
         connections_max: usize,
     ) -> Result<Webhook, ChannelError> {
         let target = Target::parse(url)?;
-        let tls = match (&credential, target.security) {
+        let tls = match (credential, target.security) {
             (Credential::Mtls { .. }, Security::Plain) => {
                 return Err(ChannelError::Url("a client certificate needs https".to_owned()));
             }
@@ -64,14 +61,30 @@ impl Webhook {
             (_, Security::Tls) => Some(dialer.tls()),
             (_, Security::Plain) => None,
         };
-        let headers = fixed_headers(&target, &credential, dialer)?;
+        let tokens = match credential {
+            Credential::OAuth2 {
+                token_url,
+                client_id,
+                client_secret,
+                scope,
+            } => {
+                let client = Client {
+                    id: client_id,
+                    secret: client_secret,
+                    scope: scope.as_deref(),
+                };
+                Some(Tokens::open(token_url, &client, dialer)?)
+            }
+            _ => None,
+        };
         Ok(Webhook {
+            beginning: beginning(&target),
+            authorization: authorization(credential)?,
             target,
             dialer: dialer.clone(),
             tls,
-            headers,
-            idle_max: connections_max,
-            idle: Mutex::new(Vec::new()),
+            tokens,
+            pool: Pool::new(connections_max),
         })
     }
 
@@ -88,155 +101,149 @@ impl Webhook {
     }
 
     pub(crate) fn sweep(&self) {
-        let now = Instant::now();
-        let old: Vec<Wire> = {
-            let mut idle = self.lock();
-            // The longest idle lie at the bottom.
-            let keep_from = idle.partition_point(|wire| now.saturating_duration_since(wire.used_at) > IDLE_MAX);
-            idle.drain(..keep_from).collect()
-        };
-        drop(old);
+        self.pool.sweep();
     }
 
-    /// One attempt: on a kept connection if there is one, and once more on a fresh one if the kept one was stale.
+    /// One attempt. A token that the partner does not take is renewed once.
     async fn attempt(&self, message: &Message, progress: &Progress) -> Result<Answer, Failure> {
-        let headers = self.headers_of(message)?;
-        if let Some(mut wire) = self.take_idle() {
-            match self.exchange(&mut wire, headers.clone(), message, progress).await {
-                Err(Stop::Stale) => {}
-                Err(Stop::Failed(failure)) => return Err(failure),
-                Ok((answer, can_keep)) => {
-                    if can_keep {
-                        self.keep(wire);
-                    }
-                    return Ok(answer);
-                }
+        let Some(tokens) = &self.tokens else {
+            let fixed = self.authorization.as_ref().map(|value| value.as_str());
+            return self.post(message, fixed, progress).await;
+        };
+        let token = tokens.authorization(progress).await?;
+        let answer = self.post(message, Some(&token), progress).await?;
+        if answer.status != 401 {
+            return Ok(answer);
+        }
+        tokens.forget(&token);
+        let renewed = tokens.authorization(progress).await?;
+        self.post(message, Some(&renewed), progress).await
+    }
+
+    /// One exchange: on a kept connection if there is one, once more on a fresh one if the kept one was stale.
+    async fn post(
+        &self,
+        message: &Message,
+        authorization: Option<&str>,
+        progress: &Progress,
+    ) -> Result<Answer, Failure> {
+        let head = self.head(message, authorization)?;
+        let request = Outgoing {
+            head: &head,
+            body: &message.body,
+        };
+        if let Some(wire) = self.pool.take() {
+            match self.exchange(wire, request, progress).await {
+                Err(broken) if broken.is_stale => {}
+                outcome => return outcome.map_err(|broken| broken.failure),
             }
         }
         let stream = self.dialer.dial(&self.target, self.tls.as_ref(), progress).await?;
-        let mut wire =
-            Wire::open(stream).await.map_err(|broken| Failure { stage: Stage::Connect, reason: broken.reason })?;
-        match self.exchange(&mut wire, headers, message, progress).await {
-            Err(Stop::Stale) => {
-                Err(Failure { stage: Stage::Await, reason: "connection closed before an answer".to_owned() })
-            }
-            Err(Stop::Failed(failure)) => Err(failure),
-            Ok((answer, can_keep)) => {
-                if can_keep {
-                    self.keep(wire);
-                }
-                Ok(answer)
-            }
-        }
-    }
-
-    async fn exchange(
-        &self,
-        wire: &mut Wire,
-        headers: HeaderMap,
-        message: &Message,
-        progress: &Progress,
-    ) -> Result<(Answer, bool), Stop> {
-        let mut request = Request::new(Full::new(message.body.clone()));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.target.path.clone();
-        *request.headers_mut() = headers;
-        progress.enter(Stage::Await);
-        let answer = wire.send(request).await.map_err(|broken| Stop::from_broken(broken, Stage::Await))?;
-        let (head, body) = answer.into_parts();
-        progress.enter(Stage::Read);
-        let (body, is_whole) = wire
-            .read(body)
+        self.exchange(Wire::open(stream), request, progress)
             .await
-            .map_err(|broken| Stop::Failed(Failure { stage: Stage::Read, reason: broken.reason }))?;
-        let retry_after = retry_after(&head.headers, Timestamp::now());
-        Ok((Answer { status: head.status.as_u16(), body, retry_after }, is_whole))
+            .map_err(|broken| broken.failure)
     }
 
-    /// The request's fields: the fixed ones, the message's own above them.
-    fn headers_of(&self, message: &Message) -> Result<HeaderMap, Failure> {
-        let refuse =
-            |name: &str| Failure { stage: Stage::Send, reason: format!("the header field {name:?} is not valid") };
-        let mut headers = self.headers.clone();
-        let content_type = HeaderValue::from_str(&message.content_type).map_err(|_| refuse("content-type"))?;
-        headers.insert(CONTENT_TYPE, content_type);
+    async fn exchange(&self, mut wire: Wire, request: Outgoing<'_>, progress: &Progress) -> Result<Answer, Broken> {
+        let reply = wire.exchange(request, progress).await?;
+        if reply.can_keep {
+            self.pool.keep(wire);
+        }
+        Ok(Answer {
+            status: reply.status,
+            body: reply.body,
+            retry_after: reply.retry_after,
+        })
+    }
+
+    /// The request's head: the fixed beginning, the message's fields, and ours where the message has none.
+    fn head(&self, message: &Message, authorization: Option<&str>) -> Result<Vec<u8>, Failure> {
+        let refuse = |name: &str| Failure {
+            stage: Stage::Send,
+            reason: format!("the header field {name:?} is not valid"),
+        };
+        let mut head = Vec::with_capacity(self.beginning.len() + HEAD_BYTES_USUAL);
+        head.extend_from_slice(&self.beginning);
+        let (mut has_agent, mut has_type) = (false, false);
         for (name, value) in &message.headers {
-            let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refuse(name))?;
-            if is_ours(&parsed) {
+            if !is_field(name, value) {
+                return Err(refuse(name));
+            }
+            let is = |other: &str| name.eq_ignore_ascii_case(other);
+            if FRAMING.iter().any(|field| is(field)) || (authorization.is_some() && is("authorization")) {
                 continue;
             }
-            let value = HeaderValue::from_str(value).map_err(|_| refuse(name))?;
-            headers.insert(parsed, value);
+            has_agent |= is("user-agent");
+            has_type |= is("content-type");
+            push_field(&mut head, name, value.as_bytes());
         }
-        Ok(headers)
-    }
-
-    fn take_idle(&self) -> Option<Wire> {
-        loop {
-            let mut wire = self.lock().pop()?;
-            if wire.is_open() {
-                return Some(wire);
+        if !has_agent {
+            push_field(&mut head, "user-agent", self.dialer.user_agent().as_bytes());
+        }
+        if !has_type {
+            if !is_field("content-type", &message.content_type) {
+                return Err(refuse("content-type"));
             }
+            push_field(&mut head, "content-type", message.content_type.as_bytes());
         }
-    }
-
-    fn keep(&self, mut wire: Wire) {
-        wire.rest();
-        let mut idle = self.lock();
-        if idle.len() < self.idle_max {
-            idle.push(wire);
+        if let Some(authorization) = authorization {
+            push_field(&mut head, "authorization", authorization.as_bytes());
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Wire>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Why an exchange gave no answer.
-enum Stop {
-    /// Nothing came back at all: worth a fresh connection.
-    Stale,
-    /// The attempt has failed.
-    Failed(Failure),
-}
-
-impl Stop {
-    fn from_broken(broken: Broken, stage: Stage) -> Stop {
-        if broken.is_stale { Stop::Stale } else { Stop::Failed(Failure { stage, reason: broken.reason }) }
+        push_field(&mut head, "content-length", message.body.len().to_string().as_bytes());
+        head.extend_from_slice(b"\r\n");
+        Ok(head)
     }
 }
 
-fn fixed_headers(target: &Target, credential: &Credential, dialer: &Dialer) -> Result<HeaderMap, ChannelError> {
-    let mut headers = HeaderMap::with_capacity(24);
-    headers.insert(HOST, target.authority.clone());
-    let agent = HeaderValue::from_str(dialer.user_agent())
-        .map_err(|_| ChannelError::Option("the user agent is not a header value".to_owned()))?;
-    headers.insert(USER_AGENT, agent);
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    let login = match credential {
+/// Room for the fields of a usual message, so that the head does not grow while it is written.
+const HEAD_BYTES_USUAL: usize = 1024;
+
+/// Fields that belong to the connection or the framing; what a partner's configuration says of them is not sent.
+const FRAMING: [&str; 11] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "accept-encoding",
+    "keep-alive",
+    "proxy-connection",
+];
+
+fn beginning(target: &Target) -> Vec<u8> {
+    let mut beginning = format!("POST {} HTTP/1.1\r\n", target.path).into_bytes();
+    push_field(&mut beginning, "host", target.authority.as_bytes());
+    push_field(&mut beginning, "accept-encoding", b"identity");
+    beginning
+}
+
+fn authorization(credential: &Credential) -> Result<Option<Zeroizing<String>>, ChannelError> {
+    let value = match credential {
         Credential::Bearer(token) => format!("Bearer {token}"),
-        Credential::Basic { user, password } => format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))),
-        Credential::OAuth2 { .. } => return Err(ChannelError::Credential("oauth2 is not supported".to_owned())),
-        Credential::None | Credential::Mtls { .. } => return Ok(headers),
+        Credential::Basic { user, password } => {
+            let login = Zeroizing::new(format!("{user}:{password}"));
+            format!("Basic {}", STANDARD.encode(login.as_bytes()))
+        }
+        Credential::OAuth2 { .. } | Credential::None | Credential::Mtls { .. } => return Ok(None),
     };
-    let mut login = HeaderValue::from_str(&login)
-        .map_err(|_| ChannelError::Credential("the token or password holds a control character".to_owned()))?;
-    login.set_sensitive(true);
-    headers.insert(AUTHORIZATION, login);
-    Ok(headers)
-}
-
-/// Fields that belong to the connection or the framing; a partner's own headers never replace them.
-fn is_ours(name: &HeaderName) -> bool {
-    [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, TE, UPGRADE, ACCEPT_ENCODING].contains(name)
-        || name == "expect"
-        || name == "keep-alive"
+    if !is_field("authorization", &value) {
+        return Err(ChannelError::Credential(
+            "the token holds a control character".to_owned(),
+        ));
+    }
+    Ok(Some(Zeroizing::new(value)))
 }
 
 /// A reason is one line without control characters, of bounded length.
 fn one_line(mut failure: Failure) -> Failure {
-    failure.reason =
-        failure.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_CHARS_MAX).collect();
+    failure.reason = failure
+        .reason
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(REASON_CHARS_MAX)
+        .collect();
     failure
 }

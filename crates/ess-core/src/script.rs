@@ -13,6 +13,7 @@ mod place;
 use std::time::Duration;
 
 use jsonata_core::Expression;
+use jsonata_core::evaluator::CancelToken;
 
 use crate::time::Time;
 
@@ -78,6 +79,17 @@ impl Clock {
     }
 }
 
+/// Ends evaluations from another thread. An evaluation looks at it often, but not within one built-in call.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(CancelToken);
+
+impl Stop {
+    /// Ends each evaluation that was given this, with [`CODE_STOPPED`]. Cannot be taken back.
+    pub fn stop(&self) {
+        self.0.cancel();
+    }
+}
+
 /// Why a script gave no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
@@ -94,7 +106,9 @@ pub struct ScriptError {
 pub const CODE_STOPPED: &str = "U1001";
 /// The script wanted more memory than it may have.
 pub const CODE_MEMORY: &str = "E_MEMORY";
-/// The script is too large or too deeply nested.
+/// The script nests too deeply. The engine's own code.
+pub const CODE_NESTING: &str = "U1002";
+/// The script is too large.
 pub const CODE_SCRIPT: &str = "E_SCRIPT";
 /// The input is too large or no JSON.
 pub const CODE_INPUT: &str = "E_INPUT";
@@ -112,6 +126,12 @@ impl ScriptError {
     #[must_use]
     pub fn new(code: &str, message: impl Into<String>) -> Self {
         Self { code: code.to_owned(), message: message.into(), position: None }
+    }
+
+    /// The refusal of a script that is larger than it may be.
+    #[must_use]
+    pub fn too_large(bounds: &Bounds) -> Self {
+        Self::new(CODE_SCRIPT, format!("the script is larger than {} bytes", bounds.script_bytes_max))
     }
 
     /// Line and column, both from 1, and the offending text, for a script with this text.
@@ -141,10 +161,8 @@ impl Script {
     /// The parser's code with the place, or [`CODE_SCRIPT`].
     pub fn parse(text: &str, bounds: &Bounds) -> Result<Self, ScriptError> {
         if text.len() > bounds.script_bytes_max {
-            let limit = bounds.script_bytes_max;
-            return Err(ScriptError::new(CODE_SCRIPT, format!("the script is larger than {limit} bytes")));
+            return Err(ScriptError::too_large(bounds));
         }
-        place::check_nesting(text)?;
         let expression = Expression::compile(text).map_err(|error| place::locate(text, code::of_parser(&error)))?;
         Ok(Self { text: text.into(), uses: functions::Uses::of(text), expression })
     }
@@ -157,16 +175,19 @@ impl Script {
 
     /// Evaluates the script on a JSON text, or on nothing. `None` is JSONata's undefined.
     ///
+    /// Time is bounded by the one who holds `stop`, which can tell a slow script from a busy machine; depth, lengths
+    /// and sizes are bounded here.
+    ///
     /// # Errors
     /// JSONata's code, or one of the `E_…` codes.
     pub fn evaluate(
         &self,
         input: Option<&str>,
         bindings: &[(&str, &str)],
-        bounds: &Bounds,
+        limits: (&Bounds, &Stop),
         clock: Clock,
     ) -> Result<Option<String>, ScriptError> {
-        engine::evaluate(self, input, bindings, bounds, clock).map_err(|error| place::locate_run(&self.text, error))
+        engine::evaluate(self, input, bindings, limits, clock).map_err(|error| place::locate_run(&self.text, error))
     }
 }
 

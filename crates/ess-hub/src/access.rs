@@ -74,7 +74,12 @@ impl Access {
 ///
 /// # Errors
 /// The system gives no random bytes.
-pub fn mint(role: &Role, note: String, created_at: Time, expires_at: Option<Time>) -> Result<(String, StoredToken), getrandom::Error> {
+pub fn mint(
+    role: &Role,
+    note: String,
+    created_at: Time,
+    expires_at: Option<Time>,
+) -> Result<(String, StoredToken), getrandom::Error> {
     let mut random = [0u8; SECRET_BYTES + 4];
     getrandom::fill(&mut random)?;
     let (secret, name) = random.split_at(SECRET_BYTES);

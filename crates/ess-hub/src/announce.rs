@@ -38,9 +38,9 @@ pub fn tell_record(delivery: &Delivery, happenings: &Happenings, registered: &Re
             ("delivery.acked", *seq, format!("{partner} acknowledged on attempt {attempt}"))
         }
         Record::Failed { open, tried } => {
-            let due = open.due_at.map_or_else(String::new, |due| {
-                format!("; next attempt in {:.1} s", due.since(now).as_secs_f64())
-            });
+            let due = open
+                .due_at
+                .map_or_else(String::new, |due| format!("; next attempt in {:.1} s", due.since(now).as_secs_f64()));
             let kind = if tried.outcome == "received" { "delivery.delivered" } else { "delivery.retrying" };
             (kind, open.key.seq, format!("{partner}: {}{due}", tried.reason))
         }
@@ -78,10 +78,16 @@ pub fn tell_action(delivery: &Delivery, happenings: &Happenings, registered: &Re
         ),
         Action::WentOffline => ("partner.offline", None, format!("{partner} keeps failing; one probe at a time")),
         Action::Recovered => ("partner.recovered", None, format!("{partner} answers again; its backlog goes out")),
-        Action::PausePartner { reason } => {
-            ("partner.paused", None, format!("{partner} is gone and was paused: {reason}; `hms-ess partner resume {partner}` goes on"))
-        }
-        Action::Send(_) | Action::Record(_) | Action::Load { .. } | Action::LoadLine { .. } | Action::LoadOpen { .. } => {
+        Action::PausePartner { reason } => (
+            "partner.paused",
+            None,
+            format!("{partner} is gone and was paused: {reason}; `hms-ess partner resume {partner}` goes on"),
+        ),
+        Action::Send(_)
+        | Action::Record(_)
+        | Action::Load { .. }
+        | Action::LoadLine { .. }
+        | Action::LoadOpen { .. } => {
             return;
         }
     };

@@ -54,6 +54,8 @@ pub struct Body {
 pub struct Shape {
     /// The partner's version.
     pub version: Version,
+    /// The generation of the bridges.
+    pub generation: u64,
     /// Its adapter.
     pub adapter: Option<Digest>,
     /// Its format.
@@ -78,7 +80,7 @@ pub struct Cell {
 
 #[derive(Debug, Default)]
 struct Made {
-    payloads: HashMap<Version, Once<Converted>>,
+    payloads: HashMap<(Version, u64), Once<Converted>>,
     bodies: Vec<(Shape, Once<Arc<Body>>)>,
 }
 
@@ -89,10 +91,10 @@ impl Cell {
         Arc::new(Self { event, made: Mutex::default() })
     }
 
-    /// The place of the payload in `version`.
-    pub fn payload(&self, version: Version) -> Once<Converted> {
+    /// The place of the payload in `version`, as the bridges of this generation make it.
+    pub fn payload(&self, version: Version, generation: u64) -> Once<Converted> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        made.payloads.entry(version).or_default().clone()
+        made.payloads.entry((version, generation)).or_default().clone()
     }
 
     /// The place of the body in `shape`.

@@ -36,7 +36,14 @@ impl Happenings {
     }
 
     /// Tells.
-    pub fn tell(&self, at: Time, kind: &'static str, event_id: Option<EventId>, partner: Option<PartnerId>, detail: String) {
+    pub fn tell(
+        &self,
+        at: Time,
+        kind: &'static str,
+        event_id: Option<EventId>,
+        partner: Option<PartnerId>,
+        detail: String,
+    ) {
         let number = self.number.fetch_add(1, Ordering::Relaxed) + 1;
         // Nobody listening is no failure.
         drop(self.sender.send(Happening { number, at, kind, event_id, partner, detail }));

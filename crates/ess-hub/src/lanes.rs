@@ -46,8 +46,6 @@ pub enum Input {
     Word(PartnerNo, Word, oneshot::Sender<bool>),
     /// A delivery that was not loaded ended in the store.
     EndedInStore(PartnerNo, Subject, bool),
-    /// An operator's word to one lane.
-    Command(PartnerNo, Command),
     /// Bridges changed: every lane tries again what was blocked.
     UnblockAll,
     /// An open delivery of this event is taken back everywhere.
@@ -82,6 +80,13 @@ pub struct LaneReport {
     pub offline_since: Option<Time>,
     /// Its last failure.
     pub last_error: Option<String>,
+}
+
+/// What lanes ask of the registry.
+#[derive(Debug)]
+pub enum Wish {
+    /// Pause this partner: its address is gone.
+    Pause(PartnerNo, String),
 }
 
 /// The loop's ear.
@@ -134,6 +139,7 @@ pub struct Lanes {
     handle: LanesHandle,
     inputs: mpsc::UnboundedReceiver<Input>,
     recorded: mpsc::UnboundedReceiver<Vec<Recorded>>,
+    wishes: mpsc::UnboundedSender<Wish>,
     seats: HashMap<PartnerNo, Seat>,
     timers: BinaryHeap<Reverse<(Time, PartnerNo)>>,
     records: Vec<ess_store::Change>,
@@ -151,6 +157,7 @@ impl Lanes {
         delivery: Arc<Delivery>,
         happenings: Arc<Happenings>,
         recorded: mpsc::UnboundedReceiver<Vec<Recorded>>,
+        wishes: mpsc::UnboundedSender<Wish>,
         seed: u64,
     ) -> (Self, LanesHandle) {
         let (sender, inputs) = mpsc::unbounded_channel();
@@ -161,6 +168,7 @@ impl Lanes {
             handle: handle.clone(),
             inputs,
             recorded,
+            wishes,
             seats: HashMap::new(),
             timers: BinaryHeap::new(),
             records: Vec::new(),
@@ -254,10 +262,6 @@ impl Lanes {
             }
             Input::EndedInStore(no, subject, test) => {
                 self.with_lane(no, |lane| lane.on_ended_in_store(&subject, test, now));
-                no
-            }
-            Input::Command(no, command) => {
-                self.with_lane(no, |lane| lane.on_command(command, now));
                 no
             }
             Input::UnblockAll => return self.command_all(&Command::Unblock),
@@ -432,7 +436,13 @@ impl Lanes {
                     self.delivery.store.record(std::mem::take(&mut self.records));
                     spawn_load_open(&self.delivery, &self.handle, no, after, limit);
                 }
-                other => tell_action(&self.delivery, &self.happenings, &seat.registered, &other, now),
+                other => {
+                    tell_action(&self.delivery, &self.happenings, &seat.registered, &other, now);
+                    if let Action::PausePartner { reason } = other {
+                        // The lane is paused already; this makes it known and durable.
+                        drop(self.wishes.send(Wish::Pause(no, reason)));
+                    }
+                }
             }
         }
         if let Some(next) = seat.lane.next_timeout()
@@ -489,8 +499,7 @@ fn spawn_load(delivery: &Arc<Delivery>, handle: &LanesHandle, no: PartnerNo, aft
     let (delivery, handle) = (delivery.clone(), handle.clone());
     tokio::spawn(async move {
         let page = until_read(|| delivery.store.backlog(no, after, limit)).await;
-        let offers = page.entries.into_iter().map(records::offer).collect();
-        handle.tell(Input::Loaded(no, offers, page.scanned_to));
+        handle.tell(Input::Loaded(no, page.entries, page.scanned_to));
     });
 }
 
@@ -499,30 +508,22 @@ fn spawn_load_line(delivery: &Arc<Delivery>, handle: &LanesHandle, no: PartnerNo
     tokio::spawn(async move {
         // What was just left in the store must be there before it is read back.
         until_read(|| delivery.store.record_durably(Vec::new())).await;
-        let read = || delivery.store.open_of_subject(no, &subject, test, (Seq(0), 0), LINE_PAGE + 1);
+        let read = || delivery.store.open_of_subject(no, &subject, test, LINE_PAGE + 1);
         let mut line = until_read(read).await;
         let more = line.len() > LINE_PAGE;
         line.truncate(LINE_PAGE);
-        let opened = line.into_iter().map(records::open_from_store).collect();
-        handle.tell(Input::LineLoaded(no, subject.clone(), test, opened, more));
+        handle.tell(Input::LineLoaded(no, subject.clone(), test, line, more));
     });
 }
 
-fn spawn_load_open(
-    delivery: &Arc<Delivery>,
-    handle: &LanesHandle,
-    no: PartnerNo,
-    after: (Seq, u32),
-    limit: usize,
-) {
+fn spawn_load_open(delivery: &Arc<Delivery>, handle: &LanesHandle, no: PartnerNo, after: (Seq, u32), limit: usize) {
     let (delivery, handle) = (delivery.clone(), handle.clone());
     tokio::spawn(async move {
         until_read(|| delivery.store.record_durably(Vec::new())).await;
         let page = until_read(|| delivery.store.open_deliveries(no, after, limit)).await;
         let is_full = page.len() >= limit;
         let next = is_full.then(|| page.last().map(|open| (open.key.seq, open.key.round))).flatten();
-        let opened = page.into_iter().map(records::open_from_store).collect();
-        handle.tell(Input::OpenLoaded(no, opened, next));
+        handle.tell(Input::OpenLoaded(no, page, next));
     });
 }
 

@@ -1,5 +1,28 @@
-//! The engine: publish, fan out, deliver, acknowledge. Knows no HTTP server, no files, no environment.
+//! The engine: publish, fan out, deliver, acknowledge. Knows no HTTP server, no environment.
 
-mod stub;
+mod access;
+mod acks;
+mod announce;
+mod ask;
+mod bridges;
+mod cells;
+mod clock;
+mod dead_letters;
+mod deliver;
+mod happenings;
+mod hub;
+mod lanes;
+mod metrics;
+mod partners;
+mod prepare;
+mod publish;
+mod records;
+mod registry;
+mod replay;
+pub mod scripts;
+mod tokens;
 pub mod view;
-pub use stub::{Hub, Word};
+
+pub use acks::Word;
+pub use hub::{Hub, HubOptions};
+pub use registry::FindSecret;

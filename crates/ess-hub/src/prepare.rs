@@ -48,7 +48,7 @@ impl Workshop {
             let payload = Arc::from(event.content.payload.get());
             return Ok(Converted { payload, scripts: [].into() });
         }
-        let once = cell.payload(version);
+        let once = cell.payload(version, snapshot.generation);
         once.get_or_init(|| self.convert(event, snapshot, version)).await.clone()
     }
 
@@ -70,14 +70,13 @@ impl Workshop {
                 now: Some(event.recorded_at),
             };
             let mend = mend_bridge(&content.subject, &bridge.id);
-            let output = self.scripts.evaluate(evaluation).await.map_err(|error| Blocked {
-                reason: format!("bridge {}: {error}", bridge.id),
-                mend: mend.clone(),
-            })?;
-            let output = output.ok_or_else(|| Blocked {
-                reason: format!("bridge {} gave no result (undefined)", bridge.id),
-                mend,
-            })?;
+            let output = self
+                .scripts
+                .evaluate(evaluation)
+                .await
+                .map_err(|error| Blocked { reason: format!("bridge {}: {error}", bridge.id), mend: mend.clone() })?;
+            let output = output
+                .ok_or_else(|| Blocked { reason: format!("bridge {} gave no result (undefined)", bridge.id), mend })?;
             payload = Arc::from(output);
             scripts.push(*digest);
         }
@@ -96,6 +95,7 @@ impl Workshop {
         let version = registered.version_of(&content.subject, content.version);
         let shape = Shape {
             version,
+            generation: snapshot.generation,
             adapter: registered.adapter,
             format: registered.partner.format,
             partner: registered.is_own_shape.then_some(registered.no),
@@ -122,12 +122,11 @@ impl Workshop {
             None => envelope,
             Some(adapter) => {
                 scripts.extend(registered.adapter);
-                self.adapt(event, registered, adapter, envelope).await?.into_bytes()
+                self.adapt(event, registered, adapter, envelope).await?
             }
         };
-        // Invariant: the envelope and a script's output are JSON, hence UTF-8.
-        let value = String::from_utf8(value).expect("JSON text is UTF-8");
-        let context = Context { event, version, payload: &converted.payload, has_adapter: registered.adapter.is_some() };
+        let context =
+            Context { event, version, payload: &converted.payload, has_adapter: registered.adapter.is_some() };
         let written = format::write(registered.partner.format, value, &context).map_err(|error| Blocked {
             reason: format!("format {}: {error}", registered.partner.format.word()),
             mend: mend_adapter(registered),
@@ -149,21 +148,21 @@ impl Workshop {
         event: &Event,
         registered: &Registered,
         adapter: &str,
-        envelope: Vec<u8>,
+        envelope: String,
     ) -> Result<String, Blocked> {
-        let input = String::from_utf8_lossy(&envelope);
         let bindings =
             [("event".to_owned(), event_binding(event)), ("partner".to_owned(), partner_binding(registered))];
         let evaluation = Evaluation {
             script: Arc::from(adapter),
-            input: Some(Arc::from(&*input)),
+            input: Some(Arc::from(envelope)),
             bindings: Arc::from(bindings),
             now: Some(event.recorded_at),
         };
-        let output = self.scripts.evaluate(evaluation).await.map_err(|error| Blocked {
-            reason: format!("adapter: {error}"),
-            mend: mend_adapter(registered),
-        })?;
+        let output = self
+            .scripts
+            .evaluate(evaluation)
+            .await
+            .map_err(|error| Blocked { reason: format!("adapter: {error}"), mend: mend_adapter(registered) })?;
         output.ok_or_else(|| Blocked {
             reason: "adapter gave no result (undefined)".to_owned(),
             mend: mend_adapter(registered),

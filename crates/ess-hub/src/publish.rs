@@ -11,6 +11,7 @@ use ess_store::{Audience, NewEvent, Publication, StoreError};
 
 use crate::cells::Cell;
 use crate::hub::Hub;
+use crate::lanes::Input;
 use crate::metrics::PublishResult;
 use crate::registry::{Registered, Snapshot};
 use crate::scripts::Evaluation;
@@ -42,6 +43,7 @@ impl Hub {
             Ok(Publication::Recorded(event)) => {
                 metrics.count_publish(PublishResult::Recorded);
                 self.tell_recorded(&event, by);
+                self.stop_retracted(&event).await;
                 let blocked = self.blocked(&snapshot, &event, &audience).await;
                 Ok(receipt(&event, audience.len(), blocked, false))
             }
@@ -54,7 +56,8 @@ impl Hub {
                 metrics.count_publish(PublishResult::Conflict);
                 let at = first.event.recorded_at;
                 let detail = format!("event {id} was recorded at {at} with other content; nothing was changed");
-                let hint = "an event never changes: publish the new content under a new id, such as the next `-V` number";
+                let hint =
+                    "an event never changes: publish the new content under a new id, such as the next `-V` number";
                 Err(Problem::new(Code::EventConflict, detail).with_field("id").with_hint(hint))
             }
             Err(error) => {
@@ -98,8 +101,7 @@ impl Hub {
             partners.push(PlanEntry { partner: registered.partner.id.clone(), version, bridges, outcome });
         }
         partners.sort_by(|a, b| a.partner.cmp(&b.partner));
-        let (id, subject, version, test) =
-            (content.id.clone(), content.subject.clone(), content.version, content.test);
+        let (id, subject, version, test) = (content.id.clone(), content.subject.clone(), content.version, content.test);
         Ok(Plan { id, subject, version, test, partners })
     }
 
@@ -158,9 +160,25 @@ impl Hub {
         let mut partners: Vec<PartnerNo> = Vec::new();
         for id in &content.references {
             let recorded = self.recorded(id, content.test).await.map_err(|problem| problem.with_field("references"))?;
-            partners.extend(self.delivery.store.who_got(recorded.event.seq).await.map_err(|error| unavailable(&error))?);
+            // Everyone it was for, and everyone it was replayed to.
+            let deliveries = self.stored_deliveries(&recorded).await?;
+            partners.extend(deliveries.iter().map(|delivery| delivery.key.partner));
         }
         Ok(Arc::new(Audience::new(partners)))
+    }
+
+    /// What a retraction takes back is not sent any more.
+    async fn stop_retracted(&self, retraction: &Event) {
+        let content = &retraction.content;
+        if content.kind != Kind::Retraction {
+            return;
+        }
+        for id in &content.references {
+            if let Ok(recorded) = self.recorded(id, content.test).await {
+                let reason = format!("retracted by {}", content.id);
+                self.lanes.tell(Input::CancelAll(recorded.event.seq, reason));
+            }
+        }
     }
 
     /// Partners who can't get it yet: no way between the versions, or a script of the way fails.

@@ -119,9 +119,7 @@ impl Opener {
         Ok(match auth {
             None => Credential::None,
             Some(Auth::Bearer(token)) => Credential::Bearer(find(token)?),
-            Some(Auth::Basic { user, password }) => {
-                Credential::Basic { user: user.clone(), password: find(password)? }
-            }
+            Some(Auth::Basic { user, password }) => Credential::Basic { user: user.clone(), password: find(password)? },
             Some(Auth::OAuth2 { token_url, client_id, client_secret, scope }) => Credential::OAuth2 {
                 token_url: token_url.clone(),
                 client_id: client_id.clone(),
@@ -153,6 +151,8 @@ pub struct Snapshot {
     pub by_no: HashMap<PartnerNo, Arc<Registered>>,
     /// The ways between versions.
     pub bridges: Arc<Bridges>,
+    /// Counts changes of the bridges, so that what an older set made is not taken for the newer one's.
+    pub generation: u64,
     /// Guards the remembered audiences; held for look-ups only.
     wanting: Mutex<HashMap<(Subject, bool), Arc<Wanting>>>,
 }
@@ -160,9 +160,9 @@ pub struct Snapshot {
 impl Snapshot {
     /// A snapshot of these.
     #[must_use]
-    pub fn new(partners: BTreeMap<PartnerId, Arc<Registered>>, bridges: Arc<Bridges>) -> Self {
+    pub fn new(partners: BTreeMap<PartnerId, Arc<Registered>>, bridges: Arc<Bridges>, generation: u64) -> Self {
         let by_no = partners.values().map(|registered| (registered.no, registered.clone())).collect();
-        Self { partners, by_no, bridges, wanting: Mutex::default() }
+        Self { partners, by_no, bridges, generation, wanting: Mutex::default() }
     }
 
     /// The partner, or the problem that says it is not there.
@@ -258,7 +258,7 @@ impl Registry {
         let now = self.snapshot();
         let mut partners = now.partners.clone();
         partners.insert(registered.partner.id.clone(), registered);
-        self.swap(Snapshot::new(partners, now.bridges.clone()));
+        self.swap(Snapshot::new(partners, now.bridges.clone(), now.generation));
     }
 
     /// Leaves a partner out of the next snapshot.
@@ -266,13 +266,13 @@ impl Registry {
         let now = self.snapshot();
         let mut partners = now.partners.clone();
         partners.remove(id);
-        self.swap(Snapshot::new(partners, now.bridges.clone()));
+        self.swap(Snapshot::new(partners, now.bridges.clone(), now.generation));
     }
 
     /// Another set of bridges.
     pub fn set_bridges(&self, bridges: Vec<Arc<Bridge>>) {
         let now = self.snapshot();
-        self.swap(Snapshot::new(now.partners.clone(), Arc::new(Bridges::new(bridges))));
+        self.swap(Snapshot::new(now.partners.clone(), Arc::new(Bridges::new(bridges)), now.generation + 1));
     }
 
     /// The whole, at the start.

@@ -1,1 +1,21 @@
-//! ess-store
+//! The Event Log, the outcomes of deliveries, the Ack Ledger and the registry, on SQLite.
+//!
+//! Publishing writes the event alone: what is pending for a partner is derived from the log and the partner's cursor, and an outcome
+//! is written when it is known. One writer thread commits in groups, every commit with an fsync. Never decides anything about a
+//! delivery; that is the lane's.
+
+mod audience;
+mod error;
+mod ledger;
+mod seal;
+mod sqlite;
+mod types;
+
+pub use audience::Audience;
+pub use error::StoreError;
+pub use ledger::{Entry, Word};
+pub use sqlite::{Opened, Options, Store};
+pub use types::{
+    AckReceipt, Audit, AuditLine, Backlog, Change, LaneStart, LedgerEntry, NewEvent, NewPartner, Publication, Recorded,
+    Start, StoredAttempt, StoredDelivery, StoredPartner, StoredToken,
+};

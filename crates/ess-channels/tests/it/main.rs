@@ -1,4 +1,8 @@
 //! The channels against real sockets on loopback: partners that behave, and partners that do not.
 
+mod guard;
+mod hostile;
+mod oauth;
 mod partner;
+mod tls;
 mod webhook;

@@ -3,10 +3,18 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use bytes::Bytes;
+use ess_channels::{Channel, Credential, Dialer, DialerOptions};
+use ess_core::id::{Digest, EventId, Subject, Version};
+use ess_core::message::Message;
+use ess_core::partner::{AllowNet, ChannelKind};
+use ess_core::receipt::{Answer, Failure, Receipt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// A request as it came in.
 #[derive(Debug, Clone)]
@@ -25,7 +33,7 @@ pub(crate) struct Partner {
 }
 
 impl Partner {
-    /// Serves each connection with `serve`.
+    /// Serves each connection with `serve`, which also gets the connection's number from 0.
     pub(crate) async fn start<F, Fut>(serve: F) -> Partner
     where
         F: Fn(TcpStream, usize) -> Fut + Send + 'static,
@@ -43,7 +51,38 @@ impl Partner {
                 open.spawn(serve(stream, number));
             }
         });
-        Partner { address, connections, _tasks: tasks }
+        Partner {
+            address,
+            connections,
+            _tasks: tasks,
+        }
+    }
+
+    /// Gives the same bytes for each request, as long as the connection lasts.
+    pub(crate) async fn answering(answer: &str) -> Partner {
+        let answer = Bytes::copy_from_slice(answer.as_bytes());
+        Partner::start(move |mut stream, _| {
+            let answer = answer.clone();
+            async move {
+                while read_request(&mut stream).await.is_some() {
+                    if stream.write_all(&answer).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Answers with the head of each request.
+    pub(crate) async fn echoing() -> Partner {
+        Partner::start(async |mut stream, _| {
+            while let Some(Request { head, .. }) = read_request(&mut stream).await {
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{head}", head.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        })
+        .await
     }
 
     pub(crate) fn url(&self) -> String {
@@ -57,7 +96,7 @@ impl Partner {
 }
 
 /// Reads one whole request; `None` when the other side has closed.
-pub(crate) async fn read_request(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Option<Request> {
+pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Request> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     loop {
@@ -65,7 +104,11 @@ pub(crate) async fn read_request(stream: &mut (impl AsyncRead + AsyncWrite + Unp
             let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
             let length: usize = head
                 .lines()
-                .find_map(|line| line.to_lowercase().strip_prefix("content-length:").map(|n| n.trim().parse().unwrap()))
+                .find_map(|line| {
+                    line.to_lowercase()
+                        .strip_prefix("content-length:")
+                        .map(|n| n.trim().parse().unwrap())
+                })
                 .unwrap_or(0);
             let mut body = bytes[end + 4..].to_vec();
             while body.len() < length {
@@ -76,5 +119,60 @@ pub(crate) async fn read_request(stream: &mut (impl AsyncRead + AsyncWrite + Unp
         }
         let read = stream.read(&mut buffer).await.ok().filter(|read| *read > 0)?;
         bytes.extend_from_slice(&buffer[..read]);
+    }
+}
+
+/// A dialer that may reach `allow` and trusts `roots`.
+pub(crate) fn dialer(allow: &[&str], roots: Vec<Vec<u8>>) -> Dialer {
+    Dialer::new(DialerOptions {
+        allow: AllowNet(allow.iter().map(|net| net.parse().unwrap()).collect()),
+        extra_roots_pem: roots,
+        system_roots: false,
+        user_agent: "hms-ess/test".to_owned(),
+        proxy: None,
+    })
+    .unwrap()
+}
+
+/// A channel that may dial loopback.
+pub(crate) fn channel(url: &str, credential: Credential) -> Channel {
+    let dialer = dialer(&["127.0.0.0/8"], Vec::new());
+    Channel::open(ChannelKind::Webhook, url, credential, &dialer, 16).unwrap()
+}
+
+/// A small message.
+pub(crate) fn message() -> Message {
+    Message {
+        id: "msg_1".to_owned(),
+        event_id: EventId::trusted("RULE-1-V3"),
+        subject: Subject::trusted("RULE-1"),
+        version: Version(3),
+        extension: "json",
+        content_type: "application/json".to_owned(),
+        headers: vec![("webhook-id".to_owned(), "msg_1".to_owned())],
+        body: Bytes::from_static(b"{\"id\":\"RULE-1-V3\"}"),
+        body_digest: Digest([0; 32]),
+        test: false,
+    }
+}
+
+/// A deadline that no passing test comes near.
+pub(crate) fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+#[track_caller]
+pub(crate) fn answered(receipt: Receipt) -> Answer {
+    match receipt {
+        Receipt::Answer(answer) => answer,
+        Receipt::Failed(failure) => panic!("no answer: {failure:?}"),
+    }
+}
+
+#[track_caller]
+pub(crate) fn failed(receipt: Receipt) -> Failure {
+    match receipt {
+        Receipt::Failed(failure) => failure,
+        Receipt::Answer(answer) => panic!("an answer: {answer:?}"),
     }
 }

@@ -92,6 +92,8 @@ pub enum Record {
         partner_seq: Option<u64>,
         /// What was sent.
         sent: Option<Sent>,
+        /// The store holds rows of the delivery that are to go.
+        has_rows: bool,
         /// The attempt, when the ACK came with it.
         tried: Option<Tried>,
         /// When the word came.

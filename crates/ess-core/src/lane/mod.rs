@@ -766,6 +766,7 @@ impl Lane {
             evidence,
             partner_seq: entry.partner_seq,
             sent: entry.sent.clone(),
+            has_rows: entry.is_recorded,
             tried,
             at: now,
         }));

@@ -18,8 +18,8 @@ pub(super) fn of_parser(error: &ParserError) -> ScriptError {
 /// An evaluation's error with its code.
 pub(super) fn of_evaluator(error: &EvaluatorError) -> ScriptError {
     let mut error = split(error.message(), CODE_ENGINE);
-    // JSONata's own time box, which the official suite judges by, has one code for both.
-    if error.code == "D1011" || error.code == "D1012" {
+    // JSONata's own time box, which the official suite judges by, has one code for depth, time and being stopped.
+    if matches!(error.code.as_str(), "D1011" | "D1012" | "U1003") {
         error.code = CODE_STOPPED.to_owned();
     }
     error

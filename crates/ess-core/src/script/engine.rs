@@ -9,7 +9,9 @@ use serde::ser::{Error as _, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::exact::{Choice, Input, Numbers, RUNS};
-use super::{Bounds, CODE_ENGINE, CODE_INPUT, CODE_OUTPUT, CODE_STOPPED, Clock, Script, ScriptError, code, functions};
+use super::{
+    Bounds, CODE_ENGINE, CODE_INPUT, CODE_OUTPUT, CODE_STOPPED, Clock, Script, ScriptError, Stop, code, functions,
+};
 
 /// What one evaluation is given; the same for each of its runs.
 struct Given<'a> {
@@ -18,6 +20,7 @@ struct Given<'a> {
     bindings: Vec<(&'a str, Input<'a>)>,
     numbers: Numbers,
     bounds: &'a Bounds,
+    stop: &'a Stop,
     clock: Clock,
 }
 
@@ -25,7 +28,7 @@ pub(super) fn evaluate(
     script: &Script,
     input: Option<&str>,
     bindings: &[(&str, &str)],
-    bounds: &Bounds,
+    (bounds, stop): (&Bounds, &Stop),
     clock: Clock,
 ) -> Result<Option<String>, ScriptError> {
     let bytes = input.map_or(0, str::len) + bindings.iter().map(|(_, text)| text.len()).sum::<usize>();
@@ -41,7 +44,7 @@ pub(super) fn evaluate(
             used.push((*name, numbers.read(&format!("${name}"), text)?));
         }
     }
-    let given = Given { script, input, bindings: used, numbers, bounds, clock };
+    let given = Given { script, input, bindings: used, numbers, bounds, stop, clock };
     if given.numbers.is_empty() { given.print(&given.run(&Choice::first())?) } else { given.run_exactly() }
 }
 
@@ -53,8 +56,8 @@ impl Given<'_> {
             None => JValue::Undefined,
         };
         let options = EvaluatorOptions {
-            timeout_ms: Some(u64::try_from(self.bounds.time.as_millis()).unwrap_or(u64::MAX).max(1)),
-            cancel: None,
+            timeout_ms: None,
+            cancel: Some(self.stop.0.clone()),
             max_stack_depth: Some(self.bounds.stack_depth),
             max_sequence_length: Some(self.bounds.sequence_length_max),
         };

@@ -1,6 +1,7 @@
 //! The functions that the hub puts in the place of the engine's: clock and dice.
 
 use std::cell::Cell;
+use std::rc::Rc;
 
 use jsonata_core::evaluator::{Evaluator, EvaluatorError, EvaluatorOptions};
 use jsonata_core::parser;
@@ -44,18 +45,36 @@ pub(super) fn install(evaluator: &mut Evaluator, clock: Clock) -> Result<(), Scr
         })
         .map_err(failed)?;
     evaluator.register_fn_override("now", move |args: &[JValue]| now(millis, args)).map_err(failed)?;
-    if let Clock::Event(time) = clock {
-        evaluator
-            .register_fn_override("random", |_: &[JValue]| {
-                Err(EvaluatorError::EvaluationError(format!(
-                    "{CODE_RANDOM}: $random() would give another result when the event is sent again"
-                )))
-            })
-            .map_err(failed)?;
-        let seed = Cell::new(time.as_micros().cast_unsigned() | 1);
-        evaluator.register_fn_override("shuffle", move |args: &[JValue]| shuffle(&seed, args)).map_err(failed)?;
-    }
+    // The order follows from the time, so that a replay shuffles alike.
+    let dice = Rc::new(Dice(Cell::new(clock.time().as_micros().cast_unsigned() | 1)));
+    let shuffling = Rc::clone(&dice);
+    evaluator.register_fn_override("shuffle", move |args: &[JValue]| shuffle(&shuffling, args)).map_err(failed)?;
+    let is_refused = matches!(clock, Clock::Event(_));
+    evaluator
+        .register_fn_override("random", move |args: &[JValue]| {
+            if is_refused {
+                let text = format!("{CODE_RANDOM}: $random() would give another result when the event is sent again");
+                return Err(EvaluatorError::EvaluationError(text));
+            }
+            // 53 bits: as many as a double between 0 and 1 has.
+            nothing_given("random", args).map(|()| JValue::Number((dice.roll() >> 11) as f64 / (1_u64 << 53) as f64))
+        })
+        .map_err(failed)?;
     Ok(())
+}
+
+/// xorshift64*: even enough for what scripts do, and it repeats.
+struct Dice(Cell<u64>);
+
+impl Dice {
+    fn roll(&self) -> u64 {
+        let mut state = self.0.get();
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        self.0.set(state);
+        state.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
 }
 
 fn nothing_given(name: &str, args: &[JValue]) -> Result<(), EvaluatorError> {
@@ -82,21 +101,15 @@ fn now(millis: f64, args: &[JValue]) -> Result<JValue, EvaluatorError> {
     Evaluator::with_options(context, EvaluatorOptions::default()).evaluate(&ast, &JValue::Number(millis))
 }
 
-/// `$shuffle` whose order follows from the event's time and the calls before.
-fn shuffle(seed: &Cell<u64>, args: &[JValue]) -> Result<JValue, EvaluatorError> {
+/// `$shuffle`, Fisher and Yates'.
+fn shuffle(dice: &Dice, args: &[JValue]) -> Result<JValue, EvaluatorError> {
     let mut items = match args.first() {
         None | Some(JValue::Undefined) => return Ok(JValue::Undefined),
         Some(JValue::Array(items)) => items.to_vec(),
         Some(other) => vec![other.clone()],
     };
     for last in (1..items.len()).rev() {
-        // xorshift64*: even enough for an order that nobody must guess wrongly.
-        let mut state = seed.get();
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        seed.set(state);
-        let chosen = state.wrapping_mul(0x2545_F491_4F6C_DD1D) % (last as u64 + 1);
+        let chosen = dice.roll() % (last as u64 + 1);
         items.swap(last, usize::try_from(chosen).unwrap_or(0));
     }
     Ok(JValue::array(items))

@@ -3,30 +3,10 @@
 
 use jsonata_core::parser;
 
-use super::{CODE_SCRIPT, Place, ScriptError, code};
-
-/// Deepest nesting of brackets in a script.
-const NESTING_MAX: usize = 500;
+use super::{Place, ScriptError, code};
 
 /// Longest script whose errors are looked for.
 const LOCATED_BYTES_MAX: usize = 64 << 10;
-
-/// Refuses a script that nests so deeply that parsing it would need an unusual stack.
-pub(super) fn check_nesting(text: &str) -> Result<(), ScriptError> {
-    let mut depth = 0_usize;
-    for word in words(text) {
-        match word.text {
-            "(" | "[" | "{" => depth += 1,
-            ")" | "]" | "}" => depth = depth.saturating_sub(1),
-            _ => continue,
-        }
-        if depth > NESTING_MAX {
-            let error = ScriptError::new(CODE_SCRIPT, format!("brackets are nested deeper than {NESTING_MAX}"));
-            return Err(at_byte(text, word.start, error));
-        }
-    }
-    Ok(())
-}
 
 /// Line, column and word at a character offset.
 pub(super) fn at(script: &str, position: u32) -> Place {
@@ -86,10 +66,19 @@ pub(super) fn locate_run(text: &str, error: ScriptError) -> ScriptError {
         return error;
     }
     let words = words(text);
-    let mut named = candidates(&words, &error);
-    match (named.next(), named.next()) {
-        (Some(word), None) => at_byte(text, word.start, error.clone()),
-        _ => error.clone(),
+    let named: Vec<&Word> = candidates(&words, &error).collect();
+    let found = match named.as_slice() {
+        [word] => Some(word.start),
+        // A function's error that names no function: the only call, if there is but one.
+        [] if error.code.starts_with("T04") || error.code.starts_with("D3") => {
+            let mut calls = words.windows(2).filter(|pair| pair[0].text.starts_with('$') && pair[1].text == "(");
+            calls.next().filter(|_| calls.next().is_none()).map(|pair| pair[0].start)
+        }
+        _ => None,
+    };
+    match found {
+        Some(start) => at_byte(text, start, error),
+        None => error,
     }
 }
 

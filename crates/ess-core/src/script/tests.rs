@@ -15,7 +15,7 @@ fn run(script: &str, input: &str) -> Result<Option<String>, ScriptError> {
     Script::parse(script, &bounds())?.evaluate(
         Some(input),
         &[("event", r#"{"id":"E-1","n":9007199254740993}"#)],
-        &bounds(),
+        (&bounds(), &Stop::default()),
         NOW,
     )
 }
@@ -153,7 +153,7 @@ fn errors_carry_code_and_place() {
         ("1 + 'x'", "T2002", Some(2)),
         ("$length(5)", "T0410", Some(0)),
         ("{'a': 1,\n 'b': $number('x')}", "D3030", Some(15)),
-        ("$nothing(1)", "T1005", Some(0)),
+        ("$nothing(1)", "T1006", Some(0)),
     ] {
         let error = check_error(script, "{}", code);
         assert_eq!(error.position, position, "{script}: {error}");
@@ -171,7 +171,7 @@ fn a_place_names_line_column_and_word() {
 #[test]
 fn what_is_too_large_or_too_deep_is_refused() {
     check_error(&format!("'{}'", "x".repeat(300 << 10)), "{}", CODE_SCRIPT);
-    check_error(&format!("{}1{}", "(".repeat(10_000), ")".repeat(10_000)), "{}", CODE_SCRIPT);
+    check_error(&format!("{}1{}", "(".repeat(10_000), ")".repeat(10_000)), "{}", CODE_NESTING);
     check_error("$", &format!("{}1{}", "[".repeat(1000), "]".repeat(1000)), CODE_INPUT);
     check_error("[1..200000].('0123456789')", "{}", CODE_OUTPUT);
     check_error("[1..10000000]", "{}", "D2015");

@@ -1,0 +1,128 @@
+//! Words that arrive later: `POST /v1/acks`, under a partner's own token.
+
+use std::sync::Arc;
+
+use ess_core::access::Principal;
+use ess_core::delivery::{DeliveryKey, State};
+use ess_core::id::{Digest, EventId, PartnerId, Version};
+use ess_core::problem::{Code, Problem};
+use ess_core::receipt::Evidence;
+use ess_store::{AckReceipt, Change, StoredDelivery};
+
+use crate::hub::Hub;
+use crate::lanes::{Input, Word as LaneWord};
+use crate::publish::unavailable;
+
+/// A partner's word.
+#[derive(Debug, Clone)]
+pub enum Word {
+    /// It has it.
+    Ack {
+        /// The event.
+        event: EventId,
+        /// A dry run.
+        test: bool,
+        /// SHA-256 of the bytes that it got, if it says so.
+        digest: Option<Digest>,
+    },
+    /// It refuses it.
+    Nack {
+        /// The event.
+        event: EventId,
+        /// A dry run.
+        test: bool,
+        /// Why.
+        reason: String,
+        /// Worth another attempt: the hub's own schedule goes on.
+        retryable: bool,
+    },
+}
+
+impl Hub {
+    /// Takes a partner's word; durable when this returns. An ACK that comes late, or twice, or of an earlier attempt, counts once.
+    ///
+    /// # Errors
+    /// The event is not one of this partner's, was never sent to it, or the digest is of other bytes.
+    pub async fn acknowledge(&self, word: Word, partner: &PartnerId, by: &Principal) -> Result<(), Problem> {
+        let snapshot = self.delivery.registry.snapshot();
+        let registered = snapshot.partner(partner)?.clone();
+        let (id, test) = match &word {
+            Word::Ack { event, test, .. } | Word::Nack { event, test, .. } => (event.clone(), *test),
+        };
+        let not_its = || {
+            Problem::new(Code::NotFound, format!("there is no delivery of {id} to {partner}"))
+                .with_hint("acknowledge events that this partner was sent, with its own token")
+        };
+        let recorded = self.recorded(&id, test).await.map_err(|_| not_its())?;
+        let deliveries = self.stored_deliveries(&recorded).await?;
+        let own: Vec<&StoredDelivery> =
+            deliveries.iter().filter(|delivery| delivery.key.partner == registered.no).collect();
+        // The newest round that is not acknowledged, else it was said before.
+        let Some(newest) = own.last() else { return Err(not_its()) };
+        let open = own.iter().rev().find(|delivery| delivery.state != State::Acked);
+        let Some(delivery) = open else { return Ok(()) };
+        let key = delivery.key;
+        match word {
+            Word::Ack { digest, .. } => {
+                check_digest(digest, delivery)?;
+                let lane_word = LaneWord::Ack { seq: key.seq, round: key.round, evidence: Evidence::Callback };
+                if !self.lanes.word(registered.no, lane_word).await {
+                    self.acknowledge_in_store(delivery, newest, &recorded.event.content.subject, test).await;
+                }
+            }
+            Word::Nack { retryable: true, reason, .. } => {
+                tracing::info!(partner.id = %partner, event.id = %id, reason, "a retryable nack; the schedule goes on");
+            }
+            Word::Nack { reason, .. } => {
+                let lane_word = LaneWord::Nack { seq: key.seq, round: key.round, evidence: Evidence::Callback, reason };
+                self.lanes.word(registered.no, lane_word).await;
+            }
+        }
+        tracing::info!(partner.id = %partner, event.id = %id, actor = by.token_id, "a partner's word for {id}");
+        self.delivery.store.record_durably(Vec::new()).await.map_err(|error| unavailable(&error))
+    }
+
+    /// A delivery that no lane holds: it ended, or waits in the store.
+    async fn acknowledge_in_store(
+        &self,
+        delivery: &StoredDelivery,
+        newest: &StoredDelivery,
+        subject: &ess_core::id::Subject,
+        test: bool,
+    ) {
+        // The lane may have ended it between the look and the word: then it is in the ledger already.
+        if let Ok(Some(State::Acked)) = self.state_of(delivery.key).await {
+            return;
+        }
+        let receipt = AckReceipt {
+            key: delivery.key,
+            at: self.now(),
+            attempt: delivery.attempts_made.max(1),
+            evidence: Evidence::Callback,
+            body_digest: delivery.body_digest.or(newest.body_digest).unwrap_or(Digest([0; 32])),
+            version: delivery.version.or(newest.version).unwrap_or(Version(0)),
+            scripts: Arc::clone(&delivery.scripts),
+            partner_seq: delivery.partner_seq,
+            has_rows: true,
+        };
+        self.delivery.store.record(vec![Change::Acked(receipt)]);
+        self.lanes.tell(Input::EndedInStore(delivery.key.partner, subject.clone(), test));
+    }
+
+    pub(crate) async fn state_of(&self, key: DeliveryKey) -> Result<Option<State>, Problem> {
+        // What lanes recorded before this question is to be seen.
+        self.delivery.store.record_durably(Vec::new()).await.map_err(|error| unavailable(&error))?;
+        let deliveries = self.delivery.store.deliveries_of_event(key.seq).await.map_err(|error| unavailable(&error))?;
+        Ok(deliveries.into_iter().find(|delivery| delivery.key == key).map(|delivery| delivery.state))
+    }
+}
+
+fn check_digest(said: Option<Digest>, delivery: &StoredDelivery) -> Result<(), Problem> {
+    match (said, delivery.body_digest) {
+        (Some(said), Some(sent)) if said != sent => {
+            let detail = format!("the ACK is for other bytes: it names sha-256 {said}, sent were {sent}");
+            Err(Problem::new(Code::Conflict, detail).with_field("digest"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,303 @@
+//! The hub: what holds the parts together, and how it starts and stops.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ess_channels::Dialer;
+use ess_core::access::{Principal, Role};
+use ess_core::bridge::{Bridge, Bridges};
+use ess_core::delivery::DeliveryKey;
+use ess_core::id::{EventId, PartnerNo, Seq};
+use ess_core::lane::OpenDelivery;
+use ess_core::partner::Partner;
+use ess_core::problem::{Code, Problem};
+use ess_core::signature::{Ed25519Key, SigningSecret};
+use ess_core::time::Time;
+use ess_store::{Audit, Opened, Recorded, Store, StoreError, StoredPartner};
+
+use crate::access::Access;
+use crate::bridges;
+use crate::cells::Cells;
+use crate::clock::Clock;
+use crate::deliver::Delivery;
+use crate::happenings::Happenings;
+use crate::lanes::{Input, Lanes, LanesHandle, Wish};
+use crate::metrics::Metrics;
+use crate::prepare::Workshop;
+use crate::publish::unavailable;
+use crate::registry::{FindSecret, Opener, Registered, Registry, Snapshot};
+use crate::scripts::Scripts;
+use crate::view::Happening;
+use tokio::sync::mpsc;
+
+/// The setting that holds the hub's Ed25519 seed.
+const SIGNING_SEED: &str = "signing_seed";
+/// How often free space is looked at.
+const SPACE_EVERY: Duration = Duration::from_secs(1);
+
+/// What a hub is made of.
+pub struct HubOptions {
+    /// The open store.
+    pub opened: Opened,
+    /// Its directory, for free space.
+    pub dir: PathBuf,
+    /// The one that opens sockets.
+    pub dialer: Dialer,
+    /// Where scripts run.
+    pub scripts: Scripts,
+    /// Where partners' secrets are.
+    pub find_secret: FindSecret,
+    /// Below this much free space publishes are refused.
+    pub free_bytes_min: u64,
+}
+
+/// The engine; cheap to clone.
+#[derive(Clone)]
+pub struct Hub {
+    pub(crate) delivery: Arc<Delivery>,
+    pub(crate) happenings: Arc<Happenings>,
+    pub(crate) access: Arc<Access>,
+    pub(crate) opener: Arc<Opener>,
+    pub(crate) lanes: LanesHandle,
+    space: Arc<Space>,
+    /// Guards the loops' handles until they are joined.
+    loops: Arc<Mutex<Vec<tokio::task::JoinHandle<()>>>>,
+}
+
+/// Whether there is room for more.
+struct Space {
+    dir: PathBuf,
+    free_bytes_min: u64,
+    /// Guards the last word on it.
+    shortage: Mutex<Option<String>>,
+}
+
+impl Hub {
+    /// Starts the engine: every open delivery goes on where it was.
+    ///
+    /// # Errors
+    /// What is stored can't be read.
+    pub async fn start(options: HubOptions) -> Result<Self, StoreError> {
+        let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min } = options;
+        let Opened { store, recorded, start } = opened;
+        let metrics = Arc::new(Metrics::default());
+        let key = Arc::new(signing_key(&store).await?);
+        let opener = Arc::new(Opener { dialer, find_secret });
+        let registry = Registry::default();
+        registry.swap(first_snapshot(&opener, &start.partners, &start.bridges)?);
+        let workshop = Workshop { scripts, key, metrics: metrics.clone() };
+        let delivery = Arc::new(Delivery {
+            store: store.clone(),
+            cells: Cells::default(),
+            registry,
+            workshop,
+            clock: Clock::start(),
+            metrics,
+        });
+        let happenings = Arc::new(Happenings::default());
+        let mut seed = [0u8; 8];
+        getrandom::fill(&mut seed).map_err(|error| StoreError::Open(error.to_string()))?;
+        let seed = u64::from_le_bytes(seed);
+        let (wisher, wishes) = mpsc::unbounded_channel();
+        let (loop_, lanes) = Lanes::new(delivery.clone(), happenings.clone(), recorded, wisher, seed);
+        let space = Arc::new(Space { dir, free_bytes_min, shortage: Mutex::default() });
+        let hub = Self {
+            delivery,
+            happenings,
+            access: Arc::new(Access::new(start.tokens)),
+            opener,
+            lanes,
+            space,
+            loops: Arc::default(),
+        };
+        for registered in hub.delivery.registry.snapshot().partners.values() {
+            hub.seat(registered.clone(), start.head).await?;
+        }
+        let loops = vec![
+            tokio::spawn(watch_space(hub.space.clone())),
+            tokio::spawn(grant(hub.clone(), wishes)),
+            tokio::spawn(loop_.run()),
+        ];
+        *hub.loops.lock().unwrap_or_else(PoisonError::into_inner) = loops;
+        Ok(hub)
+    }
+
+    /// Gives a partner its lane, with what the store remembers of it.
+    pub(crate) async fn seat(&self, registered: Arc<Registered>, head: Seq) -> Result<(), StoreError> {
+        let start = self.delivery.store.lane_start(registered.no).await?;
+        let left = self.left_in_store(registered.no, &start.open).await?;
+        self.lanes.tell(Input::Seat(registered, Box::new(start), left, head));
+        Ok(())
+    }
+
+    /// Open deliveries that did not fit into the lane's start; their lines are held until they are read.
+    async fn left_in_store(&self, no: PartnerNo, loaded: &[OpenDelivery]) -> Result<Vec<OpenDelivery>, StoreError> {
+        let mut left = Vec::new();
+        let mut after = match loaded.last() {
+            Some(last) if loaded.len() >= ess_core::lane::WINDOW => (last.key.seq, last.key.round),
+            _ => return Ok(left),
+        };
+        loop {
+            let page = self.delivery.store.open_deliveries(no, after, 4_096).await?;
+            let Some(last) = page.last() else { return Ok(left) };
+            after = (last.key.seq, last.key.round);
+            left.extend(page);
+        }
+    }
+
+    /// Stops: nothing new is sent, what is under way may end within `bound`, everything is written down.
+    pub async fn stop(&self, bound: Duration) {
+        if tokio::time::timeout(bound, self.lanes.drain()).await.is_err() {
+            tracing::warn!("some attempts did not end in time; they are made again at the next start");
+        }
+        let loops = std::mem::take(&mut *self.loops.lock().unwrap_or_else(PoisonError::into_inner));
+        for handle in loops {
+            handle.abort();
+        }
+        self.delivery.workshop.scripts.clone().close().await;
+        self.delivery.store.close().await;
+    }
+
+    /// Who bears this token; `None` when it is unknown, expired or revoked. Never waits.
+    #[must_use]
+    pub fn authenticate(&self, token: &str) -> Option<Principal> {
+        self.access.principal(token, self.now())
+    }
+
+    /// Why the hub can't serve now, if so.
+    #[must_use]
+    pub fn unready(&self) -> Option<String> {
+        if self.delivery.store.failing().is_some() {
+            return Some("the hub's store can't write now".to_owned());
+        }
+        self.space.shortage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Public keys for `v1a`, newest first.
+    #[must_use]
+    pub fn public_keys(&self) -> Vec<String> {
+        vec![self.delivery.workshop.key.public()]
+    }
+
+    /// Everything that happens from now on; a slow reader misses some and is told how many.
+    #[must_use]
+    pub fn happenings(&self) -> tokio::sync::broadcast::Receiver<Happening> {
+        self.happenings.listen()
+    }
+
+    /// Prometheus text exposition.
+    #[must_use]
+    pub fn metrics_text(&self) -> String {
+        self.delivery.metrics.text()
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        self.delivery.clock.now()
+    }
+
+    pub(crate) fn audit(
+        &self,
+        by: &Principal,
+        act: &'static str,
+        object: impl Into<String>,
+        reason: Option<String>,
+    ) -> Audit {
+        Audit { at: self.now(), actor: by.token_id.clone(), act, object: object.into(), reason }
+    }
+
+    /// The event of this id, or the problem that says it is not there.
+    pub(crate) async fn recorded(&self, id: &EventId, test: bool) -> Result<Recorded, Problem> {
+        let found = self.delivery.store.event_by_id(id.as_str(), test).await.map_err(|error| unavailable(&error))?;
+        found.ok_or_else(|| {
+            let what = if test { "dry run" } else { "event" };
+            Problem::new(Code::NotFound, format!("there is no {what} {id}"))
+                .with_hint("ids are case-sensitive; `GET /v1/events` lists them")
+        })
+    }
+}
+
+impl Space {
+    fn note(&self, shortage: Option<String>) {
+        let mut known = self.shortage.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none() && shortage.is_some() {
+            tracing::error!("free disk space is below the configured minimum; publishes are refused");
+        }
+        *known = shortage;
+    }
+}
+
+async fn signing_key(store: &Store) -> Result<Ed25519Key, StoreError> {
+    if let Some(seed) = store.secret_setting(SIGNING_SEED).await? {
+        let seed: [u8; 32] = seed.try_into().map_err(|_| StoreError::Damaged("signing seed".to_owned()))?;
+        return Ok(Ed25519Key::from_seed(seed));
+    }
+    let mut seed = [0u8; 32];
+    getrandom::fill(&mut seed).map_err(|error| StoreError::Open(error.to_string()))?;
+    store.put_secret_setting(SIGNING_SEED, &seed).await?;
+    Ok(Ed25519Key::from_seed(seed))
+}
+
+fn first_snapshot(opener: &Opener, partners: &[StoredPartner], bridges: &[String]) -> Result<Snapshot, StoreError> {
+    let mut registered = BTreeMap::new();
+    for stored in partners.iter().filter(|stored| stored.removed_at.is_none()) {
+        let partner = read_partner(stored)?;
+        let secrets = read_secrets(&stored.secrets);
+        let one = opener.register(stored.no, Arc::new(partner), stored.added_at, stored.paused_since, secrets);
+        registered.insert(one.partner.id.clone(), Arc::new(one));
+    }
+    let bridges: Result<Vec<Arc<Bridge>>, StoreError> = bridges
+        .iter()
+        .map(|document| {
+            bridges::read(document).map(Arc::new).map_err(|error| StoreError::Damaged(format!("bridge: {error}")))
+        })
+        .collect();
+    Ok(Snapshot::new(registered, Arc::new(Bridges::new(bridges?)), 0))
+}
+
+fn read_partner(stored: &StoredPartner) -> Result<Partner, StoreError> {
+    let damaged = |why: String| StoreError::Damaged(format!("partner {}: {why}", stored.id));
+    let document = serde_json::from_str(&stored.document).map_err(|error| damaged(error.to_string()))?;
+    Partner::from_json(&document).map_err(|problem| damaged(problem.detail))
+}
+
+/// Signing secrets as they are used.
+pub(crate) fn read_secrets(stored: &[(String, Option<Time>)]) -> Vec<(SigningSecret, Option<Time>)> {
+    stored.iter().filter_map(|(text, end)| Some((SigningSecret::parse(text).ok()?, *end))).collect()
+}
+
+/// Signing secrets as they are stored.
+pub(crate) fn write_secrets(secrets: &[(SigningSecret, Option<Time>)]) -> Vec<(String, Option<Time>)> {
+    secrets.iter().map(|(secret, end)| (secret.reveal(), *end)).collect()
+}
+
+/// A place before every delivery.
+pub(crate) const FIRST: DeliveryKey = DeliveryKey { seq: Seq(0), partner: PartnerNo(0), round: 0 };
+
+/// Does what lanes ask of the registry.
+async fn grant(hub: Hub, mut wishes: mpsc::UnboundedReceiver<Wish>) {
+    let by = Principal { token_id: "hub".to_owned(), role: Role::Admin, expires_at: None };
+    while let Some(Wish::Pause(no, reason)) = wishes.recv().await {
+        let id = hub.delivery.registry.snapshot().by_no.get(&no).map(|registered| registered.partner.id.clone());
+        let Some(id) = id else { continue };
+        if let Err(problem) = hub.pause_partner(&id, Some(reason), &by).await {
+            tracing::error!(partner.id = %id, %problem, "could not record that a partner is paused");
+        }
+    }
+}
+
+async fn watch_space(space: Arc<Space>) {
+    loop {
+        let shortage = match rustix::fs::statvfs(&space.dir) {
+            Ok(stat) => {
+                let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+                (free < space.free_bytes_min)
+                    .then(|| format!("the hub's disk has {} MiB left, too little to go on", free / (1024 * 1024)))
+            }
+            Err(_) => None,
+        };
+        space.note(shortage);
+        tokio::time::sleep(SPACE_EVERY).await;
+    }
+}

@@ -1,0 +1,347 @@
+//! Partners: add, change, pause, test, remove.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ess_core::access::Principal;
+use ess_core::event::{Content, Event, Kind, Priority, Trace};
+use ess_core::id::{Digest, EventId, PartnerId, Seq, Subject};
+use ess_core::partner::{AckBy, Partner, Secrets, differences};
+use ess_core::problem::{Code, Problem};
+use ess_core::receipt::{Receipt, Verdict};
+use ess_core::signature::SigningSecret;
+use ess_store::NewPartner;
+
+use crate::cells::Cell;
+use crate::hub::{Hub, write_secrets};
+use crate::lanes::Input;
+use crate::prepare::Marking;
+use crate::publish::unavailable;
+use crate::registry::Registered;
+use crate::view::{PartnerChange, PartnerTest, PartnerView};
+
+/// A backlog is counted up to here.
+const BACKLOG_COUNTED: u64 = 1_000_000;
+
+impl Hub {
+    /// Adds a partner, or changes it when `replace` is set. The same content again is no change.
+    ///
+    /// # Errors
+    /// Its scripts don't parse, or it is there with other content and `replace` is not set.
+    pub async fn add_partner(
+        &self,
+        mut partner: Partner,
+        replace: bool,
+        reason: Option<String>,
+        by: &Principal,
+    ) -> Result<PartnerChange, Problem> {
+        let _changing = self.delivery.registry.changing.lock().await;
+        let known = self.delivery.registry.snapshot().partners.get(&partner.id).cloned();
+        if let Some(known) = &known {
+            keep_sealed(&mut partner, &known.partner);
+        }
+        self.check_scripts(&partner).await?;
+        match known {
+            Some(known) if *known.partner == partner => {
+                let partner = self.partner_view(&known).await?;
+                Ok(PartnerChange { partner, secret: None, changed: false })
+            }
+            Some(known) if !replace => {
+                let lines = differences(&known.partner, &partner).join("\n");
+                let detail = format!("partner {} is there already with other content:\n{lines}", partner.id);
+                Err(Problem::new(Code::Conflict, detail)
+                    .with_hint("to change it, add it with --replace (?replace=true)"))
+            }
+            Some(known) => self.change_partner(&known, partner, reason, by).await,
+            None => self.new_partner(partner, reason, by).await,
+        }
+    }
+
+    async fn new_partner(
+        &self,
+        partner: Partner,
+        reason: Option<String>,
+        by: &Principal,
+    ) -> Result<PartnerChange, Problem> {
+        let secret = new_secret()?;
+        let text = secret.reveal();
+        let added_at = self.now();
+        let secrets = vec![(secret, None)];
+        let new = NewPartner {
+            no: None,
+            id: partner.id.to_string(),
+            document: partner.to_json(Secrets::Shown).to_string(),
+            secrets: write_secrets(&secrets),
+            added_at,
+        };
+        let audit = self.audit(by, "partner.add", partner.id.as_str(), reason);
+        let no = self.delivery.store.put_partner(new, audit).await.map_err(|error| unavailable(&error))?;
+        let registered = Arc::new(self.opener.register(no, Arc::new(partner), added_at, None, secrets));
+        // The lane is there before the first event for it can be recorded.
+        self.seat(registered.clone(), Seq(0)).await.map_err(|error| unavailable(&error))?;
+        self.delivery.registry.put(registered.clone());
+        Ok(PartnerChange { partner: self.partner_view(&registered).await?, secret: Some(text), changed: true })
+    }
+
+    async fn change_partner(
+        &self,
+        known: &Registered,
+        partner: Partner,
+        reason: Option<String>,
+        by: &Principal,
+    ) -> Result<PartnerChange, Problem> {
+        let new = NewPartner {
+            no: Some(known.no),
+            id: partner.id.to_string(),
+            document: partner.to_json(Secrets::Shown).to_string(),
+            secrets: write_secrets(&known.secrets),
+            added_at: known.added_at,
+        };
+        let changed = differences(&known.partner, &partner).join("; ");
+        let audit = self.audit(by, "partner.change", format!("{}: {changed}", partner.id), reason);
+        self.delivery.store.put_partner(new, audit).await.map_err(|error| unavailable(&error))?;
+        let secrets = known.secrets.clone();
+        let registered =
+            Arc::new(self.opener.register(known.no, Arc::new(partner), known.added_at, known.paused_since, secrets));
+        self.delivery.registry.put(registered.clone());
+        self.lanes.tell(Input::Reseat(registered.clone()));
+        Ok(PartnerChange { partner: self.partner_view(&registered).await?, secret: None, changed: true })
+    }
+
+    async fn check_scripts(&self, partner: &Partner) -> Result<(), Problem> {
+        for (field, script) in [("adapter", &partner.adapter), ("where", &partner.filter)] {
+            let Some(script) = script else { continue };
+            if let Err(error) = self.delivery.workshop.scripts.check(script).await {
+                let detail = format!("{field}: {}: {}", error.code, error.message);
+                let problem = Problem::new(Code::ScriptFailed, detail).with_field(field);
+                return Err(match error.place(script) {
+                    Some(place) => problem.with_position(place.line, place.column),
+                    None => problem,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// All partners, by id.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn partners(&self) -> Result<Vec<PartnerView>, Problem> {
+        let mut views = Vec::new();
+        for registered in self.delivery.registry.snapshot().partners.values() {
+            views.push(self.partner_view(registered).await?);
+        }
+        Ok(views)
+    }
+
+    /// One partner.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn partner(&self, id: &PartnerId) -> Result<PartnerView, Problem> {
+        let registered = self.delivery.registry.snapshot().partner(id)?.clone();
+        self.partner_view(&registered).await
+    }
+
+    /// Removes a partner; its open deliveries are cancelled, what it was sent stays on record.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn remove_partner(&self, id: &PartnerId, reason: Option<String>, by: &Principal) -> Result<(), Problem> {
+        let _changing = self.delivery.registry.changing.lock().await;
+        let registered = self.delivery.registry.snapshot().partner(id)?.clone();
+        let audit = self.audit(by, "partner.remove", id.as_str(), reason);
+        let removed = self.delivery.store.remove_partner(registered.no, self.now(), audit).await;
+        removed.map_err(|error| unavailable(&error))?;
+        self.delivery.registry.remove(id);
+        self.lanes.tell(Input::Unseat(registered.no));
+        Ok(())
+    }
+
+    /// Sends it nothing until it is resumed; its events queue up.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn pause_partner(
+        &self,
+        id: &PartnerId,
+        reason: Option<String>,
+        by: &Principal,
+    ) -> Result<PartnerView, Problem> {
+        self.set_paused(id, true, reason, by).await
+    }
+
+    /// Lets a paused partner go on, at once.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn resume_partner(
+        &self,
+        id: &PartnerId,
+        reason: Option<String>,
+        by: &Principal,
+    ) -> Result<PartnerView, Problem> {
+        self.set_paused(id, false, reason, by).await
+    }
+
+    async fn set_paused(
+        &self,
+        id: &PartnerId,
+        paused: bool,
+        reason: Option<String>,
+        by: &Principal,
+    ) -> Result<PartnerView, Problem> {
+        let _changing = self.delivery.registry.changing.lock().await;
+        let known = self.delivery.registry.snapshot().partner(id)?.clone();
+        if known.paused_since.is_some() == paused {
+            return self.partner_view(&known).await;
+        }
+        let since = paused.then(|| self.now());
+        let audit = self.audit(by, if paused { "partner.pause" } else { "partner.resume" }, id.as_str(), reason);
+        self.delivery.store.set_paused(known.no, since, audit).await.map_err(|error| unavailable(&error))?;
+        let registered = Arc::new(known.with(since, known.secrets.clone()));
+        self.delivery.registry.put(registered.clone());
+        self.lanes.tell(Input::Reseat(registered.clone()));
+        self.partner_view(&registered).await
+    }
+
+    /// A new signing secret; the old ones sign too for `overlap`.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn rotate_secret(&self, id: &PartnerId, overlap: Duration, by: &Principal) -> Result<String, Problem> {
+        let _changing = self.delivery.registry.changing.lock().await;
+        let known = self.delivery.registry.snapshot().partner(id)?.clone();
+        let now = self.now();
+        let secret = new_secret()?;
+        let text = secret.reveal();
+        let end = now.after(overlap);
+        let mut secrets = vec![(secret, None)];
+        let older = known.secrets.iter().map(|(secret, ends)| (secret.clone(), Some(ends.unwrap_or(end).min(end))));
+        secrets.extend(older.filter(|(_, ends)| ends.is_some_and(|ends| ends > now)).take(3));
+        let audit = self.audit(by, "partner.rotate_secret", id.as_str(), None);
+        let stored = self.delivery.store.put_secrets(known.no, &write_secrets(&secrets), audit).await;
+        stored.map_err(|error| unavailable(&error))?;
+        let registered = Arc::new(known.with(known.paused_since, secrets));
+        self.delivery.registry.put(registered.clone());
+        self.lanes.tell(Input::Reseat(registered));
+        Ok(text)
+    }
+
+    /// Sends one marked message, outside of the lane, and says what came back.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn test_partner(&self, id: &PartnerId, by: &Principal) -> Result<PartnerTest, Problem> {
+        let registered = self.delivery.registry.snapshot().partner(id)?.clone();
+        let audit = self.audit(by, "partner.test", id.as_str(), None);
+        self.delivery.store.put_audit(audit).await.map_err(|error| unavailable(&error))?;
+        let event = Arc::new(self.test_event(&registered));
+        let cell = Cell::new(event.clone());
+        let snapshot = self.delivery.registry.snapshot();
+        let began = self.now();
+        let made = self.delivery.workshop.body(&cell, &snapshot, &registered, false).await;
+        let (version, body) =
+            made.map_err(|blocked| Problem::new(Code::ScriptFailed, blocked.reason).with_hint(blocked.mend))?;
+        let channel = registered.test_channel.as_ref().unwrap_or(&registered.channel);
+        let channel = channel.as_ref().map_err(|reason| Problem::new(Code::Conflict, reason.clone()))?;
+        let marking = Marking { round: 0, message_uuid: None, partner_seq: None, attempt: 1 };
+        let message = self.delivery.workshop.message(&event, &registered, version, &body, marking, began);
+        let deadline = tokio::time::Instant::now() + registered.partner.timeout;
+        let receipt = channel.send(&message, deadline).await;
+        let verdict = Verdict::of(&receipt, &registered.partner.ack, &event.content.id, &body.digest);
+        let status = match &receipt {
+            Receipt::Answer(answer) => Some(answer.status),
+            Receipt::Failed(_) => None,
+        };
+        let (acked, reason) = match verdict {
+            Verdict::Acked(_) => (true, "acknowledged".to_owned()),
+            Verdict::Received if registered.partner.ack.by == AckBy::Callback => {
+                (false, "delivered; the ACK comes by callback".to_owned())
+            }
+            Verdict::Received => (false, "delivered".to_owned()),
+            Verdict::Unacknowledged { reason }
+            | Verdict::Nack { reason }
+            | Verdict::Retry { reason, .. }
+            | Verdict::Refused { reason }
+            | Verdict::Gone { reason } => (false, reason),
+        };
+        let took = self.now().since(began);
+        Ok(PartnerTest { message_id: message.id, status, acked, took, reason })
+    }
+
+    /// In the version that the partner pinned, so that no bridge is needed to see whether it answers.
+    fn test_event(&self, registered: &Registered) -> Event {
+        let subject = Subject::trusted("HMS-ESS-TEST");
+        let version = registered.partner.pinned_version(&subject).unwrap_or(ess_core::id::Version(1));
+        let payload = serde_json::value::to_raw_value(&serde_json::json!({"test": "is this address reached?"}));
+        let content = Content {
+            id: EventId::trusted(&format!("HMS-ESS-TEST-{}", uuid::Uuid::now_v7().simple())),
+            version,
+            subject,
+            // Invariant: a literal serialises.
+            payload: Arc::from(payload.expect("a literal serialises")),
+            source: None,
+            time: None,
+            effective: None,
+            expires: None,
+            priority: Priority::default(),
+            references: Vec::new(),
+            kind: Kind::default(),
+            test: true,
+        };
+        Event {
+            seq: Seq(0),
+            recorded_at: self.now(),
+            content_digest: Digest([0; 32]),
+            message_uuid: uuid::Uuid::now_v7(),
+            trace: Trace::default(),
+            content,
+        }
+    }
+
+    pub(crate) async fn partner_view(&self, registered: &Registered) -> Result<PartnerView, Problem> {
+        let backlog = self.delivery.store.backlog_count(registered.no, BACKLOG_COUNTED).await;
+        let lane = self.lanes.inspect(registered.no).await;
+        Ok(PartnerView {
+            partner: registered.partner.clone(),
+            added_at: registered.added_at,
+            paused_since: registered.paused_since,
+            offline_since: lane.offline_since,
+            backlog: backlog.map_err(|error| unavailable(&error))?,
+            in_flight: lane.in_flight,
+            last_error: lane.last_error.or_else(|| registered.channel.as_ref().err().cloned()),
+        })
+    }
+
+    /// Writes a consistent copy of the store to `file` on the hub's machine; answers its bytes.
+    ///
+    /// # Errors
+    /// The file exists or can't be written.
+    pub async fn backup(&self, file: &std::path::Path, by: &Principal) -> Result<u64, Problem> {
+        let audit = self.audit(by, "store.backup", file.display().to_string(), None);
+        self.delivery.store.put_audit(audit).await.map_err(|error| unavailable(&error))?;
+        self.delivery.store.backup(file).await.map_err(|error| {
+            tracing::warn!(%error, "a back-up failed");
+            Problem::new(Code::Conflict, format!("could not write {}: {error}", file.display()))
+                .with_field("file")
+                .with_hint("name a new file in a directory that the hub may write")
+        })
+    }
+}
+
+/// A document that was read back has `(sealed)` in the place of a secret: that means "as it was".
+fn keep_sealed(partner: &mut Partner, known: &Partner) {
+    if partner.to_json(Secrets::Masked)["auth"] == known.to_json(Secrets::Masked)["auth"]
+        && partner.to_json(Secrets::Shown)["auth"].to_string().contains("\"(sealed)\"")
+    {
+        partner.auth.clone_from(&known.auth);
+    }
+}
+
+fn new_secret() -> Result<SigningSecret, Problem> {
+    let mut random = [0u8; 32];
+    getrandom::fill(&mut random).map_err(|_| Problem::new(Code::Internal, "the system gives no random bytes"))?;
+    Ok(SigningSecret::from_random(random))
+}

@@ -1,0 +1,88 @@
+//! Replays: an event sent again on request, under a new message id and marked.
+
+use ess_core::access::Principal;
+use ess_core::delivery::DeliveryKey;
+use ess_core::id::PartnerNo;
+use ess_core::lane::{OpenDelivery, OpenState};
+use ess_core::problem::{Code, Problem};
+use ess_store::{Change, Recorded, StoredDelivery};
+
+use crate::hub::Hub;
+use crate::lanes::Input;
+use crate::publish::unavailable;
+use crate::view::{ReplayReceipt, ReplayRequest};
+
+impl Hub {
+    /// Sends an event again; durable when this returns.
+    ///
+    /// # Errors
+    /// There is no such event or partner, or a newer acknowledged event of the subject has overtaken it and `force` is not set.
+    pub async fn replay(&self, request: ReplayRequest, by: &Principal) -> Result<ReplayReceipt, Problem> {
+        let recorded = self.recorded(&request.event, false).await?;
+        let content = &recorded.event.content;
+        let snapshot = self.delivery.registry.snapshot();
+        let deliveries = self.stored_deliveries(&recorded).await?;
+        let mut to: Vec<PartnerNo> = Vec::new();
+        for id in &request.to {
+            to.push(snapshot.partner(id)?.no);
+        }
+        if to.is_empty() {
+            let known = recorded.audience.partners().iter().copied();
+            to.extend(known.filter(|no| snapshot.by_no.contains_key(no)));
+        }
+        if !request.force {
+            for no in &to {
+                let newer = self.delivery.store.acked_after_of_subject(*no, &content.subject, recorded.event.seq).await;
+                if let Some(seq) = newer.map_err(|error| unavailable(&error))? {
+                    let partner = &snapshot.by_no[no].partner.id;
+                    let newer = self.event_at(seq).await?.event.content.id.clone();
+                    let detail = format!(
+                        "{partner} acknowledged the newer {newer} of the subject; {} would take it back",
+                        content.id
+                    );
+                    return Err(Problem::new(Code::Conflict, detail)
+                        .with_field("force")
+                        .with_hint("if that is meant, replay with --force (\"force\": true)"));
+                }
+            }
+        }
+        let object =
+            format!("{} to {}", content.id, request.to.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+        let audit = self.audit(by, "event.replay", object, request.reason.clone());
+        self.delivery.store.put_audit(audit).await.map_err(|error| unavailable(&error))?;
+        let mut replayed = Vec::new();
+        for no in to {
+            let open = replay_of(&recorded, no, &deliveries);
+            let opened = vec![Change::Opened(open.clone())];
+            self.delivery.store.record_durably(opened).await.map_err(|error| unavailable(&error))?;
+            replayed.push((snapshot.by_no[&no].partner.id.clone(), open.key.round));
+            self.lanes.tell(Input::Opened(no, vec![open]));
+        }
+        Ok(ReplayReceipt { id: content.id.clone(), replayed })
+    }
+}
+
+fn replay_of(recorded: &Recorded, partner: PartnerNo, deliveries: &[StoredDelivery]) -> OpenDelivery {
+    let own = deliveries.iter().filter(|delivery| delivery.key.partner == partner);
+    let last = own.clone().map(|delivery| delivery.key.round).max().unwrap_or(0);
+    let content = &recorded.event.content;
+    OpenDelivery {
+        key: DeliveryKey { seq: recorded.event.seq, partner, round: last + 1 },
+        subject: content.subject.clone(),
+        priority: content.priority,
+        kind: content.kind,
+        test: content.test,
+        state: OpenState::Pending,
+        attempts: 0,
+        resends: 0,
+        due_at: None,
+        first_failed_at: None,
+        // The number of the first sending, so that the partner can close the gap that it saw.
+        partner_seq: own.clone().find_map(|delivery| delivery.partner_seq),
+        reason: None,
+        mend: None,
+        // A receiver drops what it has seen by its message id; a replay is meant to be seen.
+        message_uuid: Some(uuid::Uuid::now_v7()),
+        sent: None,
+    }
+}

@@ -1,0 +1,234 @@
+//! One evaluation process as the hub sees it: started when there is something to do, fed, judged, killed.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use ess_core::script::{Bounds, CODE_ENGINE, CODE_MEMORY, CODE_STOPPED, ScriptError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+use super::queue::Call;
+use super::wire::{self, Answer, GREETING};
+use super::worker::{EXIT_RENEWED, EXIT_STOPPED};
+use super::{Program, Shared};
+
+/// Processes that did not come to life in a row, after which calls are answered with an error.
+const FAILED_STARTS_MAX: u32 = 3;
+/// What may stand on a process' output before its greeting.
+const PREAMBLE_BYTES_MAX: usize = 4096;
+/// How long a process may take to come to life.
+const START_MAX: Duration = Duration::from_secs(20);
+
+/// A process that speaks.
+struct Process {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+/// Takes calls from the queue until the pool is closed; the process idles for a while and then goes.
+pub(super) async fn run(shared: &Shared) {
+    let mut process: Option<Process> = None;
+    let mut failed_starts = 0;
+    loop {
+        // Asked for before the queue is looked at, so that no call slips between.
+        let arrival = shared.arrival.notified();
+        let calls = shared.take();
+        if calls.is_empty() {
+            if shared.is_closed() {
+                break;
+            }
+            if timeout(shared.idle, arrival).await.is_err() && process.is_some() {
+                end(process.take()).await;
+                shared.processes.fetch_sub(1, Ordering::Relaxed);
+            }
+            continue;
+        }
+        if process.is_none() {
+            process = match start(&shared.program, &shared.bounds).await {
+                Ok(process) => Some(process),
+                Err(error) => {
+                    tracing::warn!(%error, "could not start an evaluation process");
+                    failed_starts += 1;
+                    give_up_or_wait(shared, calls, failed_starts, &error).await;
+                    continue;
+                }
+            };
+            failed_starts = 0;
+            shared.processes.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(running) = &mut process
+            && let Err(left) = feed(shared, running, calls).await
+        {
+            let ended = process.take();
+            settle(shared, left, ended).await;
+            shared.processes.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    end(process).await;
+}
+
+async fn give_up_or_wait(shared: &Shared, calls: Vec<Call>, failed_starts: u32, error: &io::Error) {
+    if failed_starts < FAILED_STARTS_MAX {
+        shared.put_back(calls);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        return;
+    }
+    let error = ScriptError::new(CODE_ENGINE, format!("no evaluation process could be started: {error}"));
+    for call in calls {
+        shared.answer(call, Err(error.clone()), Duration::ZERO);
+    }
+}
+
+/// What was unanswered when a process failed; the first one was being evaluated.
+struct Left {
+    calls: VecDeque<Call>,
+    is_overdue: bool,
+    since: Instant,
+}
+
+/// Writes the calls and answers them as the answers come.
+async fn feed(shared: &Shared, process: &mut Process, calls: Vec<Call>) -> Result<(), Left> {
+    let mut frames = Vec::new();
+    calls.iter().for_each(|call| call.write(&mut frames));
+    let mut calls = VecDeque::from(calls);
+    let (input, output) = (&mut process.input, &mut process.output);
+    // Both at once: a process that waits for its answers to be read reads no requests.
+    let write = async {
+        // Where this fails, the process is gone, and reading tells why.
+        let _ = input.write_all(&frames).await;
+        std::future::pending::<()>().await;
+    };
+    let answer_bytes_max = shared.bounds.output_bytes_max + (64 << 10);
+    let overdue = shared.bounds.time * 10 + Duration::from_secs(2);
+    let mut since = Instant::now();
+    let read = async {
+        while let Some(call) = calls.pop_front() {
+            match timeout(overdue, read_answer(output, answer_bytes_max)).await {
+                Ok(Ok(answer)) => {
+                    let took = since.elapsed();
+                    since = Instant::now();
+                    shared.answer(call, answer, took);
+                }
+                failed => {
+                    calls.push_front(call);
+                    return Err(failed.is_err());
+                }
+            }
+        }
+        Ok(())
+    };
+    let outcome = tokio::select! {
+        outcome = read => outcome,
+        () = write => Ok(()),
+    };
+    outcome.map_err(|is_overdue| Left { calls, is_overdue, since })
+}
+
+async fn read_answer(output: &mut BufReader<ChildStdout>, bytes_max: usize) -> io::Result<Answer> {
+    let length = output.read_u32_le().await? as usize;
+    if length > bytes_max {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut body = vec![0; length];
+    output.read_exact(&mut body).await?;
+    wire::read_answer(&body).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// After a process failed: says what its end means for the call it was at, and puts the others back.
+async fn settle(shared: &Shared, left: Left, process: Option<Process>) {
+    let Left { mut calls, is_overdue, since } = left;
+    let Some(mut process) = process else { return };
+    if is_overdue {
+        let _ = process.child.start_kill();
+    }
+    let status = process.child.wait().await;
+    let mut said = String::new();
+    if let Some(mut stderr) = process.child.stderr.take() {
+        let mut bytes = vec![0; 4096];
+        let count = stderr.read(&mut bytes).await.unwrap_or(0);
+        said = String::from_utf8_lossy(&bytes[..count]).into_owned();
+    }
+    let error = match status {
+        // It made room for a fresh one between two calls.
+        Ok(status) if !is_overdue && status.code() == Some(i32::from(EXIT_RENEWED)) => {
+            shared.put_back(calls.into());
+            return;
+        }
+        Ok(status) => judge(is_overdue, status, &said, &shared.bounds),
+        Err(error) => ScriptError::new(CODE_ENGINE, format!("the evaluation process is lost: {error}")),
+    };
+    if let Some(call) = calls.pop_front() {
+        shared.killed(call, error, since.elapsed());
+    }
+    shared.put_back(calls.into());
+}
+
+/// What the end of a process says of the script that it was at.
+fn judge(is_overdue: bool, status: std::process::ExitStatus, said: &str, bounds: &Bounds) -> ScriptError {
+    let time_ms = bounds.time.as_millis();
+    if is_overdue || status.code() == Some(i32::from(EXIT_STOPPED)) {
+        return ScriptError::new(CODE_STOPPED, format!("the script takes longer than {time_ms} ms"));
+    }
+    if said.contains("overflowed its stack") {
+        return ScriptError::new(CODE_STOPPED, "the script nests too deeply");
+    }
+    if status.signal().is_some() {
+        let memory_mib = bounds.memory_bytes_max >> 20;
+        return ScriptError::new(CODE_MEMORY, format!("the script wants more memory than {memory_mib} MiB"));
+    }
+    ScriptError::new(CODE_ENGINE, format!("the evaluation process ended with {status}"))
+}
+
+/// Starts a process and waits for its greeting.
+async fn start(program: &Program, bounds: &Bounds) -> io::Result<Process> {
+    let mut child = Command::new(&program.path)
+        .args(&program.args)
+        // What the hub was told in its environment, secrets among it, is not for scripts.
+        .env_clear()
+        // One arena: others would take address space without using it.
+        .env("MALLOC_ARENA_MAX", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    };
+    let mut output = BufReader::with_capacity(64 << 10, output);
+    let mut frame = Vec::new();
+    wire::write_bounds(&mut frame, bounds);
+    let greeted = async {
+        input.write_all(&frame).await?;
+        let mut last = VecDeque::new();
+        for _ in 0..PREAMBLE_BYTES_MAX {
+            last.push_back(output.read_u8().await?);
+            if last.len() > GREETING.len() {
+                last.pop_front();
+            }
+            if last.iter().eq(GREETING) {
+                return Ok(());
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::InvalidData))
+    };
+    timeout(START_MAX, greeted).await.map_err(io::Error::from)??;
+    Ok(Process { child, input, output })
+}
+
+/// Ends a process: its input is closed, and when that is not enough, it is killed.
+async fn end(process: Option<Process>) {
+    let Some(Process { mut child, input, output }) = process else {
+        return;
+    };
+    drop((input, output));
+    if timeout(Duration::from_secs(1), child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+}

@@ -1,0 +1,261 @@
+//! Who evaluates next: scripts take turns, however many evaluations each has waiting.
+//!
+//! A script whose evaluations had to be killed again and again is refused for a while with the same error, so that it
+//! cannot keep the processes busy with dying.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ess_core::script::{Clock, ScriptError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::wire::{self, Answer, Request};
+
+/// Evaluations of one script that may wait; more wait to wait.
+const WAITING_MAX: usize = 64;
+/// Scripts with a history; the idle ones are forgotten beyond this.
+const SCRIPTS_MAX: usize = 4096;
+/// Kills within [`KILLS_WITHIN`] that a script gets before it is refused.
+const KILLS_MAX: usize = 3;
+const KILLS_WITHIN: Duration = Duration::from_secs(60);
+/// How long a script is refused.
+const REFUSED_FOR: Duration = Duration::from_secs(30);
+/// An evaluation that took longer marks its script as slow: it goes alone, and never to all processes at once.
+const SLOW: Duration = Duration::from_millis(5);
+/// Calls that travel to a process together.
+const BATCH_MAX: usize = 16;
+
+/// One evaluation or check that waits.
+pub(super) struct Call {
+    pub(super) script: Arc<str>,
+    pub(super) kind: CallKind,
+    /// Where the answer goes; nobody may be there any more.
+    pub(super) reply: oneshot::Sender<Answer>,
+    /// Its place among the script's waiting ones.
+    pub(super) _place: OwnedSemaphorePermit,
+}
+
+/// What a call is about.
+pub(super) enum CallKind {
+    Check,
+    Evaluate { input: Option<Arc<str>>, bindings: Arc<[(String, String)]>, clock: Clock },
+}
+
+impl Call {
+    /// Appends the call's frame.
+    pub(super) fn write(&self, frame: &mut Vec<u8>) {
+        let script = &*self.script;
+        match &self.kind {
+            CallKind::Check => wire::write_request(frame, &Request::Check { script }),
+            CallKind::Evaluate { input, bindings, clock } => {
+                let bindings = bindings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                let request = Request::Evaluate { script, input: input.as_deref(), bindings, clock: *clock };
+                wire::write_request(frame, &request);
+            }
+        }
+    }
+}
+
+/// A script's calls and history.
+struct Lane {
+    gate: Arc<Semaphore>,
+    calls: VecDeque<Call>,
+    /// Processes that evaluate it now.
+    running: usize,
+    is_slow: bool,
+    kills: VecDeque<Instant>,
+    refused: Option<(Instant, ScriptError)>,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            gate: Arc::new(Semaphore::new(WAITING_MAX)),
+            calls: VecDeque::new(),
+            running: 0,
+            is_slow: false,
+            kills: VecDeque::new(),
+            refused: None,
+        }
+    }
+}
+
+impl Lane {
+    fn is_idle(&self, now: Instant) -> bool {
+        self.calls.is_empty()
+            && self.running == 0
+            && self.gate.available_permits() == WAITING_MAX
+            && self.kills.back().is_none_or(|kill| now - *kill > KILLS_WITHIN)
+    }
+}
+
+/// All scripts' calls.
+#[derive(Default)]
+pub(super) struct Queue {
+    lanes: HashMap<Arc<str>, Lane>,
+    /// Scripts with waiting calls, in the order of their turns.
+    turns: VecDeque<Arc<str>>,
+}
+
+impl Queue {
+    /// Where a call of this script asks for its place, or the error for which the script is refused now.
+    pub(super) fn gate(&mut self, script: &Arc<str>, now: Instant) -> Result<Arc<Semaphore>, ScriptError> {
+        if self.lanes.len() >= SCRIPTS_MAX && !self.lanes.contains_key(script) {
+            self.lanes.retain(|_, lane| !lane.is_idle(now));
+        }
+        let lane = self.lanes.entry(Arc::clone(script)).or_default();
+        match &lane.refused {
+            Some((until, error)) if now < *until => Err(error.clone()),
+            _ => Ok(Arc::clone(&lane.gate)),
+        }
+    }
+
+    /// Adds a call; its answer may come at once.
+    pub(super) fn push(&mut self, call: Call, now: Instant) {
+        let lane = self.lanes.entry(Arc::clone(&call.script)).or_default();
+        if let Some((_, error)) = lane.refused.as_ref().filter(|(until, _)| now < *until) {
+            // Whoever asked may be gone.
+            let _ = call.reply.send(Err(error.clone()));
+            return;
+        }
+        if lane.calls.is_empty() {
+            self.turns.push_back(Arc::clone(&call.script));
+        }
+        lane.calls.push_back(call);
+    }
+
+    /// Puts calls back to the front: a process died under them that another one's script had killed.
+    pub(super) fn push_back(&mut self, calls: Vec<Call>) {
+        for call in calls.into_iter().rev() {
+            let lane = self.lanes.entry(Arc::clone(&call.script)).or_default();
+            if lane.calls.is_empty() {
+                self.turns.push_front(Arc::clone(&call.script));
+            }
+            lane.calls.push_front(call);
+        }
+    }
+
+    /// The calls that one of so many processes takes next; empty when there is nothing for it to do.
+    pub(super) fn take(&mut self, workers: usize) -> Vec<Call> {
+        let share = self.turns.iter().filter_map(|script| self.lanes.get(script)).map(|lane| lane.calls.len());
+        let share = share.sum::<usize>().div_ceil(workers).clamp(1, BATCH_MAX);
+        let mut calls: Vec<Call> = Vec::new();
+        for _ in 0..self.turns.len().max(share) {
+            let Some(script) = self.turns.pop_front() else { break };
+            let Some(lane) = self.lanes.get_mut(&script) else {
+                continue;
+            };
+            // One process stays free of slow scripts, if there are several.
+            let may_run = !lane.is_slow || (calls.is_empty() && lane.running < workers.saturating_sub(1).max(1));
+            if may_run && let Some(call) = lane.calls.pop_front() {
+                lane.running += 1;
+                calls.push(call);
+            }
+            let is_slow = lane.is_slow;
+            if !lane.calls.is_empty() {
+                self.turns.push_back(script);
+            }
+            if calls.len() >= share || (may_run && is_slow) {
+                break;
+            }
+        }
+        calls
+    }
+
+    /// Notes that a call of this script ended, and how long it took.
+    pub(super) fn ended(&mut self, script: &Arc<str>, took: Duration) {
+        if let Some(lane) = self.lanes.get_mut(script) {
+            lane.running = lane.running.saturating_sub(1);
+            lane.is_slow = took > SLOW;
+        }
+    }
+
+    /// Notes that a call was taken but not begun.
+    pub(super) fn returned(&mut self, script: &Arc<str>) {
+        if let Some(lane) = self.lanes.get_mut(script) {
+            lane.running = lane.running.saturating_sub(1);
+        }
+    }
+
+    /// Notes that a process had to be killed over this script; too often, and its waiting calls are refused as well.
+    pub(super) fn killed(&mut self, script: &Arc<str>, error: &ScriptError, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(script) else { return };
+        lane.running = lane.running.saturating_sub(1);
+        lane.is_slow = true;
+        lane.kills.push_back(now);
+        while lane.kills.front().is_some_and(|kill| now - *kill > KILLS_WITHIN) {
+            lane.kills.pop_front();
+        }
+        if lane.kills.len() < KILLS_MAX {
+            return;
+        }
+        lane.kills.clear();
+        lane.refused = Some((now + REFUSED_FOR, error.clone()));
+        for call in lane.calls.drain(..) {
+            let _ = call.reply.send(Err(error.clone()));
+        }
+        self.turns.retain(|other| other != script);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(queue: &mut Queue, script: &str, now: Instant) -> oneshot::Receiver<Answer> {
+        let script: Arc<str> = script.into();
+        let gate = queue.gate(&script, now).unwrap_or_default_gate();
+        let (reply, answer) = oneshot::channel();
+        let place = gate.try_acquire_owned().unwrap();
+        queue.push(Call { script, kind: CallKind::Check, reply, _place: place }, now);
+        answer
+    }
+
+    trait OrGate {
+        fn unwrap_or_default_gate(self) -> Arc<Semaphore>;
+    }
+
+    impl OrGate for Result<Arc<Semaphore>, ScriptError> {
+        fn unwrap_or_default_gate(self) -> Arc<Semaphore> {
+            self.unwrap_or_else(|_| Arc::new(Semaphore::new(1)))
+        }
+    }
+
+    fn names(calls: &[Call]) -> Vec<&str> {
+        calls.iter().map(|call| &*call.script).collect()
+    }
+
+    #[test]
+    fn scripts_take_turns_however_many_calls_each_has() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let _answers: Vec<_> = ["a", "a", "a", "b", "c"].map(|script| call(&mut queue, script, now)).into();
+        assert_eq!(names(&queue.take(1)), ["a", "b", "c", "a", "a"]);
+        assert!(queue.take(1).is_empty());
+    }
+
+    #[test]
+    fn a_slow_script_goes_alone_and_leaves_a_process_free() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.gate(&"slow".into(), now).unwrap();
+        queue.ended(&"slow".into(), SLOW * 2);
+        let _answers: Vec<_> = ["slow", "slow", "b", "b", "c", "c"].map(|script| call(&mut queue, script, now)).into();
+        let first = queue.take(2);
+        assert_eq!(names(&first), ["slow"]);
+        assert_eq!(names(&queue.take(2)), ["b", "c", "b"]);
+    }
+
+    #[test]
+    fn a_script_that_is_killed_again_and_again_is_refused_for_a_while() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let error = ScriptError::new("U1001", "stopped");
+        let mut waiting = call(&mut queue, "bad", now);
+        for _ in 0..KILLS_MAX {
+            queue.killed(&"bad".into(), &error, now);
+        }
+        assert_eq!(waiting.try_recv().unwrap(), Err(error.clone()));
+        assert_eq!(queue.gate(&"bad".into(), now).err(), Some(error));
+        assert!(queue.gate(&"bad".into(), now + REFUSED_FOR).is_ok());
+        assert!(queue.gate(&"good".into(), now).is_ok());
+    }
+}

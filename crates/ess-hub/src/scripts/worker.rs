@@ -1,0 +1,276 @@
+//! The evaluation process: reads requests, evaluates them one after the other, writes answers.
+//!
+//! One thread evaluates, the other watches the process' own processor time, so that a busy machine is not blamed on a
+//! script. What the engine cannot stop by itself ends with the process. It ends, too, when the hub is gone, and it
+//! opens nothing: what it may touch is its two pipes.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use ess_core::script::{Bounds, CODE_ENGINE, CODE_MEMORY, Script, ScriptError, Stop};
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::time::ClockId;
+
+use super::wire::{self, Answer, GREETING, Request};
+
+/// The process ended itself because a script took too much processor time.
+pub(super) const EXIT_STOPPED: u8 = 71;
+/// The process ended itself to give memory back.
+pub(super) const EXIT_RENEWED: u8 = 72;
+
+/// Stack of the evaluating thread; what is deeper goes on segments of the heap.
+const STACK_BYTES: usize = 16 << 20;
+/// Compiled scripts that are kept.
+const SCRIPTS_MAX: usize = 256;
+/// Bytes of scripts that are kept.
+const SCRIPTS_BYTES_MAX: usize = 4 << 20;
+/// Memory in use at which a process makes room for a fresh one.
+const RESIDENT_GROWTH_MAX: usize = 24 << 20;
+/// How often the time is looked at while a script runs.
+const WATCH_EVERY: Duration = Duration::from_millis(5);
+/// Looks without anything to see, after which the watching thread sleeps until it is woken.
+const WATCH_IDLE_LOOKS: u32 = 100;
+/// Longest message of an error.
+const MESSAGE_BYTES_MAX: usize = 2_000;
+
+/// What the two threads share.
+struct Watch {
+    /// Odd while a script runs; grows by one at each beginning and end.
+    turn: AtomicU64,
+    /// Whether the watching thread must be woken.
+    sleeps: AtomicBool,
+    /// Whether the evaluation was seen running more than once: it may have left memory behind.
+    was_long: AtomicBool,
+    /// Ends the evaluation of this turn. Guards that no other one is ended.
+    stop: Mutex<(u64, Stop)>,
+}
+
+/// The evaluation process' whole life: what the binary's hidden subcommand calls.
+///
+/// Speaks on standard input and output, and returns when the input ends.
+#[must_use]
+pub fn worker_main() -> ExitCode {
+    let Ok((input, mut output)) = pipes() else {
+        return ExitCode::FAILURE;
+    };
+    let mut input = BufReader::with_capacity(64 << 10, input);
+    if output.write_all(GREETING).is_err() {
+        return ExitCode::FAILURE;
+    }
+    // Nothing of an event may reach a core dump, and the hub's log has its own words for a panic.
+    std::panic::set_hook(Box::new(|_| {}));
+    let Some(bounds) = read_frame(&mut input, 4096).and_then(|body| wire::read_bounds(&body).ok()) else {
+        return ExitCode::SUCCESS;
+    };
+    let watch = Arc::new(Watch {
+        turn: AtomicU64::new(0),
+        sleeps: AtomicBool::new(false),
+        was_long: AtomicBool::new(false),
+        stop: Mutex::new((0, Stop::default())),
+    });
+    let watcher = thread::current();
+    let (shared, limits) = (Arc::clone(&watch), bounds.clone());
+    let evaluating = thread::Builder::new().name("evaluate".to_owned()).stack_size(STACK_BYTES).spawn(move || {
+        limit_process(limits.memory_bytes_max);
+        serve(&mut input, &mut output, &limits, &shared, &watcher);
+        // The hub is gone or wants no more; the watching thread has nothing left to watch.
+        std::process::exit(0);
+    });
+    if evaluating.is_err() {
+        return ExitCode::FAILURE;
+    }
+    keep_watch(&watch, bounds.time)
+}
+
+/// Standard input and output as files: no line buffering, no lock.
+fn pipes() -> io::Result<(File, File)> {
+    let input = rustix::stdio::stdin().try_clone_to_owned()?;
+    let output = rustix::stdio::stdout().try_clone_to_owned()?;
+    Ok((File::from(input), File::from(output)))
+}
+
+/// Limits what the process may take from here on. A system without one of these limits goes without it.
+fn limit_process(memory_bytes_max: usize) {
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = rustix::process::setrlimit(Resource::Core, none);
+    if let Some(memory) = memory() {
+        let most = (memory.virtual_bytes + memory_bytes_max) as u64;
+        let _ = rustix::process::setrlimit(Resource::As, Rlimit { current: Some(most), maximum: Some(most) });
+    }
+}
+
+struct Memory {
+    virtual_bytes: usize,
+    resident_bytes: usize,
+}
+
+fn memory() -> Option<Memory> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let mut pages = text.split(' ').map_while(|word| word.parse::<usize>().ok());
+    let page = rustix::param::page_size();
+    Some(Memory { virtual_bytes: pages.next()? * page, resident_bytes: pages.next()? * page })
+}
+
+/// Answers requests until the input ends.
+fn serve(input: &mut impl Read, output: &mut impl Write, bounds: &Bounds, watch: &Watch, watcher: &thread::Thread) {
+    let mut scripts = Scripts::default();
+    let resident_before = memory().map_or(0, |memory| memory.resident_bytes);
+    let frame_bytes_max = bounds.input_bytes_max + bounds.script_bytes_max.max(16 << 20);
+    let mut frame = Vec::new();
+    while let Some(body) = read_frame(input, frame_bytes_max) {
+        let stop = Stop::default();
+        if let Ok(mut shared) = watch.stop.lock() {
+            *shared = (watch.turn.fetch_add(1, Ordering::SeqCst) + 1, stop.clone());
+        }
+        if watch.sleeps.swap(false, Ordering::SeqCst) {
+            watcher.unpark();
+        }
+        let answer = catch(|| answer(&mut scripts, &body, bounds, &stop));
+        watch.turn.fetch_add(1, Ordering::SeqCst);
+        drop(body);
+        frame.clear();
+        wire::write_answer(&mut frame, &answer);
+        if output.write_all(&frame).is_err() {
+            return;
+        }
+        frame.shrink_to(64 << 10);
+        let is_due = watch.was_long.swap(false, Ordering::SeqCst) || memory_is_due(&answer);
+        let grown =
+            is_due && memory().is_some_and(|memory| memory.resident_bytes > resident_before + RESIDENT_GROWTH_MAX);
+        if grown {
+            std::process::exit(i32::from(EXIT_RENEWED));
+        }
+    }
+}
+
+/// Whether the memory is worth a look: after an error, or a large result.
+fn memory_is_due(answer: &Answer) -> bool {
+    match answer {
+        Ok(text) => text.as_ref().is_some_and(|text| text.len() > 16 << 10),
+        Err(_) => true,
+    }
+}
+
+/// A panic of the engine is an error of the script, not the end of the process.
+fn catch(answer: impl FnOnce() -> Answer) -> Answer {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(answer)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
+        let is_memory = text.contains("alloc") || text.contains("capacity overflow") || text.contains("mmap");
+        Err(if is_memory {
+            ScriptError::new(CODE_MEMORY, "the script wants more memory than it may have")
+        } else {
+            ScriptError::new(CODE_ENGINE, "the engine failed on this script")
+        })
+    })
+}
+
+fn answer(scripts: &mut Scripts, body: &[u8], bounds: &Bounds, stop: &Stop) -> Answer {
+    let mut answer = match wire::read_request(body)? {
+        Request::Check { script } => Script::parse(script, bounds).map(|_| None),
+        Request::Evaluate { script, input, bindings, clock } => {
+            scripts.get(script, bounds).and_then(|script| script.evaluate(input, &bindings, (bounds, stop), clock))
+        }
+    };
+    if let Err(error) = &mut answer
+        && error.message.len() > MESSAGE_BYTES_MAX
+    {
+        let end = (0..=MESSAGE_BYTES_MAX).rev().find(|end| error.message.is_char_boundary(*end)).unwrap_or(0);
+        error.message.truncate(end);
+    }
+    answer
+}
+
+/// Compiled scripts by their text; the longest unused goes first.
+#[derive(Default)]
+struct Scripts {
+    by_text: HashMap<Box<str>, (Script, u64)>,
+    bytes: usize,
+    uses: u64,
+}
+
+impl Scripts {
+    fn get(&mut self, text: &str, bounds: &Bounds) -> Result<&Script, ScriptError> {
+        self.uses += 1;
+        if !self.by_text.contains_key(text) {
+            let script = Script::parse(text, bounds)?;
+            while self.by_text.len() >= SCRIPTS_MAX
+                || (self.bytes + text.len() > SCRIPTS_BYTES_MAX && !self.by_text.is_empty())
+            {
+                let oldest = self.by_text.iter().min_by_key(|(_, (_, used))| *used).map(|(text, _)| text.clone());
+                if let Some(oldest) = oldest {
+                    self.bytes -= oldest.len();
+                    self.by_text.remove(&oldest);
+                }
+            }
+            self.bytes += text.len();
+            self.by_text.insert(text.into(), (script, 0));
+        }
+        let Some((script, used)) = self.by_text.get_mut(text) else {
+            return Err(ScriptError::new(CODE_ENGINE, "the script was not kept"));
+        };
+        *used = self.uses;
+        Ok(script)
+    }
+}
+
+/// A frame's body; `None` at the end of the input or on a length that no frame has.
+fn read_frame(input: &mut impl Read, bytes_max: usize) -> Option<Vec<u8>> {
+    let mut length = [0; 4];
+    input.read_exact(&mut length).ok()?;
+    let length = usize::try_from(u32::from_le_bytes(length)).ok().filter(|length| *length <= bytes_max)?;
+    let mut body = vec![0; length];
+    input.read_exact(&mut body).ok()?;
+    Some(body)
+}
+
+/// Looks at the processor time of whatever runs: asks it to stop at its bound, ends the process at twice that.
+fn keep_watch(watch: &Watch, bound: Duration) -> ! {
+    let mut seen = (0, Duration::ZERO);
+    let mut idle_looks = 0;
+    loop {
+        if idle_looks >= WATCH_IDLE_LOOKS {
+            watch.sleeps.store(true, Ordering::SeqCst);
+            if watch.turn.load(Ordering::SeqCst) == seen.0 {
+                thread::park();
+            }
+            watch.sleeps.store(false, Ordering::SeqCst);
+            idle_looks = 0;
+        }
+        thread::park_timeout(WATCH_EVERY);
+        let turn = watch.turn.load(Ordering::SeqCst);
+        if turn != seen.0 {
+            seen = (turn, processor_time());
+            idle_looks = 0;
+            continue;
+        }
+        if turn % 2 == 0 {
+            idle_looks += 1;
+            continue;
+        }
+        watch.was_long.store(true, Ordering::SeqCst);
+        let taken = processor_time().saturating_sub(seen.1);
+        if taken >= bound * 2 + WATCH_EVERY * 2 {
+            std::process::exit(i32::from(EXIT_STOPPED));
+        }
+        if taken >= bound {
+            if let Ok(stop) = watch.stop.lock()
+                && stop.0 == turn
+            {
+                stop.1.stop();
+            }
+        }
+    }
+}
+
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}

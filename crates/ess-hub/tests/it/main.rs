@@ -1,0 +1,4 @@
+//! What the hub does, seen from outside.
+
+mod scripts;
+mod scripts_suite;

@@ -1,0 +1,18 @@
+//! What can go wrong with the store, by what the caller can do about it.
+
+/// A store's failure; the text is for the log, not for strangers.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// It can't be done now: the disk is full, or the file can't be read or written. Nothing was changed.
+    #[error("store unavailable: {0}")]
+    Unavailable(String),
+    /// The data directory can't be opened.
+    #[error("could not open the store: {0}")]
+    Open(String),
+    /// What is stored is not what was stored.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}

@@ -1,0 +1,188 @@
+//! Rows to values and back; the numbers and words of the schema.
+
+use std::sync::Arc;
+
+use ess_core::delivery::{DeliveryKey, State};
+use ess_core::event::{Content, Event, Kind, Priority, Trace};
+use ess_core::id::{Digest, EventId, PartnerNo, Seq, Subject, Version};
+use ess_core::lane::{OpenDelivery, OpenState, Sent};
+use ess_core::time::Time;
+use rusqlite::types::Type;
+use rusqlite::{Error, Row};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+/// Columns of an event, in the order that `event` reads them.
+pub(super) const EVENT_COLUMNS: &str =
+    "seq, id, test, subject, version, kind, priority, recorded_at, audience, message, digest, rest, payload";
+
+/// Columns of an open delivery, in the order that `open_delivery` reads them.
+pub(super) const OPEN_COLUMNS: &str = "partner, seq, round, subject, test, kind, priority, state, attempts, resends, \
+     due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts";
+
+/// The fields of an event that are rarely there, format 1.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Rest {
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    effective: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    expires: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    references: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    traceparent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    trace_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    docket_id: Option<String>,
+}
+
+impl Rest {
+    pub(super) fn write(content: &Content, trace: &Trace) -> String {
+        let rest = Rest {
+            source: content.source.clone(),
+            time: content.time.clone(),
+            effective: content.effective.clone(),
+            expires: content.expires.clone(),
+            references: content.references.iter().map(ToString::to_string).collect(),
+            traceparent: trace.traceparent.clone(),
+            trace_id: trace.trace_id.clone(),
+            docket_id: trace.docket_id.clone(),
+        };
+        // Invariant: strings always serialise.
+        serde_json::to_string(&rest).expect("an event's rest serialises")
+    }
+}
+
+/// The event of a row, and its audience's id.
+pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<(Event, i64)> {
+    let rest: Rest = serde_json::from_str(row.get_ref(11)?.as_str()?).map_err(|_| damaged(11))?;
+    let payload: Box<RawValue> = RawValue::from_string(row.get(12)?).map_err(|_| damaged(12))?;
+    let content = Content {
+        id: EventId::trusted(row.get_ref(1)?.as_str()?),
+        test: row.get(2)?,
+        subject: Subject::trusted(row.get_ref(3)?.as_str()?),
+        version: Version(row.get(4)?),
+        kind: kind(row.get(5)?),
+        priority: priority(row.get(6)?),
+        payload: Arc::from(payload),
+        source: rest.source,
+        time: rest.time,
+        effective: rest.effective,
+        expires: rest.expires,
+        references: rest.references.iter().map(|id| EventId::trusted(id)).collect(),
+    };
+    let trace = Trace { traceparent: rest.traceparent, trace_id: rest.trace_id, docket_id: rest.docket_id };
+    let event = Event {
+        seq: Seq(row.get(0)?),
+        recorded_at: Time::from_micros(row.get(7)?),
+        content,
+        trace,
+        content_digest: digest(row, 10)?.ok_or_else(|| damaged(10))?,
+        message_uuid: uuid(row, 9)?.ok_or_else(|| damaged(9))?,
+    };
+    Ok((event, row.get(8)?))
+}
+
+pub(super) fn open_delivery(row: &Row<'_>) -> rusqlite::Result<OpenDelivery> {
+    let state = match row.get_ref(7)?.as_str()? {
+        "pending" => OpenState::Pending,
+        "retrying" => OpenState::Retrying,
+        "awaiting_ack" => OpenState::AwaitingAck,
+        "blocked" => OpenState::Blocked,
+        _ => return Err(damaged(7)),
+    };
+    let sent = match (row.get::<_, Option<u32>>(16)?, digest(row, 17)?) {
+        (Some(version), Some(body_digest)) => {
+            let scripts = row.get_ref(18)?.as_blob_or_null()?.map(digests).unwrap_or_default();
+            Some(Sent { version: Version(version), body_digest, scripts: scripts.into() })
+        }
+        _ => None,
+    };
+    Ok(OpenDelivery {
+        key: key(row)?,
+        subject: Subject::trusted(row.get_ref(3)?.as_str()?),
+        test: row.get(4)?,
+        kind: kind(row.get(5)?),
+        priority: priority(row.get(6)?),
+        state,
+        attempts: row.get(8)?,
+        resends: row.get(9)?,
+        due_at: time(row, 10)?,
+        first_failed_at: time(row, 11)?,
+        partner_seq: row.get(12)?,
+        reason: row.get(13)?,
+        mend: row.get(14)?,
+        message_uuid: uuid(row, 15)?,
+        sent,
+    })
+}
+
+/// The first three columns: partner, seq, round.
+pub(super) fn key(row: &Row<'_>) -> rusqlite::Result<DeliveryKey> {
+    Ok(DeliveryKey { partner: PartnerNo(row.get(0)?), seq: Seq(row.get(1)?), round: row.get(2)? })
+}
+
+pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Time>> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(Time::from_micros))
+}
+
+pub(super) fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Digest>> {
+    let Some(bytes) = row.get_ref(column)?.as_blob_or_null()? else { return Ok(None) };
+    bytes.try_into().map(|bytes| Some(Digest(bytes))).map_err(|_| damaged(column))
+}
+
+pub(super) fn uuid(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Uuid>> {
+    let Some(bytes) = row.get_ref(column)?.as_blob_or_null()? else { return Ok(None) };
+    Uuid::from_slice(bytes).map(Some).map_err(|_| damaged(column))
+}
+
+pub(super) fn digests(bytes: &[u8]) -> Vec<Digest> {
+    bytes.chunks_exact(32).filter_map(|chunk| chunk.try_into().ok().map(Digest)).collect()
+}
+
+pub(super) fn ended_state(word: &str) -> Option<State> {
+    [State::Nack, State::Dead, State::Superseded, State::Cancelled].into_iter().find(|state| state.word() == word)
+}
+
+pub(super) fn open_word(state: OpenState) -> &'static str {
+    match state {
+        OpenState::Pending => "pending",
+        OpenState::Retrying => "retrying",
+        OpenState::AwaitingAck => "awaiting_ack",
+        OpenState::Blocked => "blocked",
+    }
+}
+
+pub(super) fn kind_number(kind: Kind) -> i64 {
+    match kind {
+        Kind::Change => 0,
+        Kind::Correction => 1,
+        Kind::Retraction => 2,
+    }
+}
+
+pub(super) fn kind(number: i64) -> Kind {
+    match number {
+        1 => Kind::Correction,
+        2 => Kind::Retraction,
+        _ => Kind::Change,
+    }
+}
+
+pub(super) fn priority_number(priority: Priority) -> i64 {
+    i64::from(priority == Priority::Urgent)
+}
+
+pub(super) fn priority(number: i64) -> Priority {
+    if number == 1 { Priority::Urgent } else { Priority::Routine }
+}
+
+pub(super) fn damaged(column: usize) -> Error {
+    Error::InvalidColumnType(column, "damaged".to_owned(), Type::Blob)
+}
