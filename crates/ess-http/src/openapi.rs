@@ -1,0 +1,86 @@
+//! The OpenAPI 3.1 document, made from the code: paths and shapes stand beside their handlers, what all share is added here.
+
+use serde_json::{Value, json};
+use utoipa::OpenApi;
+
+use crate::api::{
+    acks, audit, backup, bridges, bulk, dead_letters, deliveries, events, health, keys, ledger, partners, publish, stream, tokens,
+};
+use crate::refusal;
+use crate::routes::OPEN;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "HMS-ESS",
+        description = "The hub records Change Events and fans them out to outside systems: every partner gets each event in its own version and shape, and acknowledges it.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+    ),
+    tags(
+        (name = "Events", description = "Publish, read the log, ask who has it, send it again."),
+        (name = "Partner's side", description = "What a partner calls with its own token."),
+        (name = "Partners", description = "Outside systems: where they are, what they want, how they fare."),
+        (name = "Bridges", description = "Scripts that turn one version of a payload into another."),
+        (name = "Deliveries", description = "What is still open, and what was given up."),
+        (name = "Audit", description = "The Ack Ledger and the audit trail."),
+        (name = "Tokens", description = "Who may do what."),
+        (name = "Hub", description = "The hub itself: its health, its life, its backup."),
+    ),
+    paths(
+        publish::publish_event, events::list_events, events::read_event, events::read_event_status,
+        events::list_event_deliveries, events::replay_event,
+        acks::acknowledge, keys::list_keys, partners::list_partner_events, partners::list_partner_deliveries,
+        partners::add_partner, partners::list_partners, partners::read_one, partners::set_partner,
+        partners::remove_partner, partners::pause_partner, partners::resume_partner, partners::test_partner,
+        partners::rotate_secret,
+        bridges::add_bridge, bridges::list_bridges, bridges::remove_bridge, bridges::try_bridge,
+        deliveries::list_unacked, dead_letters::list_dead_letters, dead_letters::redrive_dead_letters,
+        dead_letters::discard_dead_letters,
+        ledger::list_ledger, ledger::read_checkpoint, ledger::verify_ledger, audit::list_audit,
+        tokens::create_token, tokens::list_tokens, tokens::revoke_token,
+        health::read_health, health::read_readiness, stream::follow_stream, backup::back_up,
+    ),
+    components(schemas(
+        publish::EventDocument, publish::Receipt<'static>, publish::PlanDocument<'static>, bulk::BulkResult<'static>,
+        refusal::ProblemDocument<'static>,
+    )),
+)]
+struct Document;
+
+/// The whole document.
+pub(crate) fn document() -> Value {
+    // Invariant: the document is made of strings, maps and lists.
+    let mut document = serde_json::to_value(Document::openapi()).expect("an OpenAPI document serialises");
+    document["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
+    document["components"]["securitySchemes"] = json!({
+        "token": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer hms_…`; an admin makes tokens with `hms-ess token create`."}
+    });
+    let problem = json!({"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}});
+    document["components"]["responses"] = json!({
+        "Problem": {"description": "Refused; `detail` and `hint` say why and what to do.", "content": problem.clone()},
+        "Unauthenticated": {"description": "No token, or one that is unknown, expired or revoked.", "content": problem.clone()},
+        "Forbidden": {"description": "The token's role does not allow it.", "content": problem},
+    });
+    if let Some(paths) = document["paths"].as_object_mut() {
+        for (path, methods) in paths {
+            let is_open = OPEN.contains(&path.as_str());
+            for operation in methods.as_object_mut().into_iter().flat_map(|methods| methods.values_mut()) {
+                complete(operation, is_open);
+            }
+        }
+    }
+    document
+}
+
+/// Adds what every operation has: its security, and how it refuses.
+fn complete(operation: &mut Value, is_open: bool) {
+    let reference = |name: &str| json!({"$ref": format!("#/components/responses/{name}")});
+    if is_open {
+        operation["security"] = json!([]);
+    } else {
+        operation["security"] = json!([{"token": []}]);
+        operation["responses"]["401"] = reference("Unauthenticated");
+        operation["responses"]["403"] = reference("Forbidden");
+    }
+    operation["responses"]["default"] = reference("Problem");
+}

@@ -1,0 +1,121 @@
+//! Every route of the hub, grouped by caller. Nothing else decides what the hub answers to.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::handler::Handler;
+use axum::http::Method;
+use axum::routing::{MethodFilter, on};
+use ess_core::problem::{Code, Problem};
+
+use crate::api::{
+    acks, audit, backup, bridges, dead_letters, deliveries, events, health, keys, ledger, partners, publish, stream, tokens,
+};
+use crate::docs;
+use crate::refusal::Refusal;
+use crate::site::Site;
+
+/// Routes as they are laid, and the list of them.
+#[derive(Default)]
+pub(crate) struct Routes {
+    router: Router<Arc<Site>>,
+    pub(crate) laid: Vec<(Method, &'static str)>,
+}
+
+/// Paths that need no token.
+pub(crate) const OPEN: [&str; 6] = ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/style.css", "/v1/keys"];
+
+/// All of them.
+#[rustfmt::skip]
+pub(crate) fn routes() -> Routes {
+    Routes::default()
+        // Anybody.
+        .get("/healthz", health::read_health)
+        .get("/readyz", health::read_readiness)
+        .get("/openapi.json", docs::read_openapi)
+        .get("/docs", docs::read_docs)
+        .get("/docs/style.css", docs::read_style)
+        .get("/v1/keys", keys::list_keys)
+        // Publishers.
+        .post("/v1/events", publish::publish_event)
+        .get("/v1/events", events::list_events)
+        .get("/v1/events/{id}", events::read_event)
+        .get("/v1/events/{id}/status", events::read_event_status)
+        .get("/v1/events/{id}/deliveries", events::list_event_deliveries)
+        // Partners.
+        .post("/v1/acks", acks::acknowledge)
+        .get("/v1/partners/{id}", partners::read_one)
+        .get("/v1/partners/{id}/events", partners::list_partner_events)
+        .get("/v1/partners/{id}/deliveries", partners::list_partner_deliveries)
+        // Auditors.
+        .get("/v1/partners", partners::list_partners)
+        .get("/v1/bridges", bridges::list_bridges)
+        .get("/v1/dead-letters", dead_letters::list_dead_letters)
+        .get("/v1/unacked", deliveries::list_unacked)
+        .get("/v1/ledger", ledger::list_ledger)
+        .get("/v1/ledger/checkpoint", ledger::read_checkpoint)
+        .post("/v1/ledger/verify", ledger::verify_ledger)
+        .get("/v1/audit", audit::list_audit)
+        .get("/v1/stream", stream::follow_stream)
+        // Operators.
+        .post("/v1/events/{id}/replay", events::replay_event)
+        .post("/v1/partners", partners::add_partner)
+        .put("/v1/partners/{id}", partners::set_partner)
+        .delete("/v1/partners/{id}", partners::remove_partner)
+        .post("/v1/partners/{id}/pause", partners::pause_partner)
+        .post("/v1/partners/{id}/resume", partners::resume_partner)
+        .post("/v1/partners/{id}/test", partners::test_partner)
+        .post("/v1/partners/{id}/rotate-secret", partners::rotate_secret)
+        .post("/v1/bridges", bridges::add_bridge)
+        .post("/v1/bridges/try", bridges::try_bridge)
+        .delete("/v1/bridges/{id}", bridges::remove_bridge)
+        .post("/v1/dead-letters/redrive", dead_letters::redrive_dead_letters)
+        .post("/v1/dead-letters/discard", dead_letters::discard_dead_letters)
+        // Admins.
+        .post("/v1/tokens", tokens::create_token)
+        .get("/v1/tokens", tokens::list_tokens)
+        .delete("/v1/tokens/{id}", tokens::revoke_token)
+        .post("/v1/backup", backup::back_up)
+}
+
+/// The router over them; whatever else is asked for is a problem, too.
+pub(crate) fn router() -> Router<Arc<Site>> {
+    routes().router.method_not_allowed_fallback(refuse_method).fallback(refuse_path)
+}
+
+impl Routes {
+    fn get<H: Handler<T, Arc<Site>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.lay(Method::GET, MethodFilter::GET, path, handler)
+    }
+
+    fn post<H: Handler<T, Arc<Site>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.lay(Method::POST, MethodFilter::POST, path, handler)
+    }
+
+    fn put<H: Handler<T, Arc<Site>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.lay(Method::PUT, MethodFilter::PUT, path, handler)
+    }
+
+    fn delete<H: Handler<T, Arc<Site>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.lay(Method::DELETE, MethodFilter::DELETE, path, handler)
+    }
+
+    fn lay<H, T>(mut self, method: Method, filter: MethodFilter, path: &'static str, handler: H) -> Self
+    where
+        H: Handler<T, Arc<Site>>,
+        T: 'static,
+    {
+        self.router = self.router.route(path, on(filter, handler));
+        self.laid.push((method, path));
+        self
+    }
+}
+
+async fn refuse_path() -> Refusal {
+    Refusal(Problem::new(Code::NotFound, "there is nothing at this path").with_hint("the API is described at /docs"))
+}
+
+async fn refuse_method() -> Refusal {
+    let problem = Problem::new(Code::MethodNotAllowed, "this path does not know that method");
+    Refusal(problem.with_hint("the Allow header names those it knows; the API is described at /docs"))
+}
