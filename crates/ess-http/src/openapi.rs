@@ -64,8 +64,9 @@ pub(crate) fn document() -> Value {
     if let Some(paths) = document["paths"].as_object_mut() {
         for (path, methods) in paths {
             let is_open = OPEN.contains(&path.as_str());
-            for operation in methods.as_object_mut().into_iter().flat_map(|methods| methods.values_mut()) {
+            for (method, operation) in methods.as_object_mut().into_iter().flatten() {
                 complete(operation, is_open);
+                operation["x-hms-roles"] = json!(roles(method, path));
             }
         }
     }
@@ -83,4 +84,86 @@ fn complete(operation: &mut Value, is_open: bool) {
         operation["responses"]["403"] = reference("Forbidden");
     }
     operation["responses"]["default"] = reference("Problem");
+}
+
+/// Which roles may call it; the handlers decide, a test holds this list to them.
+fn roles(method: &str, path: &str) -> &'static [&'static str] {
+    match (method, path) {
+        (_, path) if OPEN.contains(&path) => &[],
+        ("post", "/v1/events") => &["publisher", "operator", "admin"],
+        ("get", path) if path.starts_with("/v1/events") => &["publisher", "operator", "auditor", "admin"],
+        ("post", "/v1/acks") => &["partner", "operator", "admin"],
+        ("get", path) if path.starts_with("/v1/partners/{id}") => &["partner", "operator", "auditor", "admin"],
+        (_, path) if path.starts_with("/v1/tokens") || path == "/v1/backup" => &["admin"],
+        ("get", _) | ("post", "/v1/ledger/verify") => &["operator", "auditor", "admin"],
+        _ => &["operator", "admin"],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::routes;
+
+    /// Served, but no part of the API.
+    const PAGES: [&str; 3] = ["/openapi.json", "/docs", "/docs/style.css"];
+
+    fn operations(document: &Value) -> impl Iterator<Item = (&String, &String, &Value)> {
+        let paths = document["paths"].as_object().unwrap();
+        paths.iter().flat_map(|(path, methods)| methods.as_object().unwrap().iter().map(move |(m, o)| (path, m, o)))
+    }
+
+    #[test]
+    fn the_document_describes_every_route_and_no_other() {
+        let document = document();
+        let described: BTreeSet<(String, String)> =
+            operations(&document).map(|(path, method, _)| (method.to_uppercase(), path.clone())).collect();
+        let laid: BTreeSet<(String, String)> = routes::routes()
+            .laid
+            .iter()
+            .filter(|(_, path)| !PAGES.contains(path))
+            .map(|(method, path)| (method.to_string(), (*path).to_owned()))
+            .collect();
+        assert_eq!(described, laid);
+    }
+
+    #[test]
+    fn the_document_is_openapi_3_1_and_says_who_may_do_what() {
+        let document = document();
+        assert!(document["openapi"].as_str().unwrap().starts_with("3.1."));
+        let mut ids = BTreeSet::new();
+        for (path, method, operation) in operations(&document) {
+            let name = format!("{method} {path}");
+            assert!(ids.insert(operation["operationId"].as_str().unwrap()), "{name}: its id stands twice");
+            assert!(!operation["summary"].as_str().unwrap().is_empty(), "{name}");
+            assert!(operation["responses"].get("default").is_some(), "{name}");
+            let is_open = OPEN.contains(&path.as_str());
+            assert_eq!(operation["security"].as_array().unwrap().is_empty(), is_open, "{name}");
+            assert_eq!(operation["responses"].get("401").is_none(), is_open, "{name}");
+            if let Some(contents) = operation["requestBody"]["content"].as_object() {
+                assert!(contents.values().all(|content| content.get("example").is_some()), "{name}: no example");
+            }
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        fn walk(value: &Value, document: &Value) {
+            match value {
+                Value::Object(map) => {
+                    if let Some(Value::String(reference)) = map.get("$ref") {
+                        let pointer = reference.strip_prefix('#').unwrap();
+                        assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+                    }
+                    map.values().for_each(|value| walk(value, document));
+                }
+                Value::Array(items) => items.iter().for_each(|value| walk(value, document)),
+                _ => {}
+            }
+        }
+        let document = document();
+        walk(&document, &document);
+    }
 }

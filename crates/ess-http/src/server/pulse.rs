@@ -24,7 +24,7 @@ const ANSWERING: u8 = 2;
 const CLOSING: u8 = 3;
 
 /// What is written to a peer whose request's head does not end.
-const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/problem+json\r\nconnection: close\r\ncontent-length: 209\r\n\r\n\
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/problem+json\r\nconnection: close\r\ncontent-length: 200\r\n\r\n\
 {\"type\":\"https://hms-ess.invalid/errors/request_timeout\",\"title\":\"Request timeout\",\"status\":408,\"code\":\"request_timeout\",\
 \"detail\":\"the head of the request did not arrive in time\",\"request_id\":\"-\"}    ";
 
