@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
-use axum::response::Response;
+use axum::response::{Redirect, Response};
 use bytes::Bytes;
 use ess_core::problem::Code;
 use serde_json::Value;
@@ -21,6 +21,11 @@ const POLICY: &str =
 /// The OpenAPI document.
 pub(crate) async fn read_openapi(State(site): State<Arc<Site>>) -> Response {
     asset("application/json", site.openapi.clone())
+}
+
+/// Whoever comes with a browser finds the page.
+pub(crate) async fn go_home() -> Redirect {
+    Redirect::temporary("/docs")
 }
 
 /// The page.
@@ -186,7 +191,7 @@ fn curl(method: &str, path: &str, described: &Value, example: Option<&Value>) ->
         let example = example.as_str().map_or_else(|| example.to_string(), str::to_owned);
         match text(&parameter["in"]) {
             "path" => path = path.replace(&format!("{{{name}}}"), &example),
-            "query" if parameter["required"] == true => {
+            "query" if !parameter["example"].is_null() => {
                 query.push_str(&format!("{}{name}={example}", if query.is_empty() { '?' } else { '&' }));
             }
             _ => {}

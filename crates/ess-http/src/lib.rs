@@ -29,12 +29,12 @@ use tokio::sync::watch;
 
 pub use server::ServerOptions;
 
-/// Why the server ended by itself.
+/// Why a server ended by itself.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ServerError {
     /// The listener is of no more use.
-    #[error("could not accept connections")]
-    Accept(#[source] std::io::Error),
+    #[error("could not accept connections: {0}")]
+    Accept(std::io::Error),
 }
 
 /// Serves the API on `listener`: over TLS when a configuration is given, else plain.
@@ -50,7 +50,7 @@ pub async fn serve(
     hub: Hub,
     options: ServerOptions,
     shutdown: impl Future<Output = ()>,
-) -> Result<(), Error> {
+) -> Result<(), ServerError> {
     let (stop, stopping) = watch::channel(false);
     let edge = edge::Edge::new(Arc::new(site::Site::new(hub, stopping)));
     server::run(listener, tls, server::Served::Api(edge), options, stop, shutdown).await
@@ -64,7 +64,7 @@ pub async fn serve_metrics(
     listener: TcpListener,
     hub: Hub,
     shutdown: impl Future<Output = ()>,
-) -> Result<(), Error> {
+) -> Result<(), ServerError> {
     let options = ServerOptions {
         connections_max: 64,
         connections_per_peer_max: 64,

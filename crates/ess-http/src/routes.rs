@@ -23,7 +23,7 @@ pub(crate) struct Routes {
 }
 
 /// Paths that need no token.
-pub(crate) const OPEN: [&str; 6] = ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/style.css", "/v1/keys"];
+pub(crate) const OPEN: [&str; 7] = ["/", "/healthz", "/readyz", "/openapi.json", "/docs", "/docs/style.css", "/v1/keys"];
 
 /// All of them.
 #[rustfmt::skip]
@@ -33,6 +33,7 @@ pub(crate) fn routes() -> Routes {
         .get("/healthz", health::read_health)
         .get("/readyz", health::read_readiness)
         .get("/openapi.json", docs::read_openapi)
+        .get("/", docs::go_home)
         .get("/docs", docs::read_docs)
         .get("/docs/style.css", docs::read_style)
         .get("/v1/keys", keys::list_keys)

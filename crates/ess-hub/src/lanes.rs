@@ -216,7 +216,7 @@ impl Lanes {
         }
         self.flush();
         for waiter in self.draining.drain(..) {
-            drop(waiter.send(()));
+            let _ = waiter.send(());
         }
     }
 
@@ -257,7 +257,7 @@ impl Lanes {
                 self.pump(no);
                 // The word is recorded before the partner is answered: the caller makes it durable.
                 self.flush();
-                drop(reply.send(was_open));
+                let _ = reply.send(was_open);
                 return;
             }
             Input::EndedInStore(no, subject, test) => {

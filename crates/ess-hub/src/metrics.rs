@@ -73,7 +73,7 @@ impl Metrics {
     pub fn text(&self) -> String {
         let mut out = String::new();
         // Writing to a string does not fail.
-        drop(text::encode(&mut out, &self.registry));
+        let _ = text::encode(&mut out, &self.registry);
         out
     }
 

@@ -18,7 +18,7 @@ use crate::lanes::Input;
 use crate::prepare::Marking;
 use crate::publish::unavailable;
 use crate::registry::Registered;
-use crate::view::{PartnerChange, PartnerTest, PartnerView};
+use crate::view::{Page, PartnerChange, PartnerTest, PartnerView};
 
 /// A backlog is counted up to here.
 const BACKLOG_COUNTED: u64 = 1_000_000;
@@ -123,16 +123,21 @@ impl Hub {
         Ok(())
     }
 
-    /// All partners, by id.
+    /// A page of partners, by id.
     ///
     /// # Errors
     /// The store can't be read.
-    pub async fn partners(&self) -> Result<Vec<PartnerView>, Problem> {
-        let mut views = Vec::new();
-        for registered in self.delivery.registry.snapshot().partners.values() {
-            views.push(self.partner_view(registered).await?);
+    pub async fn partners_page(&self, after: Option<&str>, limit: u32) -> Result<Page<PartnerView>, Problem> {
+        let snapshot = self.delivery.registry.snapshot();
+        let rest = snapshot.partners.iter().filter(|(id, _)| after.is_none_or(|after| id.as_str() > after));
+        let page: Vec<&Arc<Registered>> = rest.take(limit as usize).map(|(_, registered)| registered).collect();
+        let is_full = page.len() == limit as usize;
+        let next = page.last().filter(|_| is_full).map(|last| last.partner.id.to_string());
+        let mut items = Vec::with_capacity(page.len());
+        for registered in page {
+            items.push(self.partner_view(registered).await?);
         }
-        Ok(views)
+        Ok(Page { items, next })
     }
 
     /// One partner.

@@ -18,7 +18,7 @@ use crate::site::Site;
     responses((status = 200, description = "The process answers.", body = String, content_type = "text/plain", example = "ok")),
 )]
 pub(crate) async fn read_health() -> &'static str {
-    "ok"
+    "ok\n"
 }
 
 /// Can it take events?
@@ -29,7 +29,7 @@ pub(crate) async fn read_health() -> &'static str {
     operation_id = "read_readiness",
     security(()),
     responses(
-        (status = 200, description = "It can.", body = String, content_type = "text/plain", example = "ok"),
+        (status = 200, description = "It can.", body = String, content_type = "text/plain", example = "ready"),
         (status = 503, description = "It can't, and why.", body = crate::refusal::ProblemDocument<'_>, content_type = "application/problem+json"),
     ),
 )]
@@ -39,7 +39,7 @@ pub(crate) async fn read_readiness(State(site): State<Arc<Site>>) -> Answer {
         return Err(Problem::new(Code::Unavailable, "the hub is stopping").into());
     }
     match site.hub.unready() {
-        None => Ok("ok".into_response()),
+        None => Ok("ready\n".into_response()),
         Some(reason) => Err(Problem::new(Code::Unavailable, reason).into()),
     }
 }

@@ -239,12 +239,17 @@ pub(crate) async fn set_partner(
     path = "/v1/partners",
     tag = "Partners",
     operation_id = "list_partners",
-    responses((status = 200, description = "All partners, by id.", body = List<PartnerState>)),
+    params(
+        ("after" = Option<String>, Query, description = "The `next` of the page before."),
+        ("limit" = Option<u32>, Query, description = "1 to 1000; 100 unless given."),
+    ),
+    responses((status = 200, description = "A page of partners, by id.", body = List<PartnerState>)),
 )]
 pub(crate) async fn list_partners(State(site): State<Arc<Site>>, caller: Caller, query: Query) -> Answer {
     caller.permit(&Act::Read)?;
-    query.only(&[])?;
-    ok(List::whole(site.hub.partners().await?.iter().map(PartnerState::of).collect()))
+    query.only(&["after", "limit"])?;
+    let page = site.hub.partners_page(query.text("after"), query.limit()?).await?;
+    ok(List::of(page, |view| PartnerState::of(&view)))
 }
 
 /// Read one partner
@@ -443,8 +448,8 @@ pub(crate) struct PartnerEvent {
     operation_id = "list_partner_events",
     params(
         ("id" = String, Path, description = "The partner's id.", example = "COURT-CAL"),
-        ("from" = u64, Query, description = "The first counter.", example = 41),
-        ("to" = u64, Query, description = "The last counter.", example = 44),
+        ("from" = Option<u64>, Query, description = "The first counter; 1 unless given.", example = 41),
+        ("to" = Option<u64>, Query, description = "The last counter; as far as one answer goes unless given.", example = 44),
     ),
     responses((status = 200, description = "The events.", body = List<PartnerEvent>, example = json!({"items": [{"partner_seq": 41, "envelope": {"id": "RULE-COURT-DEADLINE-V3", "version": 1, "subject": "RULE-COURT-DEADLINE", "time": "2026-11-23T16:00:00Z", "sequence": 97, "payload": {"cutoff": "16:00"}}}]}))),
 )]
@@ -456,16 +461,13 @@ pub(crate) async fn list_partner_events(
 ) -> Answer {
     caller.permit(&Act::ReadPartner(&id))?;
     query.only(&["from", "to"])?;
-    let need = |name: &str| {
-        let missing = || Problem::new(Code::Invalid, format!("{name} is missing")).with_field(name);
-        query.number(name)?.ok_or_else(missing)
-    };
-    let (from, to) = (need("from")?, need("to")?);
-    if to < from || to - from >= u64::from(PAGE_ITEMS_MAX) {
-        let detail = format!("to must be from at least, and span at most {PAGE_ITEMS_MAX} events");
-        return Err(Problem::new(Code::Invalid, detail).with_field("to").into());
+    let from = query.number("from")?.unwrap_or(1);
+    let most = from.saturating_add(u64::from(PAGE_ITEMS_MAX) - 1);
+    let to = query.number("to")?.unwrap_or(most);
+    if to < from {
+        return Err(Problem::new(Code::Invalid, "to must not be lower than from").with_field("to").into());
     }
-    let events = site.hub.partner_events(&id, from, to).await?;
+    let events = site.hub.partner_events(&id, from, to.min(most)).await?;
     let mut items = Vec::with_capacity(events.len());
     for (partner_seq, envelope) in events {
         let envelope = RawValue::from_string(envelope)

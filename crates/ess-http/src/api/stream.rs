@@ -39,7 +39,7 @@ use crate::site::Site;
     path = "/v1/stream",
     tag = "Hub",
     operation_id = "follow_stream",
-    responses((status = 200, description = "A stream without end.", body = String, content_type = "text/event-stream", example = "id: 7\nevent: delivery.acked\ndata: {\"specversion\":\"1.0\",\"type\":\"hms.ess.delivery.acked\",\"id\":\"7\",\"data\":{\"event\":\"RULE-COURT-DEADLINE-V3\",\"partner\":\"COURT-CAL\"}}\n\n")),
+    responses((status = 200, description = "A stream without end.", body = String, content_type = "text/event-stream", example = "id: 7\nevent: delivery.acked\ndata: {\"specversion\":\"1.0\",\"type\":\"hms.ess.delivery.acked\",\"id\":\"7\",\"data\":{\"event_id\":\"RULE-COURT-DEADLINE-V3\",\"partner\":\"COURT-CAL\"}}\n\n")),
 )]
 pub(crate) async fn follow_stream(State(site): State<Arc<Site>>, caller: Caller, query: Query) -> Answer {
     caller.permit(&Act::Read)?;
@@ -121,7 +121,7 @@ fn tell(happening: &Happening, source: &str) -> String {
         "time": at.to_string(),
         "datacontenttype": "application/json",
         "data": {
-            "event": event_id.as_ref().map(ToString::to_string),
+            "event_id": event_id.as_ref().map(ToString::to_string),
             "partner": partner.as_ref().map(ToString::to_string),
             "detail": detail,
         },

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::Error;
+use crate::ServerError;
 use crate::edge::Edge;
 use crate::metrics::Metrics;
 use connection::Connection;
@@ -49,7 +49,7 @@ impl Default for ServerOptions {
             handshake_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
-            drain_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -71,7 +71,7 @@ pub(crate) async fn run(
     options: ServerOptions,
     stop: watch::Sender<bool>,
     shutdown: impl Future<Output = ()>,
-) -> Result<(), Error> {
+) -> Result<(), ServerError> {
     let acceptor = tls.map(TlsAcceptor::from);
     let options = Arc::new(options);
     let places = Arc::new(Places::new(options.connections_max, options.connections_per_peer_max));
@@ -99,7 +99,7 @@ pub(crate) async fn run(
                         drop(place);
                     });
                 }
-                Err(error) => break Err(Error::Accept(error)),
+                Err(error) => break Err(ServerError::Accept(error)),
             },
         }
     };

@@ -1,0 +1,176 @@
+//! `hms-ess partner`: add, list, show, test, pause, resume, remove, rotate-secret.
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use ess_core::partner_file::PartnerFile;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{field, from_problem, read_input};
+use crate::client::{Body, Client, encode};
+use crate::failure::{Failure, Result};
+use crate::output::{self, Output};
+
+/// What is done with partners.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PartnerCommand {
+    /// Add a partner from its YAML file; the same content again changes nothing.
+    Add {
+        /// The partner's file.
+        file: PathBuf,
+        /// Change it when it is there with other content.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// List partners.
+    List,
+    /// Show one partner and how it fares.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Send it one marked message and say what came back.
+    Test {
+        /// Its id.
+        id: String,
+    },
+    /// Send it nothing until it is resumed.
+    Pause {
+        /// Its id.
+        id: String,
+    },
+    /// Let it go on.
+    Resume {
+        /// Its id.
+        id: String,
+    },
+    /// Remove it; what it was sent stays on record.
+    Remove {
+        /// Its id.
+        id: String,
+    },
+    /// Make a new signing secret; the old one signs too for a while.
+    RotateSecret {
+        /// Its id.
+        id: String,
+        /// How long the old one signs too.
+        #[arg(long, default_value = "24h")]
+        overlap: String,
+    },
+}
+
+/// Does it.
+pub(crate) async fn run(command: &PartnerCommand, client: &Client, output: &Output) -> Result<()> {
+    match command {
+        PartnerCommand::Add { file, replace } => add(file, *replace, client, output).await,
+        PartnerCommand::List => list(client, output).await,
+        PartnerCommand::Show { id } => {
+            let view = client.get(&format!("/v1/partners/{}", encode(id))).await?;
+            output.json(&view)
+        }
+        PartnerCommand::Test { id } => test(id, client, output).await,
+        PartnerCommand::Pause { id } => change(id, "pause", client, output).await,
+        PartnerCommand::Resume { id } => change(id, "resume", client, output).await,
+        PartnerCommand::Remove { id } => {
+            client.ask(Method::DELETE, &format!("/v1/partners/{}", encode(id)), Body::Empty).await?;
+            output.line(format_args!("{id} removed; what it was sent stays on record"))
+        }
+        PartnerCommand::RotateSecret { id, overlap } => {
+            let path = format!("/v1/partners/{}/rotate-secret", encode(id));
+            let value = client.post(&path, &json!({"overlap": overlap})).await?.value()?;
+            if output.json {
+                return output.json(&value);
+            }
+            output.line(field(&value, "secret"))?;
+            output.note(format_args!("the old secret signs too for {overlap}; this one is not shown again"));
+            Ok(())
+        }
+    }
+}
+
+/// Reads a partner's file with its adapter.
+pub(crate) fn read_file(file: &Path) -> Result<PartnerFile> {
+    let text = read_input(file)?;
+    let mut parsed = PartnerFile::parse(&text, &file.display().to_string()).map_err(from_problem)?;
+    if let Some(adapter) = parsed.adapter_path.clone() {
+        let path = file.parent().unwrap_or(Path::new(".")).join(&adapter);
+        // Partners often lie in partners/, adapters beside that folder.
+        let beside = file.parent().and_then(Path::parent).map(|folder| folder.join(&adapter));
+        let path = if path.exists() { path } else { beside.filter(|beside| beside.exists()).unwrap_or(path) };
+        parsed.set_adapter(&read_input(&path)?);
+    }
+    parsed.check().map_err(from_problem)?;
+    Ok(parsed)
+}
+
+async fn add(file: &Path, replace: bool, client: &Client, output: &Output) -> Result<()> {
+    let parsed = read_file(file)?;
+    let value = send(&parsed, replace, client).await?;
+    if output.json {
+        return output.json(&value);
+    }
+    let id = field(&value["partner"], "id");
+    match (value["changed"] == true, value.get("secret")) {
+        (false, _) => output.line(format_args!("{id} unchanged")),
+        (true, None) => output.line(format_args!("{id} changed")),
+        (true, Some(secret)) => {
+            output.line(format_args!("{id} added; future events flow to it"))?;
+            output.line(format_args!("signing secret, shown this once: {}", secret.as_str().unwrap_or_default()))
+        }
+    }
+}
+
+/// Sends a partner's document to the hub; what it refuses is located in the file.
+pub(crate) async fn send(file: &PartnerFile, replace: bool, client: &Client) -> Result<Value> {
+    let path = format!("/v1/partners?replace={replace}");
+    client.post(&path, &file.document).await?.value()
+}
+
+async fn list(client: &Client, output: &Output) -> Result<()> {
+    let items = client.list("/v1/partners", 100_000).await?;
+    if output.json {
+        return output.json(&json!({"items": items}));
+    }
+    let rows = items.iter().map(|item| {
+        let config = &item["config"];
+        let version = match &config["accepts_version"] {
+            Value::Null => "as published".to_owned(),
+            other => other.to_string(),
+        };
+        vec![
+            field(item, "id"),
+            field(item, "state"),
+            version,
+            field(config, "channel"),
+            field(item, "backlog"),
+            field(config, "url"),
+            field(item, "last_error"),
+        ]
+    });
+    output.table(&["PARTNER", "STATE", "VERSION", "CHANNEL", "OPEN", "ADDRESS", "LAST ERROR"], rows.collect())
+}
+
+async fn test(id: &str, client: &Client, output: &Output) -> Result<()> {
+    let value = client.post(&format!("/v1/partners/{}/test", encode(id)), &json!({})).await?.value()?;
+    if output.json {
+        output.json(&value)?;
+    } else {
+        let took = output::span(std::time::Duration::from_secs_f64(value["took_ms"].as_f64().unwrap_or(0.0) / 1e3));
+        let status = value.get("status").map(|status| format!("status {status}, ")).unwrap_or_default();
+        output.line(format_args!("{id}: {} ({status}{took})", field(&value, "reason")))?;
+    }
+    if value["acked"] == true { Ok(()) } else { Err(Failure::told()) }
+}
+
+async fn change(id: &str, verb: &str, client: &Client, output: &Output) -> Result<()> {
+    let value = client.post(&format!("/v1/partners/{}/{verb}", encode(id)), &json!({})).await?.value()?;
+    if output.json {
+        return output.json(&value);
+    }
+    output.line(format_args!(
+        "{id} is {}; {} open deliveries",
+        output.word(&field(&value, "state")),
+        field(&value, "backlog")
+    ))
+}

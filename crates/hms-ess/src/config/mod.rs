@@ -1,0 +1,298 @@
+//! Configuration: defaults, then a file, then the environment, then flags; the only reader of the process' environment and files.
+//!
+//! Every key is documented in docs/configuration.md; an unknown one is refused with the nearest known one.
+
+pub(crate) mod profile;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use ess_core::nearest::nearest;
+use ess_core::partner::{AllowNet, SecretRef};
+
+use crate::failure::{Failure, Result};
+
+/// Every key with its default; a list's items are separated by commas.
+pub(crate) const KEYS: [(&str, &str); 15] = [
+    ("listen", "127.0.0.1:8443"),
+    ("data", "hms-ess-data"),
+    ("store", ""),
+    ("tls_cert", ""),
+    ("tls_key", ""),
+    ("tls_name", ""),
+    ("http", "false"),
+    ("allow_net", ""),
+    ("metrics_listen", "127.0.0.1:9100"),
+    ("partner_ca", ""),
+    ("log", "text"),
+    ("store_bytes_max", ""),
+    ("free_bytes_min", "67108864"),
+    ("script_workers", "2"),
+    ("stop_within", "10s"),
+];
+
+/// Flags of `serve`.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ServeArgs {
+    /// Address of the API [default: 127.0.0.1:8443].
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+    /// Data directory; made when it is not there [default: hms-ess-data].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<String>,
+    /// The store; this build knows the embedded one in the data directory.
+    #[arg(long, value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// The hub's own certificate chain, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<String>,
+    /// The key of the certificate, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<String>,
+    /// More names for the certificate that the hub makes itself; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tls_name: Vec<String>,
+    /// Speak plain HTTP.
+    #[arg(long, conflicts_with_all = ["tls_cert", "tls_key"])]
+    pub(crate) http: bool,
+    /// Configuration file, YAML [default: HMS_ESS_CONFIG].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Address range that partners may have beside public ones, such as 10.0.0.0/8; may be repeated.
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) allow_net: Vec<String>,
+    /// Address of /metrics, or `off` [default: 127.0.0.1:9100].
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics_listen: Option<String>,
+    /// More certificates to trust at partners, PEM; may be repeated.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) partner_ca: Vec<String>,
+    /// Log on stderr: text or json.
+    #[arg(long, value_name = "FORM")]
+    pub(crate) log: Option<String>,
+}
+
+/// What `serve` runs with.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// Address of the API.
+    pub(crate) listen: SocketAddr,
+    /// Data directory.
+    pub(crate) data: PathBuf,
+    /// Own certificate and key.
+    pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    /// More names for the certificate that the hub makes.
+    pub(crate) tls_names: Vec<String>,
+    /// Plain HTTP.
+    pub(crate) http: bool,
+    /// Address ranges that may be dialled.
+    pub(crate) allow_net: AllowNet,
+    /// Address of /metrics.
+    pub(crate) metrics_listen: Option<SocketAddr>,
+    /// More certificates to trust at partners.
+    pub(crate) partner_ca: Vec<PathBuf>,
+    /// JSON log lines.
+    pub(crate) log_json: bool,
+    /// Ceiling of the database file.
+    pub(crate) store_bytes_max: Option<u64>,
+    /// Publishes are refused below this much free space.
+    pub(crate) free_bytes_min: u64,
+    /// Evaluation processes.
+    pub(crate) script_workers: usize,
+    /// How long an orderly stop may take.
+    pub(crate) stop_within: Duration,
+}
+
+/// A value as it was written, and where.
+#[derive(Debug, Clone)]
+pub(crate) struct Written {
+    /// The text.
+    pub(crate) text: String,
+    /// `default`, `hub.yaml:3`, `HMS_ESS_LISTEN` or `--listen`.
+    pub(crate) source: String,
+}
+
+/// All keys with their values and sources.
+pub(crate) type Layers = BTreeMap<&'static str, Written>;
+
+/// Lays file, environment and flags over the defaults.
+pub(crate) fn layers(args: &ServeArgs) -> Result<Layers> {
+    let mut layers: Layers = KEYS
+        .iter()
+        .map(|(key, text)| (*key, Written { text: (*text).to_owned(), source: "default".to_owned() }))
+        .collect();
+    let file = args.config.clone().or_else(|| std::env::var_os("HMS_ESS_CONFIG").map(PathBuf::from));
+    if let Some(file) = file {
+        read_file(&file, &mut layers)?;
+    }
+    for (key, _) in KEYS {
+        let name = format!("HMS_ESS_{}", key.to_ascii_uppercase());
+        if let Ok(text) = std::env::var(&name)
+            && !text.is_empty()
+        {
+            layers.insert(key, Written { text, source: name });
+        }
+    }
+    let mut flag = |key: &'static str, text: Option<String>| {
+        if let Some(text) = text {
+            layers.insert(key, Written { text, source: format!("--{}", key.replace('_', "-")) });
+        }
+    };
+    let list = |items: &[String]| (!items.is_empty()).then(|| items.join(","));
+    flag("listen", args.listen.clone());
+    flag("data", args.data.clone());
+    flag("store", args.store.clone());
+    flag("tls_cert", args.tls_cert.clone());
+    flag("tls_key", args.tls_key.clone());
+    flag("tls_name", list(&args.tls_name));
+    flag("http", args.http.then(|| "true".to_owned()));
+    flag("allow_net", list(&args.allow_net));
+    flag("metrics_listen", args.metrics_listen.clone());
+    flag("partner_ca", list(&args.partner_ca));
+    flag("log", args.log.clone());
+    Ok(layers)
+}
+
+fn read_file(file: &Path, layers: &mut Layers) -> Result<()> {
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::io(format_args!("could not read the configuration {name}"), &error))?;
+    let value: serde_json::Value = serde_saphyr::from_str(&text)
+        .map_err(|error| Failure::usage(ess_core::partner_file::yaml_problem(&error, &name).detail))?;
+    let serde_json::Value::Object(map) = value else {
+        return Err(Failure::usage(format!("{name}: expected a map of keys to values")));
+    };
+    for (key, value) in map {
+        let line = 1 + text.lines().position(|line| line.trim_start().starts_with(&key)).unwrap_or(0);
+        let known: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
+        let Some((key, _)) = KEYS.iter().find(|(known, _)| *known == key) else {
+            let failure = Failure::usage(format!("{name}:{line}: unknown key {key}"));
+            return Err(match nearest(&key, &known) {
+                Some(meant) => failure.with_hint(format!("did you mean `{meant}`?")),
+                None => failure.with_hint(format!("known are {}", known.join(", "))),
+            });
+        };
+        let text = match value {
+            serde_json::Value::String(text) => text,
+            serde_json::Value::Array(items) => {
+                items.iter().map(|item| item.as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>().join(",")
+            }
+            other => other.to_string(),
+        };
+        layers.insert(key, Written { text, source: format!("{name}:{line}") });
+    }
+    Ok(())
+}
+
+impl Config {
+    /// Reads every value; a wrong one is named with its source.
+    pub(crate) fn read(layers: &Layers) -> Result<Self> {
+        let text = |key: &str| layers[key].text.as_str();
+        let wrong = |key: &str, expected: &str| {
+            let written = &layers[key];
+            Failure::usage(format!("{}: {key}: expected {expected}, found {:?}", written.source, written.text))
+        };
+        let items = |key: &str| -> Vec<String> {
+            text(key).split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+        };
+        if !text("store").is_empty() {
+            return Err(wrong("store", "nothing: this build keeps its store in the data directory")
+                .with_hint("PostgreSQL comes with several nodes; leave `store` away"));
+        }
+        let address =
+            |key: &str| text(key).parse::<SocketAddr>().map_err(|_| wrong(key, "an address such as 127.0.0.1:8443"));
+        let number = |key: &str| text(key).parse::<u64>().map_err(|_| wrong(key, "a whole number"));
+        let mut nets = Vec::new();
+        for net in items("allow_net") {
+            nets.push(net.parse().map_err(|_| wrong("allow_net", "address ranges such as 10.0.0.0/8"))?);
+        }
+        let tls = match (text("tls_cert"), text("tls_key")) {
+            ("", "") => None,
+            (cert, key) if !cert.is_empty() && !key.is_empty() => Some((PathBuf::from(cert), PathBuf::from(key))),
+            _ => return Err(wrong("tls_cert", "both tls_cert and tls_key")),
+        };
+        let is_true = |key: &str| match text(key) {
+            "true" | "1" => Ok(true),
+            "false" | "0" | "" => Ok(false),
+            _ => Err(wrong(key, "true or false")),
+        };
+        Ok(Self {
+            listen: address("listen")?,
+            data: PathBuf::from(text("data")),
+            tls,
+            tls_names: items("tls_name"),
+            http: is_true("http")?,
+            allow_net: AllowNet(nets),
+            metrics_listen: match text("metrics_listen") {
+                "off" => None,
+                _ => Some(address("metrics_listen")?),
+            },
+            partner_ca: items("partner_ca").into_iter().map(PathBuf::from).collect(),
+            log_json: match text("log") {
+                "json" => true,
+                "text" => false,
+                _ => return Err(wrong("log", "text or json")),
+            },
+            store_bytes_max: if text("store_bytes_max").is_empty() { None } else { Some(number("store_bytes_max")?) },
+            free_bytes_min: number("free_bytes_min")?,
+            script_workers: usize::try_from(number("script_workers")?.clamp(1, 64)).unwrap_or(2),
+            stop_within: ess_core::duration::parse(text("stop_within"))
+                .map_err(|_| wrong("stop_within", "a duration such as 10s"))?,
+        })
+    }
+}
+
+/// Finds a partner's secret on the hub's machine.
+pub(crate) fn find_secret(secret: &SecretRef) -> std::result::Result<String, String> {
+    match secret {
+        SecretRef::Inline(text) => Ok(text.clone()),
+        SecretRef::Env(name) => {
+            std::env::var(name).map_err(|_| format!("the environment variable {name} is not set for the hub"))
+        }
+        SecretRef::File(path) => std::fs::read_to_string(path)
+            .map(|text| text.trim_end().to_owned())
+            .map_err(|error| format!("could not read {path} on the hub's machine: {}", crate::failure::plain(&error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hub.yaml");
+        std::fs::write(&file, "listen: 127.0.0.1:1\nallow_net: [10.0.0.0/8, 127.0.0.0/8]\nstop_within: 3s\n").unwrap();
+        let args = ServeArgs { config: Some(file), listen: Some("127.0.0.1:2".to_owned()), ..ServeArgs::default() };
+        let layers = layers(&args).unwrap();
+        assert_eq!(layers["listen"].source, "--listen");
+        let config = Config::read(&layers).unwrap();
+        assert_eq!(config.listen.port(), 2);
+        assert_eq!(config.allow_net.0.len(), 2);
+        assert_eq!(config.stop_within, Duration::from_secs(3));
+        assert_eq!(config.metrics_listen.unwrap().port(), 9100);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_file_line_and_the_nearest_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hub.yaml");
+        std::fs::write(&file, "listen: 127.0.0.1:1\nalow_net: x\n").unwrap();
+        let args = ServeArgs { config: Some(file), ..ServeArgs::default() };
+        let failure = layers(&args).unwrap_err();
+        assert!(failure.detail.ends_with("hub.yaml:2: unknown key alow_net"), "{}", failure.detail);
+        assert_eq!(failure.hint.as_deref(), Some("did you mean `allow_net`?"));
+    }
+
+    #[test]
+    fn each_key_is_documented() {
+        let page = include_str!("../../../../docs/configuration.md");
+        for (key, _) in KEYS {
+            assert!(page.contains(&format!("`{key}`")), "docs/configuration.md does not name {key}");
+        }
+    }
+}

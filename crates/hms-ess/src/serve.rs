@@ -1,0 +1,147 @@
+//! `hms-ess serve`: the hub as a process.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+
+use ess_http::ServerOptions;
+use ess_hub::Hub;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::config::profile::{self, Profile};
+use crate::config::{Config, ServeArgs, layers};
+use crate::failure::{Failure, Result};
+use crate::output::Output;
+use crate::{tls, wire};
+
+/// A hub that listens.
+pub(crate) struct Running {
+    /// The engine.
+    pub(crate) hub: Hub,
+    /// Its URL.
+    pub(crate) url: String,
+    /// Its first admin token.
+    pub(crate) token: String,
+    config: Config,
+    stop: watch::Sender<bool>,
+    servers: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) async fn run(args: &ServeArgs, output: &Output) -> Result<()> {
+    let config = Config::read(&layers(args)?)?;
+    start_log(config.log_json);
+    let running = start(config).await?;
+    write_profile(&running)?;
+    output.line(format_args!("listening on {}", running.url))?;
+    asked_to_stop().await;
+    let bound = running.config.stop_within;
+    let stopping = running.stop();
+    tokio::select! {
+        () = stopping => Ok(()),
+        () = asked_to_stop() => Err(Failure::told()),
+        () = tokio::time::sleep(bound * 2) => {
+            Err(Failure::refused("the hub did not stop in time; what was in flight is sent again at the next start"))
+        }
+    }
+}
+
+/// Starts a hub that listens.
+pub(crate) async fn start(config: Config) -> Result<Running> {
+    std::fs::create_dir_all(&config.data)
+        .map_err(|error| Failure::io(format_args!("could not make {}", config.data.display()), &error))?;
+    let tls = match (&config.tls, config.http) {
+        (_, true) => None,
+        (Some((cert, key)), false) => Some(tls::server_from_files(cert, key)?),
+        (None, false) => Some(tls::server_from_own_ca(&config.data, &config.tls_names, config.listen.ip())?),
+    };
+    let listener = listen(config.listen, "--listen").await?;
+    let address = listener.local_addr().map_err(|error| Failure::io("could not listen", &error))?;
+    let metrics = match config.metrics_listen {
+        Some(address) => Some(listen(address, "--metrics-listen").await?),
+        None => None,
+    };
+    let hub = wire::hub(&config).await?;
+    let token = wire::admin_token(&hub, &config.data).await?;
+    let (stop, stopped) = watch::channel(false);
+    let wait = |mut stopped: watch::Receiver<bool>| async move {
+        // The sender that is gone means the same.
+        drop(stopped.wait_for(|stop| *stop).await);
+    };
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let mut servers =
+        vec![spawn(ess_http::serve(listener, tls, hub.clone(), ServerOptions::default(), wait(stopped.clone())))];
+    if let Some(listener) = metrics {
+        servers.push(spawn(ess_http::serve_metrics(listener, hub.clone(), wait(stopped))));
+    }
+    Ok(Running { hub, url: format!("{scheme}://{address}"), token, config, stop, servers })
+}
+
+impl Running {
+    /// Stops listening, lets what is in flight end within the bound, and closes the store.
+    pub(crate) async fn stop(self) {
+        let bound = self.config.stop_within;
+        // Nobody listening is as good as stopped.
+        let _ = self.stop.send(true);
+        let servers = async {
+            for server in self.servers {
+                drop(server.await);
+            }
+        };
+        drop(tokio::time::timeout(bound, servers).await);
+        self.hub.stop(bound).await;
+    }
+
+    /// The data directory.
+    pub(crate) fn data(&self) -> &std::path::Path {
+        &self.config.data
+    }
+}
+
+/// Lets the clients of this user find the hub.
+pub(crate) fn write_profile(running: &Running) -> Result<()> {
+    let Some(path) = profile::path() else { return Ok(()) };
+    let ca = (!running.config.http && running.config.tls.is_none()).then(|| running.config.data.join("tls/ca.pem"));
+    let ca = ca.map(|ca| std::path::absolute(&ca).unwrap_or(ca));
+    let aliases = BTreeMap::from([("https://hub.sandbox.gov".to_owned(), running.url.clone())]);
+    profile::write(&path, &Profile { hub: running.url.clone(), token: Some(running.token.clone()), ca, aliases })
+}
+
+fn spawn<E: std::fmt::Display>(
+    server: impl Future<Output = std::result::Result<(), E>> + Send + 'static,
+) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        if let Err(error) = server.await {
+            tracing::error!("the server ended: {error}");
+        }
+    })
+}
+
+async fn listen(address: SocketAddr, flag: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::io(format_args!("could not listen on {address}"), &error)
+            .with_hint(format!("name another address with {flag} ADDR; port 0 takes a free one"))
+    })
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub(crate) async fn asked_to_stop() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+/// Log lines go to stderr; `RUST_LOG` chooses, `info` by default.
+pub(crate) fn start_log(json: bool) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second start in one process keeps the first log.
+    let _ = if json { builder.json().try_init() } else { builder.try_init() };
+}

@@ -1,0 +1,79 @@
+//! Wiring: the one place where store, channels, engine and HTTP meet.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ess_channels::{Dialer, DialerOptions};
+use ess_core::access::{Principal, Role};
+use ess_hub::scripts::{Scripts, ScriptsOptions};
+use ess_hub::{Hub, HubOptions};
+use ess_store::{Options, Store};
+
+use crate::config::{Config, find_secret};
+use crate::failure::{Failure, Result};
+
+/// Outcomes wait this long for others before they are committed together.
+const OUTCOME_WINDOW: Duration = Duration::from_millis(25);
+/// Reading connections of the store.
+const READERS: usize = 2;
+
+/// Opens the store and starts the engine.
+pub(crate) async fn hub(config: &Config) -> Result<Hub> {
+    let refused = |error: &dyn std::fmt::Display| Failure::refused(error.to_string());
+    let options = Options {
+        dir: config.data.clone(),
+        outcome_window: OUTCOME_WINDOW,
+        readers: READERS,
+        bytes_max: config.store_bytes_max,
+    };
+    let opened = Store::open(&options).map_err(|error| {
+        refused(&error).with_hint("name another directory with --data, or stop the hub that has this one open")
+    })?;
+    let mut extra_roots_pem = Vec::new();
+    for file in &config.partner_ca {
+        extra_roots_pem.push(std::fs::read(file).map_err(|error| {
+            Failure::io(format_args!("could not read the certificates {}", file.display()), &error)
+        })?);
+    }
+    let dialer = Dialer::new(DialerOptions {
+        allow: config.allow_net.clone(),
+        extra_roots_pem,
+        system_roots: true,
+        user_agent: concat!("hms-ess/", env!("CARGO_PKG_VERSION")).to_owned(),
+        proxy: None,
+    })
+    .map_err(|error| refused(&error))?;
+    let scripts = Scripts::start(ScriptsOptions { workers: config.script_workers, ..script_options()? });
+    let options = HubOptions {
+        opened,
+        dir: config.data.clone(),
+        dialer,
+        scripts,
+        find_secret: Arc::new(find_secret),
+        free_bytes_min: config.free_bytes_min,
+    };
+    Hub::start(options).await.map_err(|error| refused(&error))
+}
+
+/// Scripts run in processes of this same program.
+pub(crate) fn script_options() -> Result<ScriptsOptions> {
+    let program = std::env::current_exe().map_err(|error| Failure::io("could not find this program", &error))?;
+    Ok(ScriptsOptions::of_program(program, vec!["script-worker".to_owned()]))
+}
+
+/// The first admin token, made on the first start and kept in DIR/admin.token.
+pub(crate) async fn admin_token(hub: &Hub, dir: &Path) -> Result<String> {
+    let path = dir.join("admin.token");
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && hub.authenticate(text.trim()).is_some()
+    {
+        return Ok(text.trim().to_owned());
+    }
+    let by = Principal { token_id: "first-start".to_owned(), role: Role::Admin, expires_at: None };
+    let made = hub.create_token(Role::Admin, "first admin token".to_owned(), None, &by).await;
+    let (text, _) = made.map_err(|problem| Failure::refused(problem.detail))?;
+    crate::config::profile::write_private(&path, format!("{text}\n").as_bytes())
+        .map_err(|error| Failure::io(format_args!("could not write {}", path.display()), &error))?;
+    Ok(text)
+}

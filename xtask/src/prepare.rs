@@ -1,0 +1,90 @@
+//! Brings what the tests need: from Debian when root, else it says what to install by hand; Python packages go to a venv
+//! under `target/`, never to the system.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use crate::shell;
+
+const REQUIREMENTS: &str = "sdk/python/requirements-test.txt";
+
+/// A C compiler, for the bundled SQLite and ring.
+pub(crate) fn compiler() -> anyhow::Result<()> {
+    need("gcc", || shell::works("cc", &["--version"]), &["gcc", "libc6-dev"])
+}
+
+/// The venv's Python with the test packages and the SDK's wheel, built anew.
+pub(crate) fn python() -> anyhow::Result<PathBuf> {
+    let venv = target().join("venv");
+    let python = venv.join("bin/python");
+    need("python3 with venv", can_make_venv, &["python3", "python3-venv", "python3-pip"])?;
+    if !shell::works(text(&python)?, &["-m", "pip", "--version"]) {
+        shell::run("python3", &["-m", "venv", "--clear", text(&venv)?])?;
+    }
+    let wanted =
+        std::fs::read_to_string(shell::root().join(REQUIREMENTS)).context("could not read the requirements")?;
+    let stamp = venv.join("requirements.txt");
+    let is_fresh = std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted);
+    if !is_fresh {
+        pip(&python, &["install", "--upgrade", "-r", REQUIREMENTS])?;
+        std::fs::write(&stamp, wanted).context("could not write the venv's stamp")?;
+    }
+    install_wheel(&python)?;
+    Ok(python)
+}
+
+fn install_wheel(python: &Path) -> anyhow::Result<()> {
+    let wheels = target().join("wheel");
+    if wheels.exists() {
+        std::fs::remove_dir_all(&wheels).context("could not remove the old wheel")?;
+    }
+    pip(python, &["wheel", "--no-deps", "--no-build-isolation", "-w", text(&wheels)?, "./sdk/python"])?;
+    pip(python, &["install", "--no-deps", "--no-index", "--force-reinstall", "--find-links", text(&wheels)?, "hms-ess"])
+}
+
+fn pip(python: &Path, args: &[&str]) -> anyhow::Result<()> {
+    let mut all = vec!["-m", "pip", "--quiet", "--disable-pip-version-check"];
+    all.extend_from_slice(args);
+    // The wheel's builder is a program of the venv, found by PATH.
+    let folder = text(python.parent().unwrap_or(python))?;
+    let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
+    let status = shell::command(text(python)?, &all).env("PATH", path).status().context("could not start pip")?;
+    if !status.success() {
+        bail!("`python -m pip {}` failed ({status})", args.join(" "));
+    }
+    Ok(())
+}
+
+fn can_make_venv() -> bool {
+    shell::works("python3", &["-c", "import venv, ensurepip"])
+}
+
+fn need(what: &str, is_there: impl Fn() -> bool, packages: &[&str]) -> anyhow::Result<()> {
+    if is_there() {
+        return Ok(());
+    }
+    let by_hand = format!("apt-get install {}", packages.join(" "));
+    let can_install = rustix::process::geteuid().is_root() && shell::works("apt-get", &["--version"]);
+    if !can_install {
+        bail!("{what} is missing; install it: {by_hand}");
+    }
+    shell::say(&format!("installing {what}: {by_hand}"));
+    let mut args = vec!["install", "-y", "--no-install-recommends"];
+    args.extend_from_slice(packages);
+    shell::run("apt-get", &["update"])?;
+    let status = shell::command("apt-get", &args).env("DEBIAN_FRONTEND", "noninteractive").status();
+    if !status.is_ok_and(|status| status.success()) || !is_there() {
+        bail!("{what} could not be installed; try by hand: {by_hand}");
+    }
+    Ok(())
+}
+
+/// Where builds go.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from)
+}
+
+fn text(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().with_context(|| format!("the path {} is not UTF-8", path.display()))
+}
