@@ -85,9 +85,11 @@ fn too_large(announced: Option<u64>, bytes_max: usize) -> Problem {
         Some(bytes) => format!("the body has {bytes} bytes; at most {bytes_max} are taken here"),
         None => format!("the body has more than {bytes_max} bytes"),
     };
-    Problem::new(Code::TooLarge, detail).with_hint("send fewer or smaller events at a time; large documents belong behind a link")
+    Problem::new(Code::TooLarge, detail)
+        .with_hint("send fewer or smaller events at a time; large documents belong behind a link")
 }
 
 fn too_slow() -> Problem {
-    Problem::new(Code::RequestTimeout, "the body did not arrive in time").with_hint("send the whole body without pauses, and try again")
+    Problem::new(Code::RequestTimeout, "the body did not arrive in time")
+        .with_hint("send the whole body without pauses, and try again")
 }

@@ -126,15 +126,17 @@ impl<S: Sync> FromRequestParts<S> for Reason {
 
 fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {
     let Some(value) = headers.get(AUTHORIZATION) else {
-        return Err(unauthenticated("this needs a token")
-            .with_hint("send `Authorization: Bearer TOKEN`; an admin makes one with `hms-ess token create --role ROLE`"));
+        return Err(unauthenticated("this needs a token").with_hint(
+            "send `Authorization: Bearer TOKEN`; an admin makes one with `hms-ess token create --role ROLE`",
+        ));
     };
     let token = value.to_str().ok().and_then(|text| {
         let (scheme, token) = text.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
     });
     token.filter(|token| !token.is_empty() && token.len() <= TOKEN_BYTES_MAX).ok_or_else(|| {
-        unauthenticated("the Authorization header holds no bearer token").with_hint("send `Authorization: Bearer TOKEN`")
+        unauthenticated("the Authorization header holds no bearer token")
+            .with_hint("send `Authorization: Bearer TOKEN`")
     })
 }
 

@@ -6,7 +6,9 @@ use askama::Template;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderValue;
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use axum::response::{Redirect, Response};
 use bytes::Bytes;
 use ess_core::problem::Code;
@@ -128,7 +130,12 @@ fn group<'a>(document: &'a Value, tag: &'a Value) -> Group<'a> {
             }
         }
     }
-    Group { name, anchor: name.to_lowercase().replace(|c: char| !c.is_alphanumeric(), "-"), about: text(&tag["description"]), operations }
+    Group {
+        name,
+        anchor: name.to_lowercase().replace(|c: char| !c.is_alphanumeric(), "-"),
+        about: text(&tag["description"]),
+        operations,
+    }
 }
 
 fn operation<'a>(document: &'a Value, path: &'a str, method: &str, described: &'a Value) -> Operation<'a> {

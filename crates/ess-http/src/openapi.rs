@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 
 use crate::api::{
-    acks, audit, backup, bridges, bulk, dead_letters, deliveries, events, health, keys, ledger, partners, publish, stream, tokens,
+    acks, audit, backup, bridges, bulk, dead_letters, deliveries, events, health, keys, ledger, partners, publish,
+    stream, tokens,
 };
 use crate::refusal;
 use crate::routes::OPEN;

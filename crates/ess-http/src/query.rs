@@ -55,7 +55,11 @@ impl Query {
 
     /// A text; absent when empty.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+        self.0
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
     }
 
     /// `true` or `false`; false when absent.
@@ -75,7 +79,8 @@ impl Query {
 
     /// A duration such as `30s`.
     pub(crate) fn span(&self, name: &str) -> Result<Option<Duration>, Problem> {
-        let read = |text: &str| ess_core::duration::parse(text).map_err(|wrong| invalid(name, &format!("{name}: {wrong}")));
+        let read =
+            |text: &str| ess_core::duration::parse(text).map_err(|wrong| invalid(name, &format!("{name}: {wrong}")));
         self.text(name).map(read).transpose()
     }
 

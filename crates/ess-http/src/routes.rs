@@ -9,7 +9,8 @@ use axum::routing::{MethodFilter, on};
 use ess_core::problem::{Code, Problem};
 
 use crate::api::{
-    acks, audit, backup, bridges, dead_letters, deliveries, events, health, keys, ledger, partners, publish, stream, tokens,
+    acks, audit, backup, bridges, dead_letters, deliveries, events, health, keys, ledger, partners, publish, stream,
+    tokens,
 };
 use crate::docs;
 use crate::refusal::Refusal;
@@ -23,7 +24,8 @@ pub(crate) struct Routes {
 }
 
 /// Paths that need no token.
-pub(crate) const OPEN: [&str; 7] = ["/", "/healthz", "/readyz", "/openapi.json", "/docs", "/docs/style.css", "/v1/keys"];
+pub(crate) const OPEN: [&str; 7] =
+    ["/", "/healthz", "/readyz", "/openapi.json", "/docs", "/docs/style.css", "/v1/keys"];
 
 /// All of them.
 #[rustfmt::skip]

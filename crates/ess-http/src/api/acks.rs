@@ -56,7 +56,12 @@ pub(crate) struct Done {
     request_body(content = AckDocument, example = json!({"ack": "RULE-COURT-DEADLINE-V3"})),
     responses((status = 200, description = "Recorded in the Ack Ledger.", body = Done, example = json!({"ok": true}))),
 )]
-pub(crate) async fn acknowledge(State(site): State<Arc<Site>>, caller: Caller, query: Query, request: Request) -> Answer {
+pub(crate) async fn acknowledge(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    query: Query,
+    request: Request,
+) -> Answer {
     query.only(&[])?;
     let body = read_json(&site, request, SMALL_BODY_BYTES_MAX).await?;
     let (word, named) = match AckWord::parse(&body.bytes)? {
@@ -76,9 +81,11 @@ fn speaker(role: &Role, named: Option<PartnerId>) -> Result<PartnerId, Problem> 
     match (role, named) {
         (_, Some(named)) => Ok(named),
         (Role::Partner(own), None) => Ok(own.clone()),
-        (_, None) => Err(Problem::new(Code::Invalid, "this token is no partner's: name the partner that it speaks for")
-            .with_field("partner")
-            .with_hint("add \"partner\": \"<id>\", or use that partner's own token")),
+        (_, None) => {
+            Err(Problem::new(Code::Invalid, "this token is no partner's: name the partner that it speaks for")
+                .with_field("partner")
+                .with_hint("add \"partner\": \"<id>\", or use that partner's own token"))
+        }
     }
 }
 

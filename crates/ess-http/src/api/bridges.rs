@@ -103,7 +103,10 @@ impl BridgeView {
             Rule::Script { text, digest } => (Some(text), None, Some(digest.to_string())),
         };
         let raw = |text: String| RawValue::from_string(text).ok();
-        let examples = bridge.examples.into_iter().map(|Example { input, output }| ExampleView { input: raw(input), output: raw(output) });
+        let examples = bridge
+            .examples
+            .into_iter()
+            .map(|Example { input, output }| ExampleView { input: raw(input), output: raw(output) });
         Self {
             id: bridge.id,
             subject: bridge.subject.as_str().to_owned(),
@@ -134,10 +137,10 @@ impl NewBridge {
         if self.examples.len() > EXAMPLES_MAX {
             return Err(invalid("examples", &format!("at most {EXAMPLES_MAX} examples are taken")));
         }
-        let examples = self.examples.into_iter().map(|example| Example {
-            input: example.input.get().to_owned(),
-            output: example.output.get().to_owned(),
-        });
+        let examples = self
+            .examples
+            .into_iter()
+            .map(|example| Example { input: example.input.get().to_owned(), output: example.output.get().to_owned() });
         Ok(Bridge { id: Bridge::id_of(&subject, from, to), subject, from, to, rule, examples: examples.collect() })
     }
 }
@@ -182,7 +185,12 @@ fn invalid(field: &str, detail: &str) -> Problem {
         (status = 200, description = "It was the same already.", body = BridgeChange, example = json!({"id": "RULE-COURT-DEADLINE/3-to-1", "changed": false})),
     ),
 )]
-pub(crate) async fn add_bridge(State(site): State<Arc<Site>>, caller: Caller, query: Query, request: Request) -> Answer {
+pub(crate) async fn add_bridge(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    query: Query,
+    request: Request,
+) -> Answer {
     caller.permit(&Act::Operate)?;
     let replace = query.only(&["replace"])?.flag("replace")?;
     let body = read_json(&site, request, ADMIN_BYTES_MAX).await?;
@@ -265,7 +273,12 @@ pub(crate) struct BridgeTried {
     request_body(content = BridgeTry, example = json!({"subject": "RULE-COURT-DEADLINE", "from": 3, "to": 1, "payload": {"deadline": "16:00", "timezone": "local"}})),
     responses((status = 200, description = "The converted payload.", body = BridgeTried, example = json!({"output": {"cutoff": "16:00"}}))),
 )]
-pub(crate) async fn try_bridge(State(site): State<Arc<Site>>, caller: Caller, query: Query, request: Request) -> Answer {
+pub(crate) async fn try_bridge(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    query: Query,
+    request: Request,
+) -> Answer {
     // It runs a script of the caller's: for those who may add one.
     caller.permit(&Act::Operate)?;
     query.only(&[])?;

@@ -171,7 +171,9 @@ impl<'a> Report<'a> {
         *count += 1;
         let result = LineResult {
             line,
-            status: published.as_ref().map_or_else(|problem| problem.code.status(), |receipt| publish::status(receipt).as_u16()),
+            status: published
+                .as_ref()
+                .map_or_else(|problem| problem.code.status(), |receipt| publish::status(receipt).as_u16()),
             receipt: published.as_ref().ok().map(Receipt::of),
             problem: published.as_ref().err().map(|problem| ProblemDocument::of(problem, self.request_id)),
         };

@@ -118,7 +118,12 @@ pub(crate) async fn list_events(State(site): State<Arc<Site>>, caller: Caller, q
     ),
     responses((status = 200, description = "The event.", body = RecordedEvent)),
 )]
-pub(crate) async fn read_event(State(site): State<Arc<Site>>, caller: Caller, OfEvent(id): OfEvent, query: Query) -> Answer {
+pub(crate) async fn read_event(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    OfEvent(id): OfEvent,
+    query: Query,
+) -> Answer {
     caller.permit(&Act::ReadEvents)?;
     let test = query.only(&["test"])?.flag("test")?;
     let view = site.hub.event(&id, test).await?;
@@ -147,12 +152,13 @@ pub(crate) async fn read_event_status(
     OfEvent(id): OfEvent,
     query: Query,
 ) -> Answer {
+    caller.permit(&Act::ReadEvents)?;
     let test = query.only(&["test", "wait"])?.flag("test")?;
     let wait = query.span("wait")?;
     if wait.is_some_and(|wait| wait > WAIT_MAX) {
         return Err(Problem::new(Code::Invalid, "wait may be at most 60s").with_field("wait").into());
     }
-    permit_reading(&site, &caller, &id, test).await?;
+    permit_event_of(&site, &caller, &id, test).await?;
     let words = status_within(&site, &id, test, wait).await?;
     ok(words.iter().map(|(partner, word)| (partner.as_str(), *word)).collect::<BTreeMap<_, _>>())
 }
@@ -194,15 +200,15 @@ pub(crate) async fn list_event_deliveries(
     OfEvent(id): OfEvent,
     query: Query,
 ) -> Answer {
+    caller.permit(&Act::ReadEvents)?;
     let test = query.only(&["test"])?.flag("test")?;
-    permit_reading(&site, &caller, &id, test).await?;
+    permit_event_of(&site, &caller, &id, test).await?;
     let views = site.hub.deliveries(&id, test).await?;
     ok(List::whole(views.into_iter().map(Delivery::of).collect()))
 }
 
 /// Only a limited publisher costs a look at the event.
-async fn permit_reading(site: &Site, caller: &Caller, id: &EventId, test: bool) -> Result<(), Problem> {
-    caller.permit(&Act::ReadEvents)?;
+async fn permit_event_of(site: &Site, caller: &Caller, id: &EventId, test: bool) -> Result<(), Problem> {
     if caller.is_limited() {
         caller.permit_event(&site.hub.event(id, test).await?.event.content.subject)?;
     }
@@ -270,6 +276,7 @@ pub(crate) async fn replay_event(
     let to: Result<Vec<PartnerId>, Problem> = to.iter().map(|partner| PartnerId::parse(partner)).collect();
     let to = to.map_err(|problem| problem.with_field("to"))?;
     let receipt = site.hub.replay(ReplayRequest { event: id, to, force, reason }, &caller.0).await?;
-    let replayed = receipt.replayed.into_iter().map(|(partner, round)| ReplayedTo { partner: partner.to_string(), round });
+    let replayed =
+        receipt.replayed.into_iter().map(|(partner, round)| ReplayedTo { partner: partner.to_string(), round });
     answer(StatusCode::ACCEPTED, Replayed { id: receipt.id.to_string(), replayed: replayed.collect() })
 }

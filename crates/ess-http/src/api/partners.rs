@@ -261,7 +261,12 @@ pub(crate) async fn list_partners(State(site): State<Arc<Site>>, caller: Caller,
     params(("id" = String, Path, description = "The partner's id.", example = "COURT-CAL")),
     responses((status = 200, description = "The partner.", body = PartnerState, example = json!({"id": "COURT-CAL", "state": "active", "config": {"id": "COURT-CAL", "channel": "webhook", "url": "https://api.courtcal.com/update", "accepts_version": 1, "subscribe": ["*"]}, "added_at": "2026-11-23T15:00:00Z", "backlog": 0, "in_flight": 0}))),
 )]
-pub(crate) async fn read_one(State(site): State<Arc<Site>>, caller: Caller, OfPartner(id): OfPartner, query: Query) -> Answer {
+pub(crate) async fn read_one(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    OfPartner(id): OfPartner,
+    query: Query,
+) -> Answer {
     caller.permit(&Act::ReadPartner(&id))?;
     query.only(&[])?;
     ok(PartnerState::of(&site.hub.partner(&id).await?))
@@ -369,7 +374,12 @@ pub(crate) struct TestResult {
     params(("id" = String, Path, description = "The partner's id.", example = "COURT-CAL")),
     responses((status = 200, description = "What came back.", body = TestResult, example = json!({"message_id": "test_msg_019ab0de6b2b7e2a9a52f3f0c1d2e3f4", "status": 200, "acked": true, "took_ms": 41, "reason": "acknowledged in the answer"}))),
 )]
-pub(crate) async fn test_partner(State(site): State<Arc<Site>>, caller: Caller, OfPartner(id): OfPartner, query: Query) -> Answer {
+pub(crate) async fn test_partner(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    OfPartner(id): OfPartner,
+    query: Query,
+) -> Answer {
     caller.permit(&Act::Operate)?;
     query.only(&[])?;
     let PartnerTest { message_id, status, acked, took, reason } = site.hub.test_partner(&id, &caller.0).await?;

@@ -277,7 +277,8 @@ pub(crate) async fn permit(site: &Site, caller: &Caller, content: &Content) -> R
     caller.permit(&Act::Publish(&content.subject))?;
     if content.kind == Kind::Retraction && caller.is_limited() {
         for id in &content.references {
-            let taken_back = site.hub.event(id, content.test).await.map_err(|problem| problem.with_field("references"))?;
+            let taken_back =
+                site.hub.event(id, content.test).await.map_err(|problem| problem.with_field("references"))?;
             caller.permit(&Act::Publish(&taken_back.event.content.subject))?;
         }
     }

@@ -140,7 +140,10 @@ impl NewToken {
         let Some(subjects) = &self.subjects else { return Ok(Vec::new()) };
         // An empty list would mean no limit: not what was meant.
         if subjects.is_empty() || subjects.len() > GLOBS_MAX {
-            return Err(invalid("subjects", &format!("subjects must be 1 to {GLOBS_MAX} globs; leave them out for all")));
+            return Err(invalid(
+                "subjects",
+                &format!("subjects must be 1 to {GLOBS_MAX} globs; leave them out for all"),
+            ));
         }
         subjects.iter().map(|glob| Glob::parse(glob).map_err(|wrong| invalid("subjects", &wrong))).collect()
     }
@@ -161,7 +164,12 @@ fn invalid(field: &str, detail: &str) -> Problem {
     request_body(content = NewToken, example = json!({"role": "publisher", "subjects": ["RULE-COURT-*"], "note": "HMS-GOV", "expires_in": "90d"})),
     responses((status = 201, description = "The token.", body = MadeToken, example = json!({"token": "hms_publisher_0f1e2d3c…", "id": "tok_3f9a0c12", "role": "publisher", "subjects": ["RULE-COURT-*"], "note": "HMS-GOV", "created_at": "2026-11-23T15:00:00Z", "expires_at": "2027-02-21T15:00:00Z"}))),
 )]
-pub(crate) async fn create_token(State(site): State<Arc<Site>>, caller: Caller, query: Query, request: Request) -> Answer {
+pub(crate) async fn create_token(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    query: Query,
+    request: Request,
+) -> Answer {
     caller.permit(&Act::Tokens)?;
     query.only(&[])?;
     let body = read_json(&site, request, SMALL_BODY_BYTES_MAX).await?;
@@ -223,7 +231,8 @@ mod tests {
     #[test]
     fn each_role_takes_its_own_limits_only() {
         assert_eq!(parse(r#"{"role": "auditor"}"#).unwrap(), (Role::Auditor, String::new(), None));
-        let (role, note, end) = parse(r#"{"role": "publisher", "subjects": ["A-*"], "note": "n", "expires_in": "1s"}"#).unwrap();
+        let (role, note, end) =
+            parse(r#"{"role": "publisher", "subjects": ["A-*"], "note": "n", "expires_in": "1s"}"#).unwrap();
         assert_eq!(role, Role::Publisher { subjects: vec![Glob::trusted("A-*")] });
         assert_eq!((note.as_str(), end), ("n", Some(Time::from_micros(1_000_000))));
         for (body, field) in [

@@ -71,7 +71,7 @@ impl Connection {
         let service = service_fn(|request| answer(&self.served, &pulse, self.peer, request));
         let connection = http1::Builder::new()
             .max_buf_size(HEAD_BYTES_MAX)
-            .pipeline_flush(true)
+            // No `pipeline_flush`: it holds an answer back as long as a part of the next request lies in the buffer.
             .header_read_timeout(None)
             .serve_connection(watched, service);
         let mut connection = pin!(connection);

@@ -148,6 +148,8 @@ fn turn_away(stream: &TcpStream, is_tls: bool) {
     tracing::debug!("turned a connection away: all places are taken");
     if !is_tls {
         // Best effort: the buffer of a new connection is empty, so this is written or the peer is gone.
-        drop(stream.try_write(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"));
+        drop(stream.try_write(
+            b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        ));
     }
 }
