@@ -1,7 +1,7 @@
 //! Reads request bodies: never more than the bound, never longer than the clock allows.
 
 use std::error::Error;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use ess_core::problem::{Code, Problem};
@@ -9,7 +9,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use crate::limits::{BODY_COUNTED_FROM_BYTES, BODY_GRACE, BODY_PIECE_TIMEOUT, BODY_RATE_MIN_BYTES_PER_S};
+use crate::limits::{BODY_COUNTED_FROM_BYTES, BODY_GRACE, BODY_RATE_MIN_BYTES_PER_S};
 use crate::site::{Room, Site};
 
 /// A body as it came, and its share of the room for bodies.
@@ -32,7 +32,9 @@ where
     let announced = usize::try_from(announced).unwrap_or(usize::MAX);
     let mut room = site.take_room(announced.saturating_sub(BODY_COUNTED_FROM_BYTES))?;
     // Most bodies are one piece that came with the head: it is handed on without a copy, and no clock is read.
-    let Some(first) = next_piece(&mut body).await? else { return Ok(ReadBody { bytes: Bytes::new(), _room: room }) };
+    let Some(first) = next_piece(&mut body, site.body_timeout).await? else {
+        return Ok(ReadBody { bytes: Bytes::new(), _room: room });
+    };
     if first.len() > bytes_max {
         return Err(too_large(None, bytes_max));
     }
@@ -42,7 +44,7 @@ where
     let started = Instant::now();
     let mut whole = BytesMut::with_capacity(announced.clamp(first.len(), BODY_COUNTED_FROM_BYTES));
     whole.extend_from_slice(&first);
-    while let Some(piece) = next_piece(&mut body).await? {
+    while let Some(piece) = next_piece(&mut body, site.body_timeout).await? {
         if whole.len() + piece.len() > bytes_max {
             return Err(too_large(None, bytes_max));
         }
@@ -50,20 +52,20 @@ where
         let counted = whole.len().saturating_sub(BODY_COUNTED_FROM_BYTES);
         room.grow(counted.saturating_sub(room.bytes()))?;
         let earned_s = whole.len() as u64 / BODY_RATE_MIN_BYTES_PER_S;
-        if started.elapsed() > BODY_GRACE + std::time::Duration::from_secs(earned_s) {
+        if started.elapsed() > BODY_GRACE + Duration::from_secs(earned_s) {
             return Err(too_slow());
         }
     }
     Ok(ReadBody { bytes: whole.freeze(), _room: room })
 }
 
-async fn next_piece<B>(body: &mut B) -> Result<Option<Bytes>, Problem>
+async fn next_piece<B>(body: &mut B, patience: Duration) -> Result<Option<Bytes>, Problem>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     loop {
-        match timeout(BODY_PIECE_TIMEOUT, body.frame()).await {
+        match timeout(patience, body.frame()).await {
             Err(_) => return Err(too_slow()),
             Ok(None) => return Ok(None),
             Ok(Some(Ok(frame))) => match frame.into_data() {

@@ -52,7 +52,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
     let (stop, stopping) = watch::channel(false);
-    let edge = edge::Edge::new(Arc::new(site::Site::new(hub, stopping)));
+    let edge = edge::Edge::new(Arc::new(site::Site::new(hub, stopping, options.body_timeout)));
     server::run(listener, tls, server::Served::Api(edge), options, stop, shutdown).await
 }
 

@@ -10,8 +10,6 @@ pub(crate) const HEAD_BYTES_MAX: usize = 32 * 1024;
 pub(crate) const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// From this size on a body counts against `BODIES_BYTES_MAX`.
 pub(crate) const BODY_COUNTED_FROM_BYTES: usize = 64 * 1024;
-/// Between two pieces of a body.
-pub(crate) const BODY_PIECE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a body may take at any size, before its rate counts.
 pub(crate) const BODY_GRACE: Duration = Duration::from_secs(20);
 /// What a body must bring per second once the grace is over.

@@ -26,6 +26,8 @@ pub(crate) struct Site {
     pub(crate) docs: Bytes,
     /// Names this run of the server in request ids and in the stream's `source`.
     pub(crate) instance: String,
+    /// How long a body may pause.
+    pub(crate) body_timeout: Duration,
     requests: AtomicU64,
     body_bytes: AtomicUsize,
     /// Guards the counts of refused tokens; held for one look-up.
@@ -34,7 +36,7 @@ pub(crate) struct Site {
 
 impl Site {
     /// A site over a hub.
-    pub(crate) fn new(hub: Hub, stopping: watch::Receiver<bool>) -> Self {
+    pub(crate) fn new(hub: Hub, stopping: watch::Receiver<bool>, body_timeout: Duration) -> Self {
         let document = openapi::document();
         Self {
             hub,
@@ -42,6 +44,7 @@ impl Site {
             docs: Bytes::from(docs::page(&document)),
             openapi: Bytes::from(document.to_string()),
             instance: instance_name(),
+            body_timeout,
             requests: AtomicU64::new(0),
             body_bytes: AtomicUsize::new(0),
             refused_tokens: Mutex::default(),

@@ -35,6 +35,8 @@ pub struct ServerOptions {
     pub handshake_timeout: Duration,
     /// From the first byte of a request's head to its last.
     pub head_timeout: Duration,
+    /// Between two pieces of a request's body.
+    pub body_timeout: Duration,
     /// For a connection on which nothing moves, between two requests.
     pub idle_timeout: Duration,
     /// For requests in flight when the hub stops.
@@ -48,6 +50,7 @@ impl Default for ServerOptions {
             connections_per_peer_max: 11_000,
             handshake_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             drain_timeout: Duration::from_secs(5),
         }
