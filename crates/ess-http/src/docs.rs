@@ -124,7 +124,10 @@ fn group<'a>(document: &'a Value, tag: &'a Value) -> Group<'a> {
     let name = text(&tag["name"]);
     let mut operations = Vec::new();
     for (path, methods) in document["paths"].as_object().into_iter().flatten() {
-        for (method, described) in methods.as_object().into_iter().flatten() {
+        let mut methods: Vec<(&String, &Value)> = methods.as_object().into_iter().flatten().collect();
+        // What one does first stands first.
+        methods.sort_by_key(|(method, _)| ["post", "get", "put", "delete"].iter().position(|known| known == method));
+        for (method, described) in methods {
             if items(&described["tags"]).any(|known| known == name) {
                 operations.push(operation(document, path, method, described));
             }
@@ -216,8 +219,13 @@ fn curl(method: &str, path: &str, described: &Value, example: Option<&Value>) ->
         command.push_str(&format!(" -X {}", method.to_uppercase()));
     }
     if let Some(example) = example {
-        let example = example.to_string().replace('\'', "'\\''");
-        command.push_str(&format!(" \\\n  -H 'Content-Type: application/json' \\\n  -d '{example}'"));
+        let mut text = example.to_string();
+        if text.len() > 80 {
+            // Too long for a line: one field a line.
+            text = pretty(example).replace('\n', "\n      ");
+        }
+        let text = text.replace('\'', "'\\''");
+        command.push_str(&format!(" \\\n  -H 'Content-Type: application/json' \\\n  -d '{text}'"));
     }
     format!("{command} \\\n  \"$HMS_ESS_HUB{path}{query}\"")
 }

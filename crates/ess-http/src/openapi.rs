@@ -15,7 +15,7 @@ use crate::routes::OPEN;
     info(
         title = "HMS-ESS",
         description = "The hub records Change Events and fans them out to outside systems: every partner gets each event in its own version and shape, and acknowledges it.",
-        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+        license(name = "MIT or Apache 2.0", identifier = "MIT OR Apache-2.0"),
     ),
     tags(
         (name = "Events", description = "Publish, read the log, ask who has it, send it again."),
