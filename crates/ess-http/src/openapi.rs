@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 
 use crate::api::{
-    acks, audit, backup, bridges, bulk, dead_letters, deliveries, events, health, keys, ledger, partners, publish,
-    stream, tokens,
+    acks, audit, backup, bridges, bulk, dead_letters, deliveries, events, health, keys, ledger, partner_events,
+    partners, publish, stream, tokens,
 };
 use crate::refusal;
 use crate::routes::OPEN;
@@ -30,7 +30,7 @@ use crate::routes::OPEN;
     paths(
         publish::publish_event, events::list_events, events::read_event, events::read_event_status,
         events::list_event_deliveries, events::replay_event,
-        acks::acknowledge, keys::list_keys, partners::list_partner_events, partners::list_partner_deliveries,
+        acks::acknowledge, keys::list_keys, partner_events::list_partner_events, partner_events::list_partner_deliveries,
         partners::add_partner, partners::list_partners, partners::read_one, partners::set_partner,
         partners::remove_partner, partners::pause_partner, partners::resume_partner, partners::test_partner,
         partners::rotate_secret,

@@ -9,8 +9,8 @@ use axum::routing::{MethodFilter, on};
 use ess_core::problem::{Code, Problem};
 
 use crate::api::{
-    acks, audit, backup, bridges, dead_letters, deliveries, events, health, keys, ledger, partners, publish, stream,
-    tokens,
+    acks, audit, backup, bridges, dead_letters, deliveries, events, health, keys, ledger, partner_events, partners,
+    publish, stream, tokens,
 };
 use crate::docs;
 use crate::refusal::Refusal;
@@ -48,8 +48,8 @@ pub(crate) fn routes() -> Routes {
         // Partners.
         .post("/v1/acks", acks::acknowledge)
         .get("/v1/partners/{id}", partners::read_one)
-        .get("/v1/partners/{id}/events", partners::list_partner_events)
-        .get("/v1/partners/{id}/deliveries", partners::list_partner_deliveries)
+        .get("/v1/partners/{id}/events", partner_events::list_partner_events)
+        .get("/v1/partners/{id}/deliveries", partner_events::list_partner_deliveries)
         // Auditors.
         .get("/v1/partners", partners::list_partners)
         .get("/v1/bridges", bridges::list_bridges)

@@ -92,12 +92,19 @@ impl Connection {
                     return Poll::Ready(());
                 }
             }
-            // Only an unfinished head can be due before the timer looks next: all else waits longer.
-            if pulse.is_in_head()
+            // Only these can be due before the timer looks next: all else waits longer.
+            if pulse.is_hurried()
                 && let Some(due) = pulse.due(&self.options)
-                && due < timer.deadline()
             {
-                timer.as_mut().reset(due);
+                // Asked of the clock itself: a peer that floods uses up the task's budget, and the timer then never rings.
+                if due <= Instant::now() {
+                    pulse.expire();
+                    drop(connection.as_mut().poll(ctx));
+                    return Poll::Ready(());
+                }
+                if due < timer.deadline() {
+                    timer.as_mut().reset(due);
+                }
             }
             while timer.as_mut().poll(ctx).is_ready() {
                 let now = Instant::now();

@@ -63,7 +63,7 @@ impl Pulse {
     }
 
     /// Whether a request's head has begun and not ended.
-    pub(crate) fn is_in_head(&self) -> bool {
+    fn is_in_head(&self) -> bool {
         self.phase.load(Ordering::Relaxed) == HEAD
     }
 
@@ -76,6 +76,11 @@ impl Pulse {
             _ => return None,
         };
         Some(self.born + Duration::from_millis(self.since_ms.load(Ordering::Relaxed)) + patience)
+    }
+
+    /// Whether what it is doing has less time than an idle connection.
+    pub(crate) fn is_hurried(&self) -> bool {
+        matches!(self.phase.load(Ordering::Relaxed), HEAD | CLOSING)
     }
 
     /// Its time is over: the reader says so to the peer, if it is in a head, and ends.

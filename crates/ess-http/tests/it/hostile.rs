@@ -53,6 +53,13 @@ async fn whoever_goes_on_sending_a_refused_body_still_gets_the_answer() {
         line.write_all(&piece).await.unwrap();
     }
     read_reply(&mut line).await.problem(413, "too_large");
+    // But not for ever.
+    let started = Instant::now();
+    assert!(read_to_end(&mut line).await.is_empty());
+    assert!(started.elapsed() < Duration::from_secs(1), "the answer ends the connection's sending side");
+    while line.write_all(&piece).await.is_ok() {
+        assert!(started.elapsed() < Duration::from_secs(20), "it reads without end");
+    }
     hub.finish().await;
 }
 
