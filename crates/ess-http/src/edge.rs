@@ -2,11 +2,12 @@
 //!
 //! Never lets a panic reach the connection, never logs a body, a query or a token.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -14,8 +15,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::ALLOW;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
-use axum::response::Response;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use ess_core::problem::{Code, Problem};
 use tower::ServiceExt;
@@ -27,6 +28,7 @@ use crate::refusal::{self, Refusal};
 use crate::routes;
 use crate::site::Site;
 
+const PUBLISH: &str = "/v1/events";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The id of the request that is being answered.
@@ -47,44 +49,49 @@ impl Edge {
     }
 
     /// Answers one request, whatever happens.
+    ///
+    /// hyper moves this future into a box for every request, so its size is a cost: what is rare is boxed apart, and the
+    /// rest stands in place.
     pub(crate) async fn answer<B>(&self, peer: SocketAddr, request: Request<B>) -> Response
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let id = own_request_id(request.headers()).unwrap_or_else(|| self.site.request_id());
-        let (method, uri) = (request.method().clone(), request.uri().clone());
-        let id: Arc<str> = Arc::from(id);
-        let mut response = match caught(self.route(peer, id.clone(), request)).await {
-            Ok(response) => response,
-            Err(said) => {
-                tracing::error!(request_id = &*id, %method, path = uri.path(), "a request handler panicked: {said}");
-                refuse(Problem::new(Code::Internal, "the hub made a mistake; it is in its log under this request id"))
-            }
+        let method = request.method().clone();
+        // A publish is what the hub is for: it goes straight to its handler. Its head is not held on to, so that hyper
+        // can use the buffer again while the log is written.
+        let is_publish = method == Method::POST && request.uri().path() == PUBLISH;
+        let path = if is_publish { Cow::Borrowed(PUBLISH) } else { Cow::Owned(request.uri().path().to_owned()) };
+        let outcome = if is_publish {
+            let (parts, body) = request.into_parts();
+            caught(pin!(publish::answer(&self.site, peer.ip(), &id, parts, body))).await
+        } else {
+            caught(Box::pin(self.route(peer, &id, request)).as_mut()).await
         };
+        let mut response = outcome.unwrap_or_else(|said| {
+            tracing::error!(request_id = id, %method, path = &*path, "a request handler panicked: {said}");
+            let detail = "the hub made a mistake; it is in its log under this request id";
+            Refusal(Problem::new(Code::Internal, detail)).into_response()
+        });
         if let Some(Refusal(problem)) = response.extensions_mut().remove() {
-            log_refusal(&problem, &id, &method, &uri, peer);
+            log_refusal(&problem, &id, &method, &path, peer);
             response = refusal::render(&problem, &id, response.headers_mut().remove(ALLOW));
         }
-        if let Ok(value) = HeaderValue::from_str(&id) {
+        if let Ok(value) = HeaderValue::try_from(id) {
             response.headers_mut().insert(REQUEST_ID, value);
         }
         response
     }
 
-    /// A publish is what the hub is for: it goes straight to its handler.
-    async fn route<B>(&self, peer: SocketAddr, id: Arc<str>, request: Request<B>) -> Response
+    async fn route<B>(&self, peer: SocketAddr, id: &str, request: Request<B>) -> Response
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        if request.method() == Method::POST && request.uri().path() == "/v1/events" {
-            let (parts, body) = request.into_parts();
-            return publish::answer(&self.site, peer.ip(), &id, parts, body).await;
-        }
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer));
-        request.extensions_mut().insert(RequestId(id));
+        request.extensions_mut().insert(RequestId(Arc::from(id)));
         match self.router.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -92,14 +99,8 @@ impl Edge {
     }
 }
 
-fn refuse(problem: Problem) -> Response {
-    use axum::response::IntoResponse;
-    Refusal(problem).into_response()
-}
-
 /// Runs a future; a panic inside becomes an error with its words.
-async fn caught<F: Future>(future: F) -> Result<F::Output, String> {
-    let mut future = pin!(future);
+async fn caught<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, String> {
     poll_fn(|ctx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(ctx))) {
         Ok(poll) => poll.map(Ok),
         Err(payload) => {
@@ -118,8 +119,8 @@ fn own_request_id(headers: &HeaderMap) -> Option<String> {
     is_sane.then(|| text.to_owned())
 }
 
-fn log_refusal(problem: &Problem, id: &str, method: &Method, uri: &Uri, peer: SocketAddr) {
-    let (status, code, path) = (problem.code.status(), problem.code.word(), uri.path());
+fn log_refusal(problem: &Problem, id: &str, method: &Method, path: &str, peer: SocketAddr) {
+    let (status, code) = (problem.code.status(), problem.code.word());
     if status >= 500 {
         tracing::warn!(request_id = id, %method, path, status, code, %peer, "refused: {}", problem.detail);
     } else {
@@ -146,7 +147,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_becomes_an_error() {
-        assert_eq!(caught(async { 1 }).await, Ok(1));
-        assert_eq!(caught(async { panic!("on {}", "purpose") }).await, Err::<(), _>("on purpose".to_owned()));
+        assert_eq!(caught(pin!(async { 1 })).await, Ok(1));
+        assert_eq!(caught(pin!(async { panic!("on {}", "purpose") })).await, Err::<(), _>("on purpose".to_owned()));
     }
 }

@@ -1,6 +1,7 @@
 //! What all requests share: the hub, the rendered documents, and the bounds that hold for all connections together.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -54,7 +55,11 @@ impl Site {
     /// A new request's id.
     pub(crate) fn request_id(&self) -> String {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        format!("{}-{number:x}", self.instance)
+        let mut id = String::with_capacity(self.instance.len() + 17);
+        id.push_str(&self.instance);
+        // Writing to a string never fails.
+        let _ = write!(id, "-{number:x}");
+        id
     }
 
     /// Takes room for body bytes; given back when the answer drops.

@@ -254,13 +254,17 @@ where
             return Err(Problem::new(Code::Invalid, "a plan is made for one event at a time").with_field("plan"));
         }
         let body = body::read(site, body, BULK_BYTES_MAX).await?;
-        return bulk::publish(site, &caller, request_id, media, &body.bytes, test, &trace).await;
+        return Box::pin(bulk::publish(site, &caller, request_id, media, &body.bytes, test, &trace)).await;
     }
-    let body = body::read(site, body, BODY_BYTES_MAX).await?;
-    let content = read_one(media, headers, &body.bytes, test)?;
+    let content = {
+        let body = body::read(site, body, BODY_BYTES_MAX).await?;
+        read_one(media, headers, &body.bytes, test)?
+    };
+    // The head and the body lie in the connection's buffer: it is free again before the log is waited for.
+    drop(parts);
     permit(site, &caller, &content).await?;
     if is_plan {
-        let plan = site.hub.plan(content).await?;
+        let plan = Box::pin(site.hub.plan(content)).await?;
         return Ok(json(StatusCode::OK, &PlanDocument::of(&plan)));
     }
     let receipt = site.hub.publish(content, trace, &caller.0).await?;
@@ -276,11 +280,16 @@ pub(crate) fn status(receipt: &PublishReceipt) -> StatusCode {
 pub(crate) async fn permit(site: &Site, caller: &Caller, content: &Content) -> Result<(), Problem> {
     caller.permit(&Act::Publish(&content.subject))?;
     if content.kind == Kind::Retraction && caller.is_limited() {
-        for id in &content.references {
-            let taken_back =
-                site.hub.event(id, content.test).await.map_err(|problem| problem.with_field("references"))?;
-            caller.permit(&Act::Publish(&taken_back.event.content.subject))?;
-        }
+        Box::pin(permit_retraction(site, caller, content)).await?;
+    }
+    Ok(())
+}
+
+async fn permit_retraction(site: &Site, caller: &Caller, content: &Content) -> Result<(), Problem> {
+    for id in &content.references {
+        let found = site.hub.event(id, content.test).await;
+        let taken_back = found.map_err(|problem| problem.with_field("references"))?;
+        caller.permit(&Act::Publish(&taken_back.event.content.subject))?;
     }
     Ok(())
 }
