@@ -1,135 +1,282 @@
-//! `/docs`: the API on one page, without anything from elsewhere.
+//! `/docs`: the OpenAPI document as a page to read. Works without scripts, without the internet and without anybody else's assets.
 
-use std::fmt::Write as _;
+use std::sync::Arc;
 
-use axum::response::{IntoResponse, Redirect, Response};
-use http::{StatusCode, header};
+use askama::Template;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderValue;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::response::{Redirect, Response};
+use bytes::Bytes;
+use ess_core::problem::Code;
 use serde_json::Value;
 
-use crate::openapi::{ROUTES, Route};
+use crate::site::Site;
 
-/// Nothing but the page's own style sheet.
+const STYLE: &str = include_str!("../templates/docs.css");
 const POLICY: &str =
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-pub(crate) async fn home() -> Redirect {
+/// The OpenAPI document.
+pub(crate) async fn read_openapi(State(site): State<Arc<Site>>) -> Response {
+    asset("application/json", site.openapi.clone())
+}
+
+/// Whoever comes with a browser finds the page.
+pub(crate) async fn go_home() -> Redirect {
     Redirect::temporary("/docs")
 }
 
-pub(crate) async fn style() -> Response {
-    let headers = [(header::CONTENT_TYPE, "text/css; charset=utf-8"), (header::CACHE_CONTROL, "max-age=3600")];
-    (StatusCode::OK, headers, include_str!("docs.css")).into_response()
+/// The page.
+pub(crate) async fn read_docs(State(site): State<Arc<Site>>) -> Response {
+    asset("text/html; charset=utf-8", site.docs.clone())
 }
 
-pub(crate) async fn page() -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ];
-    (StatusCode::OK, headers, html()).into_response()
+/// Its style.
+pub(crate) async fn read_style() -> Response {
+    asset("text/css; charset=utf-8", Bytes::from_static(STYLE.as_bytes()))
 }
 
-fn html() -> String {
-    let (mut menu, mut body) = (String::new(), String::new());
-    for (title, routes) in sections() {
-        let anchor = title.to_ascii_lowercase().replace(' ', "-");
-        let _ = write!(menu, "<li><a href=\"#{anchor}\">{title}</a></li>");
-        let _ = write!(body, "<section aria-labelledby=\"{anchor}\"><h2 id=\"{anchor}\">{title}</h2>");
-        for route in routes {
-            write_route(route, &mut body);
-        }
-        body.push_str("</section>");
-    }
-    format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <title>HMS-ESS Sync Hub: the API</title><link rel=\"stylesheet\" href=\"/docs/style.css\"></head>\
-         <body><a class=\"skip\" href=\"#main\">Skip to the routes</a>\
-         <header><p class=\"eyebrow\">HMS-ESS {version}</p><h1>The Sync Hub's API</h1>\
-         <p>Publish a rule change once; every partner gets it in its own version and shape, and its receipt is kept.</p>\
-         <p>Every route but those marked <em>no token</em> wants <code>Authorization: Bearer &lt;token&gt;</code>. \
-         Errors are <code>application/problem+json</code>: <code>detail</code> says what is wrong, <code>hint</code> what to do. \
-         The same as a document for machines: <a href=\"/openapi.json\">openapi.json</a>.</p></header>\
-         <nav aria-label=\"Sections\"><ul>{menu}</ul></nav><main id=\"main\">{body}</main></body></html>",
-        version = env!("CARGO_PKG_VERSION"),
-    )
+fn asset(kind: &'static str, bytes: Bytes) -> Response {
+    let mut response = Response::new(Body::from(bytes));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
+    response
 }
 
-fn sections() -> Vec<(&'static str, Vec<&'static Route>)> {
-    let of = |prefixes: &[&str]| {
-        ROUTES.iter().filter(|route| prefixes.iter().any(|prefix| route.path.starts_with(prefix))).collect()
+#[derive(Template)]
+#[template(path = "docs.html")]
+struct Page<'a> {
+    version: &'a str,
+    about: &'a str,
+    groups: Vec<Group<'a>>,
+    codes: Vec<(&'static str, u16, &'static str)>,
+}
+
+struct Group<'a> {
+    name: &'a str,
+    anchor: String,
+    about: &'a str,
+    operations: Vec<Operation<'a>>,
+}
+
+struct Operation<'a> {
+    id: &'a str,
+    method: String,
+    path: &'a str,
+    summary: &'a str,
+    about: Vec<Span<'a>>,
+    roles: String,
+    parameters: Vec<Parameter<'a>>,
+    fields: Vec<Field<'a>>,
+    curl: String,
+    more_bodies: Vec<(&'a str, String)>,
+    answers: Vec<Answered<'a>>,
+}
+
+struct Parameter<'a> {
+    name: &'a str,
+    place: &'a str,
+    is_required: bool,
+    about: Vec<Span<'a>>,
+}
+
+struct Field<'a> {
+    name: &'a str,
+    is_required: bool,
+    about: Vec<Span<'a>>,
+}
+
+struct Answered<'a> {
+    status: &'a str,
+    about: Vec<Span<'a>>,
+    example: Option<String>,
+}
+
+/// A piece of a text: as it is, or as code.
+struct Span<'a> {
+    text: &'a str,
+    is_code: bool,
+}
+
+/// The page of an OpenAPI document.
+pub(crate) fn page(document: &Value) -> String {
+    let page = Page {
+        version: text(&document["info"]["version"]),
+        about: text(&document["info"]["description"]),
+        groups: items(&document["tags"]).map(|tag| group(document, tag)).collect(),
+        codes: Code::ALL.iter().map(|code| (code.word(), code.status(), code.title())).collect(),
     };
-    vec![
-        ("Events", of(&["/v1/events"])),
-        ("Receipts", of(&["/v1/acks", "/v1/unacked", "/v1/dead-letters"])),
-        ("Partners", of(&["/v1/partners", "/v1/keys"])),
-        ("Bridges", of(&["/v1/bridges"])),
-        ("Ledger and audit", of(&["/v1/ledger", "/v1/audit", "/v1/stream"])),
-        ("Administration", of(&["/v1/tokens", "/v1/backup", "/healthz", "/readyz"])),
-    ]
+    page.render().unwrap_or_else(|error| {
+        tracing::error!(%error, "could not render the page of the API");
+        String::new()
+    })
 }
 
-fn write_route(route: &Route, out: &mut String) {
-    let method = route.method.to_ascii_uppercase();
-    let who = if route.who == "nobody" { "no token" } else { route.who };
-    let _ = write!(
-        out,
-        "<article><h3><span class=\"method {}\">{method}</span> <code>{}</code></h3><p class=\"who\">{}</p><p>{}</p>",
-        route.method,
-        escaped(route.path),
-        escaped(who),
-        escaped(route.summary),
-    );
-    if !route.query.is_empty() {
-        out.push_str("<dl>");
-        for (name, meaning) in route.query {
-            let _ = write!(out, "<dt><code>?{name}=</code></dt><dd>{}</dd>", escaped(meaning));
+fn group<'a>(document: &'a Value, tag: &'a Value) -> Group<'a> {
+    let name = text(&tag["name"]);
+    let mut operations = Vec::new();
+    for (path, methods) in document["paths"].as_object().into_iter().flatten() {
+        let mut methods: Vec<(&String, &Value)> = methods.as_object().into_iter().flatten().collect();
+        // What one does first stands first.
+        methods.sort_by_key(|(method, _)| ["post", "get", "put", "delete"].iter().position(|known| known == method));
+        for (method, described) in methods {
+            if items(&described["tags"]).any(|known| known == name) {
+                operations.push(operation(document, path, method, described));
+            }
         }
-        out.push_str("</dl>");
     }
-    let _ = write!(out, "<pre tabindex=\"0\"><code>{}</code></pre>", escaped(&curl(route)));
-    if !route.response.is_empty() {
-        let _ = write!(
-            out,
-            "<details><summary>Answers {}</summary><pre tabindex=\"0\"><code>{}</code></pre></details>",
-            route.status,
-            escaped(&pretty(route.response)),
+    Group {
+        name,
+        anchor: name.to_lowercase().replace(|c: char| !c.is_alphanumeric(), "-"),
+        about: text(&tag["description"]),
+        operations,
+    }
+}
+
+fn operation<'a>(document: &'a Value, path: &'a str, method: &str, described: &'a Value) -> Operation<'a> {
+    let roles: Vec<&str> = items(&described["x-hms-roles"]).map(text).collect();
+    let parameters = items(&described["parameters"]).map(|parameter| Parameter {
+        name: text(&parameter["name"]),
+        place: text(&parameter["in"]),
+        is_required: parameter["required"] == true,
+        about: spans(text(&parameter["description"])),
+    });
+    let contents = described["requestBody"]["content"].as_object();
+    let mut bodies: Vec<(&str, &Value)> =
+        contents.into_iter().flatten().map(|(kind, content)| (kind.as_str(), content)).collect();
+    // The hub's own shape first.
+    bodies.sort_by_key(|(kind, _)| *kind != "application/json");
+    let more_bodies = bodies.iter().skip(1).map(|(kind, content)| (*kind, pretty(&content["example"])));
+    let answers = described["responses"].as_object().into_iter().flatten();
+    let answers = answers.filter(|(_, answer)| answer.get("$ref").is_none()).map(|(status, answer)| {
+        let content = answer["content"].as_object().and_then(|content| content.values().next());
+        let example = content.and_then(|content| content.get("example")).map(pretty);
+        Answered { status, about: spans(text(&answer["description"])), example }
+    });
+    let example = bodies.first().map(|(_, content)| &content["example"]);
+    Operation {
+        id: text(&described["operationId"]),
+        method: method.to_uppercase(),
+        path,
+        summary: text(&described["summary"]),
+        about: spans(text(&described["description"])),
+        roles: roles.join(", "),
+        parameters: parameters.collect(),
+        fields: bodies.first().map(|(_, content)| fields(document, &content["schema"])).unwrap_or_default(),
+        curl: curl(method, path, described, example),
+        more_bodies: more_bodies.collect(),
+        answers: answers.collect(),
+    }
+}
+
+/// The fields of a request's shape.
+fn fields<'a>(document: &'a Value, schema: &'a Value) -> Vec<Field<'a>> {
+    let referred = schema["$ref"].as_str().and_then(|reference| document.pointer(reference.strip_prefix('#')?));
+    let schema = referred.unwrap_or(schema);
+    let is_required = |name: &str| items(&schema["required"]).any(|known| known == name);
+    let properties = schema["properties"].as_object().into_iter().flatten();
+    properties
+        .map(|(name, property)| Field {
+            name,
+            is_required: is_required(name),
+            about: spans(text(&property["description"])),
+        })
+        .collect()
+}
+
+/// A command to copy: with the profile's variables, and the examples of path and query filled in.
+fn curl(method: &str, path: &str, described: &Value, example: Option<&Value>) -> String {
+    let mut path = path.to_owned();
+    let mut query = String::new();
+    for parameter in items(&described["parameters"]) {
+        let (name, example) = (text(&parameter["name"]), &parameter["example"]);
+        let example = example.as_str().map_or_else(|| example.to_string(), str::to_owned);
+        match text(&parameter["in"]) {
+            "path" => path = path.replace(&format!("{{{name}}}"), &example),
+            "query" if !parameter["example"].is_null() => {
+                query.push_str(&format!("{}{name}={example}", if query.is_empty() { '?' } else { '&' }));
+            }
+            _ => {}
+        }
+    }
+    let is_open = items(&described["security"]).next().is_none();
+    let mut command = String::from("curl --cacert \"$HMS_ESS_CA\"");
+    if !is_open {
+        command.push_str(" -H \"Authorization: Bearer $HMS_ESS_TOKEN\"");
+    }
+    if path == "/v1/stream" {
+        command.push_str(" --no-buffer");
+    }
+    if method != "get" && !(method == "post" && example.is_some()) {
+        command.push_str(&format!(" -X {}", method.to_uppercase()));
+    }
+    if let Some(example) = example {
+        let mut text = example.to_string();
+        if text.len() > 80 {
+            // Too long for a line: one field a line.
+            text = pretty(example).replace('\n', "\n      ");
+        }
+        let text = text.replace('\'', "'\\''");
+        command.push_str(&format!(" \\\n  -H 'Content-Type: application/json' \\\n  -d '{text}'"));
+    }
+    format!("{command} \\\n  \"$HMS_ESS_HUB{path}{query}\"")
+}
+
+fn pretty(example: &Value) -> String {
+    match example {
+        Value::String(text) => text.clone(),
+        other => serde_json::to_string_pretty(other).unwrap_or_default(),
+    }
+}
+
+/// Splits a text at its backquotes.
+fn spans(text: &str) -> Vec<Span<'_>> {
+    let pieces = text.split('`').zip([false, true].into_iter().cycle());
+    pieces.filter(|(text, _)| !text.is_empty()).map(|(text, is_code)| Span { text, is_code }).collect()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn items(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_shows_every_operation_and_fetches_nothing_foreign() {
+        let document = crate::openapi::document();
+        let page = page(&document);
+        for methods in document["paths"].as_object().unwrap().values() {
+            for operation in methods.as_object().unwrap().values() {
+                let id = operation["operationId"].as_str().unwrap();
+                assert!(page.contains(&format!("id=\"{id}\"")), "{id} is not on the page");
+            }
+        }
+        for foreign in ["<script", "style=", "src=", "href=\"http", "@import", "url("] {
+            assert!(!page.contains(foreign) && !STYLE.contains(foreign), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_ready_to_copy() {
+        let document = crate::openapi::document();
+        let described = &document["paths"]["/v1/partners/{id}/events"]["get"];
+        assert_eq!(
+            curl("get", "/v1/partners/{id}/events", described, None),
+            "curl --cacert \"$HMS_ESS_CA\" -H \"Authorization: Bearer $HMS_ESS_TOKEN\" \\\n  \"$HMS_ESS_HUB/v1/partners/COURT-CAL/events?from=41&to=44\""
         );
     }
-    out.push_str("</article>");
-}
-
-/// A line to paste; `$HUB`, `$TOKEN` and `$CA` are the reader's.
-fn curl(route: &Route) -> String {
-    let mut line = String::from("curl --cacert $CA");
-    if route.method != "get" {
-        let _ = write!(line, " -X {}", route.method.to_ascii_uppercase());
-    }
-    let id = if route.path.starts_with("/v1/events") {
-        "RULE-COURT-DEADLINE-V3"
-    } else if route.path.starts_with("/v1/bridges") {
-        "RULE-COURT-DEADLINE%2F3-to-1"
-    } else if route.path.starts_with("/v1/tokens") {
-        "tok_3f9a0c12"
-    } else {
-        "COURT-CAL"
-    };
-    let _ = write!(line, " $HUB{}", route.path.replace("{id}", id));
-    if route.who != "nobody" {
-        line.push_str(" \\\n  -H \"Authorization: Bearer $TOKEN\"");
-    }
-    if !route.request.is_empty() {
-        let _ = write!(line, " \\\n  -H 'Content-Type: application/json' \\\n  -d '{}'", route.request);
-    }
-    line
-}
-
-fn pretty(text: &str) -> String {
-    serde_json::from_str::<Value>(text).map_or_else(|_| text.to_owned(), |value| format!("{value:#}"))
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -1,93 +1,124 @@
-//! Every route on one screen, by who calls it.
+//! Every route of the hub, grouped by caller. Nothing else decides what the hub answers to.
+
+use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::handler::Handler;
+use axum::http::Method;
+use axum::routing::{MethodFilter, on};
 use ess_core::problem::{Code, Problem};
-use ess_hub::Hub;
-use http::{Method, StatusCode, Uri, header};
 
-use crate::api::{acks, admin, bridges, dead_letters, deliveries, events, ledger, partners, stream, tokens};
-use crate::problem::Refusal;
-use crate::{docs, openapi};
+use crate::api::{
+    acks, audit, backup, bridges, dead_letters, deliveries, events, health, keys, ledger, partner_events, partners,
+    publish, stream, tokens,
+};
+use crate::docs;
+use crate::refusal::Refusal;
+use crate::site::Site;
 
-/// The API.
-pub(crate) fn router(hub: Hub) -> Router {
-    Router::new()
-        // Publishers
-        .route("/v1/events", post(events::publish).get(events::list))
-        .route("/v1/events/{id}", get(events::show))
-        .route("/v1/events/{id}/status", get(events::status))
-        .route("/v1/events/{id}/deliveries", get(events::deliveries))
-        // Partners
-        .route("/v1/acks", post(acks::take))
-        .route("/v1/partners/{id}/events", get(partners::events))
-        .route("/v1/partners/{id}/deliveries", get(partners::deliveries))
-        .route("/v1/keys", get(admin::keys))
-        // Operators
-        .route("/v1/events/{id}/replay", post(events::replay))
-        .route("/v1/partners", post(partners::add).get(partners::list))
-        .route("/v1/partners/{id}", get(partners::show).put(partners::put).delete(partners::remove))
-        .route("/v1/partners/{id}/pause", post(partners::pause))
-        .route("/v1/partners/{id}/resume", post(partners::resume))
-        .route("/v1/partners/{id}/test", post(partners::test))
-        .route("/v1/partners/{id}/rotate-secret", post(partners::rotate_secret))
-        .route("/v1/bridges", post(bridges::add).get(bridges::list))
-        .route("/v1/bridges/try", post(bridges::attempt))
-        .route("/v1/bridges/{id}", delete(bridges::remove))
-        .route("/v1/dead-letters", get(dead_letters::list))
-        .route("/v1/dead-letters/redrive", post(dead_letters::redrive))
-        .route("/v1/dead-letters/discard", post(dead_letters::discard))
-        .route("/v1/unacked", get(deliveries::unacked))
-        .route("/v1/stream", get(stream::follow))
-        // Auditors
-        .route("/v1/ledger", get(ledger::list))
-        .route("/v1/ledger/checkpoint", get(ledger::checkpoint))
-        .route("/v1/ledger/verify", post(ledger::verify))
-        .route("/v1/audit", get(admin::audit))
-        // Admins
-        .route("/v1/tokens", post(tokens::create).get(tokens::list))
-        .route("/v1/tokens/{id}", delete(tokens::revoke))
-        .route("/v1/backup", post(admin::backup))
-        // Everyone
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/openapi.json", get(openapi::serve))
-        .route("/docs", get(docs::page))
-        .route("/docs/style.css", get(docs::style))
-        .route("/", get(docs::home))
-        .fallback(unknown)
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(hub)
+/// Routes as they are laid, and the list of them.
+#[derive(Default)]
+pub(crate) struct Routes {
+    router: Router<Arc<Site>>,
+    pub(crate) laid: Vec<(Method, &'static str)>,
 }
 
-/// The metrics listener's only page.
-pub(crate) fn metrics_router(hub: Hub) -> Router {
-    Router::new().route("/metrics", get(metrics)).fallback(unknown).with_state(hub)
+/// Paths that need no token.
+pub(crate) const OPEN: [&str; 7] =
+    ["/", "/healthz", "/readyz", "/openapi.json", "/docs", "/docs/style.css", "/v1/keys"];
+
+/// All of them.
+#[rustfmt::skip]
+pub(crate) fn routes() -> Routes {
+    Routes::default()
+        // Anybody.
+        .get("/healthz", health::read_health)
+        .get("/readyz", health::read_readiness)
+        .get("/openapi.json", docs::read_openapi)
+        .get("/", docs::go_home)
+        .get("/docs", docs::read_docs)
+        .get("/docs/style.css", docs::read_style)
+        .get("/v1/keys", keys::list_keys)
+        // Publishers.
+        .post("/v1/events", publish::publish_event)
+        .get("/v1/events", events::list_events)
+        .get("/v1/events/{id}", events::read_event)
+        .get("/v1/events/{id}/status", events::read_event_status)
+        .get("/v1/events/{id}/deliveries", events::list_event_deliveries)
+        // Partners.
+        .post("/v1/acks", acks::acknowledge)
+        .get("/v1/partners/{id}", partners::read_one)
+        .get("/v1/partners/{id}/events", partner_events::list_partner_events)
+        .get("/v1/partners/{id}/deliveries", partner_events::list_partner_deliveries)
+        // Auditors.
+        .get("/v1/partners", partners::list_partners)
+        .get("/v1/bridges", bridges::list_bridges)
+        .get("/v1/dead-letters", dead_letters::list_dead_letters)
+        .get("/v1/unacked", deliveries::list_unacked)
+        .get("/v1/ledger", ledger::list_ledger)
+        .get("/v1/ledger/checkpoint", ledger::read_checkpoint)
+        .post("/v1/ledger/verify", ledger::verify_ledger)
+        .get("/v1/audit", audit::list_audit)
+        .get("/v1/stream", stream::follow_stream)
+        // Operators.
+        .post("/v1/events/{id}/replay", events::replay_event)
+        .post("/v1/partners", partners::add_partner)
+        .put("/v1/partners/{id}", partners::set_partner)
+        .delete("/v1/partners/{id}", partners::remove_partner)
+        .post("/v1/partners/{id}/pause", partners::pause_partner)
+        .post("/v1/partners/{id}/resume", partners::resume_partner)
+        .post("/v1/partners/{id}/test", partners::test_partner)
+        .post("/v1/partners/{id}/rotate-secret", partners::rotate_secret)
+        .post("/v1/bridges", bridges::add_bridge)
+        .post("/v1/bridges/try", bridges::try_bridge)
+        .delete("/v1/bridges/{id}", bridges::remove_bridge)
+        .post("/v1/dead-letters/redrive", dead_letters::redrive_dead_letters)
+        .post("/v1/dead-letters/discard", dead_letters::discard_dead_letters)
+        // Admins.
+        .post("/v1/tokens", tokens::create_token)
+        .get("/v1/tokens", tokens::list_tokens)
+        .delete("/v1/tokens/{id}", tokens::revoke_token)
+        .post("/v1/backup", backup::back_up)
 }
 
-async fn ready(State(hub): State<Hub>) -> Result<&'static str, Refusal> {
-    match hub.unready() {
-        None => Ok("ready\n"),
-        Some(reason) => {
-            Err(Problem::new(Code::Unavailable, reason).with_retry_after(std::time::Duration::from_secs(1)).into())
-        }
+/// The router over them; whatever else is asked for is a problem, too.
+pub(crate) fn router() -> Router<Arc<Site>> {
+    routes().router.method_not_allowed_fallback(refuse_method).fallback(refuse_path)
+}
+
+impl Routes {
+    fn get<H: Handler<T, Arc<Site>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.lay(Method::GET, MethodFilter::GET, path, handler)
+    }
+
+    fn post<H: Handler<T, Arc<Site>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.lay(Method::POST, MethodFilter::POST, path, handler)
+    }
+
+    fn put<H: Handler<T, Arc<Site>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.lay(Method::PUT, MethodFilter::PUT, path, handler)
+    }
+
+    fn delete<H: Handler<T, Arc<Site>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.lay(Method::DELETE, MethodFilter::DELETE, path, handler)
+    }
+
+    fn lay<H, T>(mut self, method: Method, filter: MethodFilter, path: &'static str, handler: H) -> Self
+    where
+        H: Handler<T, Arc<Site>>,
+        T: 'static,
+    {
+        self.router = self.router.route(path, on(filter, handler));
+        self.laid.push((method, path));
+        self
     }
 }
 
-async fn metrics(State(hub): State<Hub>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    (StatusCode::OK, [(header::CONTENT_TYPE, kind)], hub.metrics_text()).into_response()
+async fn refuse_path() -> Refusal {
+    Refusal(Problem::new(Code::NotFound, "there is nothing at this path").with_hint("the API is described at /docs"))
 }
 
-async fn unknown(uri: Uri) -> Refusal {
-    let shown: String = uri.path().chars().take(100).collect();
-    Refusal(Problem::new(Code::NotFound, format!("there is no {shown}")).with_hint("/docs lists every route"))
-}
-
-async fn wrong_method(method: Method, uri: Uri) -> Refusal {
-    let shown: String = uri.path().chars().take(100).collect();
-    let detail = format!("{shown} does not take {method}");
-    Refusal(Problem::new(Code::MethodNotAllowed, detail).with_hint("/docs lists what each route takes"))
+async fn refuse_method() -> Refusal {
+    let problem = Problem::new(Code::MethodNotAllowed, "this path does not know that method");
+    Refusal(problem.with_hint("the Allow header names those it knows; the API is described at /docs"))
 }

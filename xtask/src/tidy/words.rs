@@ -21,8 +21,8 @@ const NOT_USED: &[&str] = &[
     "info",
 ];
 
-/// Names that the contract or a standard decides: `--data DIR`, a CloudEvent's `data`.
-const GIVEN: &[&str] = &["data_dir", "no_binary_data", "info"];
+/// Names that the contract, a standard or a library decides: `--data DIR`, a CloudEvent's `data`, `http_body::Body::Data`.
+const GIVEN: &[&str] = &["data_dir", "no_binary_data", "info", "Data"];
 
 const DEFINING: &[&str] = &["fn", "struct", "enum", "trait", "mod", "type", "const", "static"];
 

@@ -1,63 +1,135 @@
-//! `/v1/dead-letters`: list, redrive, discard.
+//! Dead letters: deliveries given up, tried again or discarded.
 
-use axum::body::Body;
-use axum::extract::State;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
 use ess_core::access::Act;
 use ess_core::id::{EventId, PartnerId};
-use ess_core::problem::Problem;
-use ess_hub::Hub;
-use http::{Request, StatusCode};
-use serde::Deserialize;
-use serde_json::json;
+use ess_core::limits::REASON_BYTES_MAX;
+use ess_core::problem::{Code, Problem};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::{Answer, json as answer};
-use crate::ask::{self, Query, authorize};
-use crate::views;
+use crate::api::deliveries::Delivery;
+use crate::api::{Answer, List, ok, read_json};
+use crate::caller::{Caller, Reason};
+use crate::document;
+use crate::limits::SMALL_BODY_BYTES_MAX;
+use crate::query::Query;
+use crate::site::Site;
 
-#[derive(Deserialize)]
+/// Which dead letters: of a partner, of an event, of both, or all.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Which {
-    #[serde(default)]
+pub(crate) struct Redrive {
     partner: Option<String>,
-    #[serde(default)]
     event: Option<String>,
-    #[serde(default)]
-    reason: Option<String>,
 }
 
-impl Which {
-    fn ids(&self) -> Result<(Option<PartnerId>, Option<EventId>), Problem> {
-        let partner = self.partner.as_deref().map(ask::partner_id).transpose();
-        let event = self.event.as_deref().map(ask::event_id).transpose();
-        Ok((partner.map_err(|wrong| wrong.with_field("partner"))?, event.map_err(|wrong| wrong.with_field("event"))?))
+/// Which dead letters to give up for good, and why.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Discard {
+    partner: Option<String>,
+    event: Option<String>,
+    /// Why; stands in the audit trail.
+    reason: String,
+}
+
+/// How many are tried again.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Redriven {
+    redriven: u64,
+}
+
+/// How many were discarded.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Discarded {
+    discarded: u64,
+}
+
+fn chosen(partner: Option<&str>, event: Option<&str>) -> Result<(Option<PartnerId>, Option<EventId>), Problem> {
+    let partner = partner.map(PartnerId::parse).transpose().map_err(|problem| problem.with_field("partner"))?;
+    let event = event.map(EventId::parse).transpose().map_err(|problem| problem.with_field("event"))?;
+    Ok((partner, event))
+}
+
+/// List the dead letters
+///
+/// Deliveries given up, oldest first, with their reasons.
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters",
+    tag = "Deliveries",
+    operation_id = "list_dead_letters",
+    params(
+        ("partner" = Option<String>, Query, description = "Only this partner's."),
+        ("after" = Option<String>, Query, description = "The `next` of the page before."),
+        ("limit" = Option<u32>, Query, description = "1 to 1000; 100 unless given."),
+    ),
+    responses((status = 200, description = "A page of deliveries.", body = List<Delivery>)),
+)]
+pub(crate) async fn list_dead_letters(State(site): State<Arc<Site>>, caller: Caller, query: Query) -> Answer {
+    caller.permit(&Act::Read)?;
+    query.only(&["partner", "after", "limit"])?;
+    let (partner, _) = chosen(query.text("partner"), None)?;
+    let page = site.hub.dead_letters(partner.as_ref(), query.text("after"), query.limit()?).await?;
+    ok(List::of(page, Delivery::of))
+}
+
+/// Try dead letters again
+///
+/// Of a partner, of an event, of both, or all of them when neither is named.
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters/redrive",
+    tag = "Deliveries",
+    operation_id = "redrive_dead_letters",
+    params(("X-HMS-Reason" = Option<String>, Header, description = "Why, for the audit trail.")),
+    request_body(content = Redrive, example = json!({"partner": "LAW-FIRM-SYS"})),
+    responses((status = 200, description = "They are on their way.", body = Redriven, example = json!({"redriven": 12}))),
+)]
+pub(crate) async fn redrive_dead_letters(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    query: Query,
+    Reason(reason): Reason,
+    request: Request,
+) -> Answer {
+    caller.permit(&Act::Operate)?;
+    query.only(&[])?;
+    let body = read_json(&site, request, SMALL_BODY_BYTES_MAX).await?;
+    let Redrive { partner, event } = document::read_optional(&body.bytes)?;
+    let (partner, event) = chosen(partner.as_deref(), event.as_deref())?;
+    ok(Redriven { redriven: site.hub.redrive(partner.as_ref(), event.as_ref(), reason, &caller.0).await? })
+}
+
+/// Discard dead letters
+///
+/// They stay on record as cancelled, with the reason.
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters/discard",
+    tag = "Deliveries",
+    operation_id = "discard_dead_letters",
+    request_body(content = Discard, example = json!({"partner": "LAW-FIRM-SYS", "reason": "the firm closed"})),
+    responses((status = 200, description = "They are given up.", body = Discarded, example = json!({"discarded": 12}))),
+)]
+pub(crate) async fn discard_dead_letters(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    query: Query,
+    request: Request,
+) -> Answer {
+    caller.permit(&Act::Operate)?;
+    query.only(&[])?;
+    let body = read_json(&site, request, SMALL_BODY_BYTES_MAX).await?;
+    let Discard { partner, event, reason } = document::read(&body.bytes)?;
+    let reason = reason.trim().to_owned();
+    if reason.is_empty() || reason.len() > REASON_BYTES_MAX {
+        let detail = format!("a reason has 1 to {REASON_BYTES_MAX} bytes");
+        return Err(Problem::new(Code::Invalid, detail).with_field("reason").into());
     }
-}
-
-pub(crate) async fn list(State(hub): State<Hub>, request: Request<Body>) -> Answer {
-    authorize(&hub, request.headers(), &Act::Read)?;
-    let mut query = Query::of(&request);
-    let (partner, after, limit) = (query.take("partner"), query.take("after"), query.limit()?);
-    query.finish()?;
-    let partner = partner.as_deref().map(ask::partner_id).transpose()?;
-    let page = hub.dead_letters(partner.as_ref(), after.as_deref(), limit).await?;
-    answer(StatusCode::OK, &views::page(&page, views::delivery))
-}
-
-pub(crate) async fn redrive(State(hub): State<Hub>, request: Request<Body>) -> Answer {
-    let caller = authorize(&hub, request.headers(), &Act::Operate)?;
-    let header = ask::reason(request.headers())?;
-    let which: Which = ask::read(ask::json(request).await?)?;
-    let (partner, event) = which.ids()?;
-    let count = hub.redrive(partner.as_ref(), event.as_ref(), which.reason.or(header), &caller).await?;
-    answer(StatusCode::OK, &json!({"redriven": count}))
-}
-
-pub(crate) async fn discard(State(hub): State<Hub>, request: Request<Body>) -> Answer {
-    let caller = authorize(&hub, request.headers(), &Act::Operate)?;
-    let header = ask::reason(request.headers())?;
-    let which: Which = ask::read(ask::json(request).await?)?;
-    let (partner, event) = which.ids()?;
-    let reason = which.reason.or(header).unwrap_or_default();
-    let count = hub.discard(partner.as_ref(), event.as_ref(), reason, &caller).await?;
-    answer(StatusCode::OK, &json!({"discarded": count}))
+    let (partner, event) = chosen(partner.as_deref(), event.as_deref())?;
+    ok(Discarded { discarded: site.hub.discard(partner.as_ref(), event.as_ref(), reason, &caller.0).await? })
 }

@@ -1,235 +1,282 @@
-//! `/v1/events`: publish, read, replay.
+//! Events that were published: the log, one event, its status, its deliveries, its replay.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::{Path, State};
-use ess_core::access::{Act, Principal};
-use ess_core::event::{Content, Trace, lines};
-use ess_core::id::Seq;
-use ess_core::limits::{BULK_BYTES_MAX, BULK_EVENTS_MAX, EVENT_BYTES_MAX};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use ess_core::access::Act;
+use ess_core::id::{EventId, PartnerId, Seq};
 use ess_core::problem::{Code, Problem};
-use ess_hub::Hub;
-use ess_hub::view::ReplayRequest;
-use http::{HeaderMap, Request, StatusCode, header};
-use serde::Deserialize;
-use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use ess_hub::view::{EventView, ReplayRequest};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
-use super::{Answer, json as answer, json_text};
-use crate::ask::{self, Query, allow, authorize, caller};
-use crate::{problem, views};
+use crate::api::deliveries::Delivery;
+use crate::api::{Answer, List, OfEvent, answer, ok, read_json};
+use crate::caller::{Caller, Reason};
+use crate::document;
+use crate::limits::{REPLAY_PARTNERS_MAX, SMALL_BODY_BYTES_MAX, WAIT_MAX};
+use crate::query::Query;
+use crate::site::Site;
 
-/// The longest that `?wait=` may ask for.
-const WAIT_MAX: Duration = Duration::from_secs(60);
-/// Events of a bulk body that wait for their commit at once.
-const BULK_AT_ONCE: usize = 512;
-
-/// How an event comes.
-enum Form {
-    Native,
-    Structured,
-    Binary,
-    Batch,
-    Ndjson,
+/// An event as the log holds it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RecordedEvent {
+    id: String,
+    version: u32,
+    subject: String,
+    /// Its place in the log.
+    sequence: u64,
+    recorded_at: String,
+    #[schema(value_type = serde_json::Value)]
+    payload: Arc<RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effective: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<String>,
+    priority: &'static str,
+    references: Vec<String>,
+    kind: &'static str,
+    test: bool,
+    /// How many partners it was for.
+    partners: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    docket_id: Option<String>,
 }
 
-pub(crate) async fn publish(State(hub): State<Hub>, request: Request<Body>) -> Answer {
-    let caller = caller(&hub, request.headers())?;
-    let mut query = Query::of(&request);
-    let is_plan = query.flag("plan")?;
-    query.finish()?;
-    let test = is_test(request.headers())?;
-    let trace = trace(request.headers());
-    let form = form(request.headers())?;
-    let content = match form {
-        Form::Batch | Form::Ndjson if is_plan => {
-            return Err(ask::invalid("plan", "one event at a time can be planned").into());
-        }
-        Form::Batch => {
-            let body = ask::body(request, BULK_BYTES_MAX).await?;
-            let events = ess_core::cloudevents::from_batch(&body, test)?;
-            return bulk(hub, caller, trace, (1..).zip(events).collect()).await;
-        }
-        Form::Ndjson => {
-            let body = ask::body(request, BULK_BYTES_MAX).await?;
-            let events =
-                lines(&body).take(BULK_EVENTS_MAX + 1).map(|(line, text)| (line, Content::from_json(text, test)));
-            return bulk(hub, caller, trace, events.collect()).await;
-        }
-        Form::Native => Content::from_json(&ask::body(request, EVENT_BYTES_MAX).await?, test)?,
-        Form::Structured => ess_core::cloudevents::from_structured(&ask::body(request, EVENT_BYTES_MAX).await?, test)?,
-        Form::Binary => {
-            let headers = request.headers().clone();
-            let attributes: Vec<(&str, &str)> =
-                headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).collect();
-            ess_core::cloudevents::from_binary(&attributes, &ask::body(request, EVENT_BYTES_MAX).await?, test)?
-        }
-    };
-    allow(&caller, &Act::Publish(&content.subject))?;
-    if is_plan {
-        return answer(StatusCode::OK, &views::plan(&hub.plan(content).await?));
-    }
-    let receipt = hub.publish(content, trace, &caller).await?;
-    let status = if receipt.duplicate { StatusCode::OK } else { StatusCode::ACCEPTED };
-    answer(status, &views::receipt(&receipt))
-}
-
-/// Each event stands alone; they are recorded in the order of the body.
-async fn bulk(hub: Hub, caller: Principal, trace: Trace, events: Vec<(u32, Result<Content, Problem>)>) -> Answer {
-    if events.len() > BULK_EVENTS_MAX {
-        let detail = format!("at most {BULK_EVENTS_MAX} events are taken at once");
-        return Err(Problem::new(Code::TooLarge, detail).with_hint("send them in several bodies").into());
-    }
-    let places = Arc::new(Semaphore::new(BULK_AT_ONCE));
-    let mut under_way = Vec::with_capacity(events.len());
-    for (line, content) in events {
-        let content = content.and_then(|content| {
-            allow(&caller, &Act::Publish(&content.subject))?;
-            Ok(content)
-        });
-        match content {
-            Err(problem) => under_way.push((line, Err(problem))),
-            Ok(content) => {
-                // Invariant: the semaphore is never closed.
-                let place = places.clone().acquire_owned().await;
-                let (hub, trace, caller) = (hub.clone(), trace.clone(), caller.clone());
-                // Polled once here, so that the events reach the store in the order of the body.
-                let mut publishing = Box::pin(async move { hub.publish(content, trace, &caller).await });
-                let first = std::future::poll_fn(|cx| std::task::Poll::Ready(publishing.as_mut().poll(cx))).await;
-                let task = tokio::spawn(async move {
-                    let result = match first {
-                        std::task::Poll::Ready(result) => result,
-                        std::task::Poll::Pending => publishing.await,
-                    };
-                    drop(place);
-                    result
-                });
-                under_way.push((line, Ok(task)));
-            }
+impl RecordedEvent {
+    fn of(view: EventView) -> Self {
+        let event = &view.event;
+        let content = &event.content;
+        Self {
+            id: content.id.to_string(),
+            version: content.version.0,
+            subject: content.subject.to_string(),
+            sequence: event.seq.0,
+            recorded_at: event.recorded_at.to_string(),
+            payload: content.payload.clone(),
+            source: content.source.clone(),
+            time: content.time.clone(),
+            effective: content.effective.clone(),
+            expires: content.expires.clone(),
+            priority: content.priority.word(),
+            references: content.references.iter().map(EventId::to_string).collect(),
+            kind: content.kind.word(),
+            test: content.test,
+            partners: view.partners,
+            traceparent: event.trace.traceparent.clone(),
+            trace_id: event.trace.trace_id.clone(),
+            docket_id: event.trace.docket_id.clone(),
         }
     }
-    let (mut results, mut counts) = (Vec::with_capacity(under_way.len()), [0u32; 3]);
-    for (line, result) in under_way {
-        let result = match result {
-            Err(problem) => Err(problem),
-            Ok(task) => {
-                task.await.unwrap_or_else(|_| Err(Problem::new(Code::Internal, "the hub failed on this event")))
-            }
-        };
-        results.push(match result {
-            Ok(receipt) => {
-                counts[usize::from(receipt.duplicate)] += 1;
-                let status = if receipt.duplicate { 200 } else { 202 };
-                json!({"line": line, "status": status, "receipt": views::receipt(&receipt)})
-            }
-            Err(wrong) => {
-                counts[2] += 1;
-                let document = problem::document(&wrong, &problem::new_request_id());
-                json!({"line": line, "status": wrong.code.status(), "problem": document})
-            }
-        });
-    }
-    let [recorded, duplicates, refused] = counts;
-    let value = json!({"results": results, "recorded": recorded, "duplicates": duplicates, "refused": refused});
-    answer(StatusCode::OK, &value)
 }
 
-pub(crate) async fn list(State(hub): State<Hub>, request: Request<Body>) -> Answer {
-    authorize(&hub, request.headers(), &Act::ReadEvents)?;
-    let mut query = Query::of(&request);
-    let (subject, after, limit) = (query.take("subject"), query.number("after")?, query.limit()?);
-    query.finish()?;
-    let page = hub.events(subject.as_deref(), Seq(after.unwrap_or(0)), limit).await?;
-    let items: Vec<String> = page.items.iter().map(views::event).collect();
-    let next = page.next.map(|next| format!(",\"next\":{}", json!(next))).unwrap_or_default();
-    Ok(json_text(StatusCode::OK, format!("{{\"items\":[{}]{next}}}", items.join(","))))
+/// Read the Event Log
+///
+/// Events in the order in which they were recorded. A publisher that is limited to subjects sees only these.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "Events",
+    operation_id = "list_events",
+    params(
+        ("subject" = Option<String>, Query, description = "Only events of this subject."),
+        ("after" = Option<u64>, Query, description = "Only events with a higher sequence number."),
+        ("limit" = Option<u32>, Query, description = "1 to 1000; 100 unless given."),
+    ),
+    responses((status = 200, description = "A page of events.", body = List<RecordedEvent>, example = json!({"items": [{"id": "RULE-COURT-DEADLINE-V3", "version": 3, "subject": "RULE-COURT-DEADLINE", "sequence": 41, "recorded_at": "2026-11-23T16:00:00.123456Z", "payload": {"deadline": "16:00", "timezone": "local"}, "priority": "routine", "references": [], "kind": "change", "test": false, "partners": 3}], "next": "41"}))),
+)]
+pub(crate) async fn list_events(State(site): State<Arc<Site>>, caller: Caller, query: Query) -> Answer {
+    caller.permit(&Act::ReadEvents)?;
+    query.only(&["subject", "after", "limit"])?;
+    let after = Seq(query.number("after")?.unwrap_or(0));
+    let mut page = site.hub.events(query.text("subject"), after, query.limit()?).await?;
+    page.items.retain(|view| caller.may_see(&view.event.content.subject));
+    ok(List::of(page, RecordedEvent::of))
 }
 
-pub(crate) async fn show(State(hub): State<Hub>, Path(id): Path<String>, request: Request<Body>) -> Answer {
-    authorize(&hub, request.headers(), &Act::ReadEvents)?;
-    let mut query = Query::of(&request);
-    let test = query.flag("test")?;
-    query.finish()?;
-    let event = hub.event(&ask::event_id(&id)?, test).await?;
-    Ok(json_text(StatusCode::OK, views::event(&event)))
+/// Read one event
+#[utoipa::path(
+    get,
+    path = "/v1/events/{id}",
+    tag = "Events",
+    operation_id = "read_event",
+    params(
+        ("id" = String, Path, description = "The event's id.", example = "RULE-COURT-DEADLINE-V3"),
+        ("test" = Option<bool>, Query, description = "The dry run of this id."),
+    ),
+    responses((status = 200, description = "The event.", body = RecordedEvent)),
+)]
+pub(crate) async fn read_event(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    OfEvent(id): OfEvent,
+    query: Query,
+) -> Answer {
+    caller.permit(&Act::ReadEvents)?;
+    let test = query.only(&["test"])?.flag("test")?;
+    let view = site.hub.event(&id, test).await?;
+    caller.permit_event(&view.event.content.subject)?;
+    ok(RecordedEvent::of(view))
 }
 
-pub(crate) async fn status(State(hub): State<Hub>, Path(id): Path<String>, request: Request<Body>) -> Answer {
-    authorize(&hub, request.headers(), &Act::ReadEvents)?;
-    let mut query = Query::of(&request);
-    let (test, wait) = (query.flag("test")?, query.span("wait")?);
-    query.finish()?;
+/// Ask who has it
+///
+/// A plain object, partner to status word. With `wait` the answer comes when every delivery has ended, or the time is over.
+#[utoipa::path(
+    get,
+    path = "/v1/events/{id}/status",
+    tag = "Events",
+    operation_id = "read_event_status",
+    params(
+        ("id" = String, Path, description = "The event's id.", example = "RULE-COURT-DEADLINE-V3"),
+        ("test" = Option<bool>, Query, description = "The dry run of this id."),
+        ("wait" = Option<String>, Query, description = "How long to wait for the end of all deliveries, such as `30s`; at most `60s`."),
+    ),
+    responses((status = 200, description = "Partner to `ack`, `pending`, `retrying`, `awaiting_ack`, `blocked`, `paused`, `dead`, `nack`, `superseded` or `cancelled`.", body = BTreeMap<String, String>, example = json!({"COURT-CAL": "ack", "LAW-FIRM-SYS": "pending"}))),
+)]
+pub(crate) async fn read_event_status(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    OfEvent(id): OfEvent,
+    query: Query,
+) -> Answer {
+    caller.permit(&Act::ReadEvents)?;
+    let test = query.only(&["test", "wait"])?.flag("test")?;
+    let wait = query.span("wait")?;
     if wait.is_some_and(|wait| wait > WAIT_MAX) {
-        return Err(ask::invalid("wait", "expected at most 60s; ask again for longer").into());
+        return Err(Problem::new(Code::Invalid, "wait may be at most 60s").with_field("wait").into());
     }
-    let words = hub.status(&ask::event_id(&id)?, test, wait).await?;
-    let value: serde_json::Map<String, Value> =
-        words.into_iter().map(|(partner, word)| (partner.to_string(), json!(word))).collect();
-    answer(StatusCode::OK, &Value::Object(value))
+    permit_event_of(&site, &caller, &id, test).await?;
+    let words = status_within(&site, &id, test, wait).await?;
+    ok(words.iter().map(|(partner, word)| (partner.as_str(), *word)).collect::<BTreeMap<_, _>>())
 }
 
-pub(crate) async fn deliveries(State(hub): State<Hub>, Path(id): Path<String>, request: Request<Body>) -> Answer {
-    authorize(&hub, request.headers(), &Act::ReadEvents)?;
-    let mut query = Query::of(&request);
-    let test = query.flag("test")?;
-    query.finish()?;
-    let deliveries = hub.deliveries(&ask::event_id(&id)?, test).await?;
-    let items: Vec<Value> = deliveries.iter().map(views::delivery).collect();
-    answer(StatusCode::OK, &json!({"items": items}))
+/// Waits no longer than the server lives: one that stops answers what is known.
+async fn status_within(
+    site: &Site,
+    id: &EventId,
+    test: bool,
+    wait: Option<Duration>,
+) -> Result<Vec<(PartnerId, &'static str)>, Problem> {
+    let mut stopping = site.stopping.clone();
+    if wait.is_some() {
+        tokio::select! {
+            words = site.hub.status(id, test, wait) => return words,
+            _ = stopping.wait_for(|stopping| *stopping) => {}
+        }
+    }
+    site.hub.status(id, test, None).await
 }
 
-#[derive(Deserialize)]
+/// List an event's deliveries
+///
+/// One for each partner and round, with the attempts.
+#[utoipa::path(
+    get,
+    path = "/v1/events/{id}/deliveries",
+    tag = "Events",
+    operation_id = "list_event_deliveries",
+    params(
+        ("id" = String, Path, description = "The event's id.", example = "RULE-COURT-DEADLINE-V3"),
+        ("test" = Option<bool>, Query, description = "The dry run of this id."),
+    ),
+    responses((status = 200, description = "The deliveries.", body = List<Delivery>, example = json!({"items": [{"event_id": "RULE-COURT-DEADLINE-V3", "sequence": 41, "partner": "LAW-FIRM-SYS", "round": 0, "replay": false, "test": false, "state": "retrying", "version": 3, "message_id": "msg_019ab0de6b2b7e2a9a52f3f0c1d2e3f4", "attempts_made": 1, "attempts": [{"number": 1, "at": "2026-11-23T16:00:00.2Z", "took_ms": 12, "outcome": "failed", "reason": "connect: connection refused"}], "due_at": "2026-11-23T16:00:05.1Z", "reason": "connect: connection refused"}]}))),
+)]
+pub(crate) async fn list_event_deliveries(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    OfEvent(id): OfEvent,
+    query: Query,
+) -> Answer {
+    caller.permit(&Act::ReadEvents)?;
+    let test = query.only(&["test"])?.flag("test")?;
+    permit_event_of(&site, &caller, &id, test).await?;
+    let views = site.hub.deliveries(&id, test).await?;
+    ok(List::whole(views.into_iter().map(Delivery::of).collect()))
+}
+
+/// Only a limited publisher costs a look at the event.
+async fn permit_event_of(site: &Site, caller: &Caller, id: &EventId, test: bool) -> Result<(), Problem> {
+    if caller.is_limited() {
+        caller.permit_event(&site.hub.event(id, test).await?.event.content.subject)?;
+    }
+    Ok(())
+}
+
+/// To whom to send an event again.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct ReplayBody {
+pub(crate) struct Replay {
+    /// The partners; absent or empty means everyone who was to get it.
     #[serde(default)]
     to: Vec<String>,
+    /// Also when a newer acknowledged event of the subject has overtaken it.
     #[serde(default)]
     force: bool,
 }
 
-pub(crate) async fn replay(State(hub): State<Hub>, Path(id): Path<String>, request: Request<Body>) -> Answer {
-    let caller = authorize(&hub, request.headers(), &Act::Operate)?;
-    let reason = ask::reason(request.headers())?;
-    let body: ReplayBody = ask::read(ask::json(request).await?)?;
-    let to = body
-        .to
-        .iter()
-        .map(|id| ask::partner_id(id).map_err(|wrong| wrong.with_field("to")))
-        .collect::<Result<_, _>>()?;
-    let request = ReplayRequest { event: ask::event_id(&id)?, to, force: body.force, reason };
-    let receipt = hub.replay(request, &caller).await?;
-    let replayed: Vec<Value> =
-        receipt.replayed.iter().map(|(partner, round)| json!({"partner": partner.as_str(), "round": round})).collect();
-    answer(StatusCode::ACCEPTED, &json!({"id": receipt.id.as_str(), "replayed": replayed}))
+/// What a replay set going.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Replayed {
+    id: String,
+    replayed: Vec<ReplayedTo>,
 }
 
-fn form(headers: &HeaderMap) -> Result<Form, Problem> {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match kind.as_str() {
-        "application/cloudevents+json" => Ok(Form::Structured),
-        "application/cloudevents-batch+json" => Ok(Form::Batch),
-        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Ok(Form::Ndjson),
-        "application/json" if headers.contains_key("ce-specversion") => Ok(Form::Binary),
-        "application/json" => Ok(Form::Native),
-        other => Err(Problem::new(Code::UnsupportedMediaType, format!("content type {other} is not understood")).with_hint(
-            "send application/json, application/x-ndjson, application/cloudevents+json or application/cloudevents-batch+json",
-        )),
+/// One partner of a replay.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ReplayedTo {
+    partner: String,
+    /// The number of this sending; the first one had 0.
+    round: u32,
+}
+
+/// Send an event again
+///
+/// To the named partners, marked as a replay. What a newer acknowledged event of the subject has overtaken needs `force`.
+#[utoipa::path(
+    post,
+    path = "/v1/events/{id}/replay",
+    tag = "Events",
+    operation_id = "replay_event",
+    params(
+        ("id" = String, Path, description = "The event's id.", example = "RULE-COURT-DEADLINE-V2"),
+        ("X-HMS-Reason" = Option<String>, Header, description = "Why, for the audit trail."),
+    ),
+    request_body(content = Replay, example = json!({"to": ["LAW-FIRM-SYS"]})),
+    responses((status = 202, description = "The replay is under way.", body = Replayed, example = json!({"id": "RULE-COURT-DEADLINE-V2", "replayed": [{"partner": "LAW-FIRM-SYS", "round": 1}]}))),
+)]
+pub(crate) async fn replay_event(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    OfEvent(id): OfEvent,
+    query: Query,
+    Reason(reason): Reason,
+    request: Request,
+) -> Answer {
+    caller.permit(&Act::Operate)?;
+    query.only(&[])?;
+    let body = read_json(&site, request, SMALL_BODY_BYTES_MAX).await?;
+    let Replay { to, force } = document::read_optional(&body.bytes)?;
+    if to.len() > REPLAY_PARTNERS_MAX {
+        let detail = format!("a replay names at most {REPLAY_PARTNERS_MAX} partners");
+        return Err(Problem::new(Code::Invalid, detail).with_field("to").into());
     }
-}
-
-fn is_test(headers: &HeaderMap) -> Result<bool, Problem> {
-    match headers.get("x-hms-test").map(|value| value.as_bytes().to_ascii_lowercase()) {
-        None => Ok(false),
-        Some(value) if value == b"true" || value == b"1" => Ok(true),
-        Some(value) if value == b"false" || value == b"0" => Ok(false),
-        Some(_) => Err(ask::invalid("X-HMS-Test", "expected true or false")),
-    }
-}
-
-fn trace(headers: &HeaderMap) -> Trace {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    Trace::from_headers(text("traceparent"), text("x-hms-trace-id"), text("x-hms-docket-id"))
+    let to: Result<Vec<PartnerId>, Problem> = to.iter().map(|partner| PartnerId::parse(partner)).collect();
+    let to = to.map_err(|problem| problem.with_field("to"))?;
+    let receipt = site.hub.replay(ReplayRequest { event: id, to, force, reason }, &caller.0).await?;
+    let replayed =
+        receipt.replayed.into_iter().map(|(partner, round)| ReplayedTo { partner: partner.to_string(), round });
+    answer(StatusCode::ACCEPTED, Replayed { id: receipt.id.to_string(), replayed: replayed.collect() })
 }

@@ -1,0 +1,10 @@
+//! The API, asked from outside over real sockets, against a real hub in a directory of its own.
+
+mod access;
+mod bulk;
+mod hostile;
+mod pages;
+mod publish;
+mod rounds;
+mod stop;
+mod support;
