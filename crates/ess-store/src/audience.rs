@@ -3,10 +3,10 @@
 use ess_core::id::{Digest, PartnerNo};
 
 /// A set of partners, sorted.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audience {
     partners: Vec<PartnerNo>,
-    digest: Option<Digest>,
+    digest: Digest,
 }
 
 impl Audience {
@@ -16,7 +16,7 @@ impl Audience {
         partners.sort_unstable();
         partners.dedup();
         let digest = Digest::of(&encode(&partners));
-        Self { partners, digest: Some(digest) }
+        Self { partners, digest }
     }
 
     /// The partners, by number.
@@ -44,7 +44,7 @@ impl Audience {
     }
 
     pub(crate) fn digest(&self) -> Digest {
-        self.digest.unwrap_or_else(|| Digest::of(&[]))
+        self.digest
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -58,6 +58,13 @@ impl Audience {
             partners.push(PartnerNo(u32::try_from(last).ok()?));
         }
         Some(Self::new(partners))
+    }
+}
+
+/// For nobody.
+impl Default for Audience {
+    fn default() -> Self {
+        Self::new(Vec::new())
     }
 }
 
@@ -96,6 +103,13 @@ pub(crate) fn read_varint(bytes: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_stored_form_stays_as_it_is() {
+        let audience = Audience::new([300, 1, 2, 2].map(PartnerNo).to_vec());
+        assert_eq!(audience.encode(), [1, 1, 0xaa, 2]);
+        assert_eq!(Audience::default(), Audience::new(Vec::new()));
+    }
 
     proptest::proptest! {
         #[test]

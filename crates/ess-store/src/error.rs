@@ -6,6 +6,9 @@ pub enum StoreError {
     /// It can't be done now: the disk is full, or the file can't be read or written. Nothing was changed.
     #[error("store unavailable: {0}")]
     Unavailable(String),
+    /// The database does not take it, and won't take it again: it breaks a rule of the schema. Nothing was changed.
+    #[error("the store refused it: {0}")]
+    Refused(String),
     /// The data directory can't be opened.
     #[error("could not open the store: {0}")]
     Open(String),

@@ -115,21 +115,66 @@ pub(crate) fn decode_all(mut bytes: &[u8]) -> Option<Vec<Entry>> {
     Some(entries)
 }
 
-/// The chain after a row.
-pub(crate) fn extend_chain(before: Digest, seq: Seq, row: &[u8]) -> Option<Digest> {
-    let mut chained = before.0.to_vec();
-    let mut rest = row;
-    while !rest.is_empty() {
-        let whole = rest;
-        Entry::decode(&mut rest)?;
-        let entry = &whole[..whole.len() - rest.len()];
-        let mut leaf = Vec::with_capacity(9 + entry.len());
+/// The receipts that one commit brings for one event: a row of the ledger, with the hashes of its leaves.
+#[derive(Debug)]
+pub(crate) struct Pack {
+    count: u64,
+    entries: Vec<u8>,
+    /// Room for the chain before, then the leaf hashes: what the chain after is the hash of.
+    chained: Vec<u8>,
+    /// `0x00 ‖ seq ‖ entry` of the entry at hand.
+    leaf: Vec<u8>,
+}
+
+const CHAIN_BYTES: usize = 32;
+const LEAF_HEAD_BYTES: usize = 9;
+
+impl Pack {
+    pub(crate) fn new(seq: Seq) -> Self {
+        let mut leaf = Vec::with_capacity(192);
         leaf.push(0);
         leaf.extend_from_slice(&seq.0.to_be_bytes());
-        leaf.extend_from_slice(entry);
-        chained.extend_from_slice(&Digest::of(&leaf).0);
+        Self { count: 0, entries: Vec::new(), chained: vec![0; CHAIN_BYTES], leaf }
     }
-    Some(Digest::of(&chained))
+
+    /// Reads a stored row back.
+    pub(crate) fn read(seq: Seq, mut row: &[u8]) -> Option<Self> {
+        let mut pack = Self::new(seq);
+        while !row.is_empty() {
+            let whole = row;
+            Entry::decode(&mut row)?;
+            pack.leaf.truncate(LEAF_HEAD_BYTES);
+            pack.leaf.extend_from_slice(&whole[..whole.len() - row.len()]);
+            pack.add_leaf();
+        }
+        Some(pack)
+    }
+
+    pub(crate) fn push(&mut self, entry: &Entry) {
+        self.leaf.truncate(LEAF_HEAD_BYTES);
+        entry.encode(&mut self.leaf);
+        self.add_leaf();
+    }
+
+    fn add_leaf(&mut self) {
+        self.entries.extend_from_slice(&self.leaf[LEAF_HEAD_BYTES..]);
+        self.chained.extend_from_slice(&Digest::of(&self.leaf).0);
+        self.count += 1;
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    pub(crate) fn entries(&self) -> &[u8] {
+        &self.entries
+    }
+
+    /// The chain after this row.
+    pub(crate) fn extend_chain(&mut self, before: Digest) -> Digest {
+        self.chained[..CHAIN_BYTES].copy_from_slice(&before.0);
+        Digest::of(&self.chained)
+    }
 }
 
 fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
@@ -168,16 +213,19 @@ mod tests {
 
     #[test]
     fn a_changed_byte_breaks_the_chain() {
-        let mut row = Vec::new();
-        entry(Word::Ack).encode(&mut row);
-        entry(Word::Nack("x".to_owned())).encode(&mut row);
-        let whole = extend_chain(Digest([0; 32]), Seq(1), &row).unwrap();
+        let chain = |seq, row: &[u8]| Pack::read(Seq(seq), row).map(|mut pack| pack.extend_chain(Digest([0; 32])));
+        let mut pack = Pack::new(Seq(1));
+        pack.push(&entry(Word::Ack));
+        pack.push(&entry(Word::Nack("x".to_owned())));
+        let row = pack.entries().to_vec();
+        let whole = Some(pack.extend_chain(Digest([0; 32])));
+        assert_eq!(chain(1, &row), whole);
         for at in 0..row.len() {
             let mut other = row.clone();
             other[at] ^= 1;
-            assert_ne!(extend_chain(Digest([0; 32]), Seq(1), &other), Some(whole), "byte {at}");
+            assert_ne!(chain(1, &other), whole, "byte {at}");
         }
-        assert_ne!(extend_chain(Digest([0; 32]), Seq(2), &row), Some(whole));
+        assert_ne!(chain(2, &row), whole);
     }
 
     proptest::proptest! {

@@ -9,12 +9,13 @@ mod error;
 mod ledger;
 mod seal;
 mod sqlite;
+mod store;
 mod types;
 
 pub use audience::Audience;
 pub use error::StoreError;
 pub use ledger::{Entry, Word};
-pub use sqlite::{Opened, Options, Store};
+pub use store::{Opened, Options, Store};
 pub use types::{
     AckReceipt, Audit, AuditLine, Backlog, Change, LaneStart, LedgerEntry, NewEvent, NewPartner, Publication, Recorded,
     Start, StoredAttempt, StoredDelivery, StoredPartner, StoredToken,

@@ -1,7 +1,10 @@
 //! Secrets at rest: ChaCha20-Poly1305 under a key that lies beside the database, readable by the hub's user only.
+//!
+//! A sealed text is a random nonce of 12 bytes and the cipher's output. The place that it stands in (table, row and column) is its
+//! associated data: put into another place it does not open.
 
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
@@ -10,6 +13,7 @@ use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce};
 use crate::error::StoreError;
 
 const NONCE_BYTES: usize = 12;
+const KEY_BYTES: usize = 32;
 
 /// Seals and opens.
 pub(crate) struct Seal {
@@ -17,26 +21,37 @@ pub(crate) struct Seal {
 }
 
 impl Seal {
-    /// Reads the key file, or makes it.
-    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Reads the key file; `None` when there is none.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, StoreError> {
         let fail = |error: &dyn std::fmt::Display| StoreError::Open(format!("{}: {error}", path.display()));
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let mut key = vec![0u8; 32];
-                getrandom::fill(&mut key).map_err(|error| fail(&error))?;
-                let mut file = std::fs::OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(path)
-                    .map_err(|error| fail(&error))?;
-                file.write_all(&key).and_then(|()| file.sync_all()).map_err(|error| fail(&error))?;
-                key
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(fail(&error)),
         };
-        let key: [u8; 32] = bytes.try_into().map_err(|_| fail(&"the key must be 32 bytes"))?;
+        let mode = std::fs::metadata(path).map_err(|error| fail(&error))?.permissions().mode();
+        if mode & 0o077 != 0 {
+            tracing::warn!(file = %path.display(), "the sealing key can be read by others; set its mode to 0600");
+        }
+        let key: [u8; KEY_BYTES] = bytes.try_into().map_err(|_| fail(&"the key must be 32 bytes"))?;
+        Ok(Some(Self { cipher: ChaCha20Poly1305::new(&Key::from(key)) }))
+    }
+
+    /// Makes a key file. A crash leaves a whole file or none.
+    pub(crate) fn make(path: &Path) -> Result<Self, StoreError> {
+        let fail = |error: &dyn std::fmt::Display| StoreError::Open(format!("{}: {error}", path.display()));
+        let mut key = [0u8; KEY_BYTES];
+        getrandom::fill(&mut key).map_err(|error| fail(&error))?;
+        let unfinished = path.with_extension("key.new");
+        let write = || -> std::io::Result<()> {
+            let mut file =
+                std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+            file.write_all(&key)?;
+            file.sync_all()?;
+            std::fs::rename(&unfinished, path)?;
+            path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
+        };
+        write().map_err(|error| fail(&error))?;
         Ok(Self { cipher: ChaCha20Poly1305::new(&Key::from(key)) })
     }
 
@@ -69,10 +84,23 @@ mod tests {
     #[test]
     fn a_secret_opens_in_its_own_place_only() {
         let dir = tempfile::tempdir().unwrap();
-        let seal = Seal::open(&dir.path().join("seal.key")).unwrap();
-        let sealed = seal.seal("partner/1", b"whsec_x").unwrap();
+        let path = dir.path().join("seal.key");
+        assert!(Seal::read(&path).unwrap().is_none());
+        let seal = Seal::make(&path).unwrap();
+        let sealed = seal.seal("partner/1/secrets", b"whsec_x").unwrap();
         assert!(!sealed.windows(7).any(|window| window == b"whsec_x"));
-        assert_eq!(Seal::open(&dir.path().join("seal.key")).unwrap().unseal("partner/1", &sealed).unwrap(), b"whsec_x");
-        assert!(seal.unseal("partner/2", &sealed).is_err());
+        let again = Seal::read(&path).unwrap().unwrap();
+        assert_eq!(again.unseal("partner/1/secrets", &sealed).unwrap(), b"whsec_x");
+        assert!(again.unseal("partner/1/document", &sealed).is_err());
+        assert!(again.unseal("partner/2/secrets", &sealed).is_err());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_key_file_of_another_length_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("seal.key");
+        std::fs::write(&path, b"short").unwrap();
+        assert!(Seal::read(&path).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! What goes into the store and comes out of it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use ess_core::delivery::{DeliveryKey, State};
@@ -123,12 +124,13 @@ pub struct AckReceipt {
     pub scripts: Arc<[Digest]>,
     /// The partner's counter.
     pub partner_seq: Option<u64>,
-    /// The delivery has other rows (open or ended) that are to go.
+    /// The delivery may have other rows (open or ended) that are to go; when it has none and was acknowledged before, the ACK is
+    /// said twice and is left out.
     pub has_rows: bool,
 }
 
 /// A partner as it is stored.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct StoredPartner {
     /// Its number.
     pub no: PartnerNo,
@@ -146,8 +148,18 @@ pub struct StoredPartner {
     pub removed_at: Option<Time>,
 }
 
+/// Never shows the document, which may hold secrets.
+impl fmt::Debug for StoredPartner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("StoredPartner");
+        shown.field("no", &self.no).field("id", &self.id).field("added_at", &self.added_at);
+        shown.field("paused_since", &self.paused_since).field("removed_at", &self.removed_at);
+        shown.finish_non_exhaustive()
+    }
+}
+
 /// A partner to store: new, or in place of the one with this number.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NewPartner {
     /// The one to replace.
     pub no: Option<PartnerNo>,
@@ -161,8 +173,17 @@ pub struct NewPartner {
     pub added_at: Time,
 }
 
+/// Never shows the document, which may hold secrets.
+impl fmt::Debug for NewPartner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("NewPartner");
+        shown.field("no", &self.no).field("id", &self.id).field("added_at", &self.added_at);
+        shown.finish_non_exhaustive()
+    }
+}
+
 /// A token as it is stored: never its text.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct StoredToken {
     /// Its public name.
     pub id: String,
@@ -182,6 +203,17 @@ pub struct StoredToken {
     pub expires_at: Option<Time>,
     /// When it was revoked.
     pub revoked_at: Option<Time>,
+}
+
+/// Never shows the hash.
+impl fmt::Debug for StoredToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("StoredToken");
+        shown.field("id", &self.id).field("role", &self.role).field("subjects", &self.subjects);
+        shown.field("partner", &self.partner).field("note", &self.note).field("created_at", &self.created_at);
+        shown.field("expires_at", &self.expires_at).field("revoked_at", &self.revoked_at);
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// Who did what, to be written with the change.

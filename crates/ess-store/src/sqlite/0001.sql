@@ -69,11 +69,11 @@ create index event_subject on event (subject, seq);
 
 create table lane (
     partner integer primary key constraint lane_partner references partner (no),
-    cursor integer not null,
-    counted integer not null,
+    cursor integer not null check (cursor >= 0),
+    counted integer not null check (counted >= 0),
     offline_since integer,
     first_failed_at integer,
-    failures integer not null
+    failures integer not null check (failures >= 0)
 ) strict;
 
 -- Deliveries that are neither plainly pending nor ended.
@@ -86,17 +86,17 @@ create table open_delivery (
     kind integer not null check (kind between 0 and 2),
     priority integer not null check (priority between 0 and 1),
     state text not null check (state in ('pending', 'retrying', 'awaiting_ack', 'blocked')),
-    attempts integer not null,
-    resends integer not null,
+    attempts integer not null check (attempts >= 0),
+    resends integer not null check (resends >= 0),
     due_at integer,
     first_failed_at integer,
     partner_seq integer,
-    reason text,
-    mend text,
-    message blob,
+    reason text check (length(reason) <= 4096),
+    mend text check (length(mend) <= 4096),
+    message blob check (message is null or length(message) = 16),
     sent_version integer,
-    sent_digest blob,
-    sent_scripts blob,
+    sent_digest blob check (sent_digest is null or length(sent_digest) = 32),
+    sent_scripts blob check (sent_scripts is null or length(sent_scripts) % 32 = 0),
     primary key (partner, seq, round)
 ) strict, without rowid;
 create index open_delivery_line on open_delivery (partner, subject, test, seq, round);
@@ -110,12 +110,12 @@ create table ended_delivery (
     test integer not null check (test in (0, 1)),
     state text not null check (state in ('nack', 'dead', 'superseded', 'cancelled')),
     at integer not null,
-    reason text not null,
-    attempts integer not null,
+    reason text not null check (length(reason) <= 4096),
+    attempts integer not null check (attempts >= 0),
     partner_seq integer,
-    message blob,
+    message blob check (message is null or length(message) = 16),
     sent_version integer,
-    sent_digest blob,
+    sent_digest blob check (sent_digest is null or length(sent_digest) = 32),
     primary key (partner, seq, round)
 ) strict, without rowid;
 create index ended_delivery_event on ended_delivery (seq, partner, round);
@@ -129,8 +129,8 @@ create table attempt (
     at integer not null,
     took integer not null,
     status integer,
-    outcome text not null,
-    reason text not null,
+    outcome text not null check (length(outcome) between 1 and 32),
+    reason text not null check (length(reason) <= 4096),
     primary key (seq, partner, round, number, at)
 ) strict, without rowid;
 

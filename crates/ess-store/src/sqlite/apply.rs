@@ -1,25 +1,26 @@
-//! Changes to rows, in the order in which they were handed over.
+//! Outcomes to rows, in the order in which they were handed over; ACKs and NACKs to the ledger.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use ess_core::delivery::{DeliveryKey, State};
-use ess_core::id::{PartnerNo, Seq, Version};
+use ess_core::id::{Digest, PartnerNo, Seq, Version};
 use ess_core::lane::{Health, OpenDelivery, Tried};
 use ess_core::receipt::Evidence;
 use ess_core::time::Time;
 use rusqlite::{Transaction, params};
 
-use super::rows::{self, Rest};
+use super::ledger::entries_of_event;
+use super::rows;
 use super::writer::Heads;
-use crate::ledger::{Entry, Word, extend_chain};
-use crate::types::{AckReceipt, Change, NewEvent};
+use crate::error::StoreError;
+use crate::ledger::{Entry, Pack, Word, decode_all};
+use crate::types::{AckReceipt, Change};
 
-/// Receipts of this commit, by event.
-type Packs = BTreeMap<Seq, (u64, Vec<u8>)>;
+type Result<T> = std::result::Result<T, StoreError>;
 
-const INSERT_EVENT: &str = "insert into event \
-    (seq, id, test, subject, version, kind, priority, recorded_at, audience, message, digest, rest, payload) \
-    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+/// How far ahead of an ACK `lane.reached` is put: that row is written once in so many events, not for each ACK.
+const REACH: u64 = 4_096;
+
 const UPSERT_OPEN: &str = "insert or replace into open_delivery \
     (partner, seq, round, subject, test, kind, priority, state, attempts, resends, due_at, first_failed_at, \
      partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts) \
@@ -36,33 +37,31 @@ const UPSERT_CURSOR: &str = "insert into lane (partner, cursor, counted, failure
 const UPSERT_HEALTH: &str = "insert into lane (partner, cursor, counted, offline_since, first_failed_at, failures) \
     values (?1, 0, 0, ?2, ?3, ?4) on conflict (partner) do update set offline_since = excluded.offline_since, \
     first_failed_at = excluded.first_failed_at, failures = excluded.failures";
+const UPSERT_REACHED: &str = "insert into lane (partner, cursor, counted, failures, reached) values (?1, 0, 0, 0, ?2) \
+    on conflict (partner) do update set reached = max(reached, excluded.reached)";
 const INSERT_LEDGER: &str = "insert into ledger (first, count, seq, entries, chain) values (?1, ?2, ?3, ?4, ?5)";
 
-pub(super) fn insert_event(tx: &Transaction<'_>, seq: Seq, new: &NewEvent, audience: i64) -> rusqlite::Result<()> {
-    let content = &new.content;
-    tx.prepare_cached(INSERT_EVENT)?.execute(params![
-        seq.0,
-        content.id.as_str(),
-        content.test,
-        content.subject.as_str(),
-        content.version.0,
-        rows::kind_number(content.kind),
-        rows::priority_number(content.priority),
-        new.recorded_at.as_micros(),
-        audience,
-        new.message_uuid.as_bytes().as_slice(),
-        new.content_digest.0,
-        Rest::write(content, &new.trace),
-        content.payload.get(),
-    ])?;
-    Ok(())
+/// The outcomes of one commit.
+pub(super) struct Outcomes<'a> {
+    tx: &'a Transaction<'a>,
+    /// Receipts by event.
+    packs: BTreeMap<Seq, Pack>,
+    /// `lane.reached` as far as it is known from earlier commits.
+    reached_before: &'a HashMap<PartnerNo, Seq>,
+    /// As this commit moved it.
+    reached: HashMap<PartnerNo, Seq>,
 }
 
-pub(super) fn changes(tx: &Transaction<'_>, changes: &[Change], heads: &mut Heads) -> rusqlite::Result<()> {
-    let mut packs = Packs::new();
-    for change in changes {
+impl<'a> Outcomes<'a> {
+    pub(super) fn new(tx: &'a Transaction<'a>, reached_before: &'a HashMap<PartnerNo, Seq>) -> Self {
+        Self { tx, packs: BTreeMap::new(), reached_before, reached: HashMap::new() }
+    }
+
+    /// Writes one change. After an error nothing of it is in the packs; its rows are the caller's to roll back.
+    pub(super) fn apply(&mut self, change: &Change) -> Result<()> {
+        let tx = self.tx;
         match change {
-            Change::Acked(receipt) => acked(tx, receipt, &mut packs)?,
+            Change::Acked(receipt) => self.acked(receipt)?,
             Change::AttemptFailed { open, tried } => {
                 put_open(tx, open)?;
                 put_attempt(tx, open.key, tried)?;
@@ -75,7 +74,8 @@ pub(super) fn changes(tx: &Transaction<'_>, changes: &[Change], heads: &mut Head
                     put_attempt(tx, open.key, tried)?;
                 }
                 if *state == State::Nack {
-                    pack(&mut packs, open.key.seq, &refusal(open, *at, evidence.unwrap_or(Evidence::Body), reason));
+                    let entry = refusal(open, *at, evidence.unwrap_or(Evidence::Body), reason);
+                    self.pack(open.key.seq, &entry);
                 }
             }
             Change::Reopened(open) => {
@@ -87,35 +87,71 @@ pub(super) fn changes(tx: &Transaction<'_>, changes: &[Change], heads: &mut Head
             }
             Change::HealthChanged { partner, health } => put_health(tx, *partner, *health)?,
         }
+        Ok(())
     }
-    for (seq, (count, entries)) in packs {
-        // Invariant: the entries were encoded a moment ago.
-        heads.chain = extend_chain(heads.chain, seq, &entries).expect("own entries decode");
-        tx.prepare_cached(INSERT_LEDGER)?.execute(params![heads.ledger, count, seq.0, entries, heads.chain.0])?;
-        heads.ledger += count;
-    }
-    Ok(())
-}
 
-fn acked(tx: &Transaction<'_>, receipt: &AckReceipt, packs: &mut Packs) -> rusqlite::Result<()> {
-    if receipt.has_rows {
-        delete(tx, DELETE_OPEN, receipt.key)?;
-        delete(tx, DELETE_ENDED, receipt.key)?;
+    fn acked(&mut self, receipt: &AckReceipt) -> Result<()> {
+        let key = receipt.key;
+        if receipt.has_rows {
+            let gone = delete(self.tx, DELETE_OPEN, key)? + delete(self.tx, DELETE_ENDED, key)?;
+            if gone == 0 && self.is_acked(key)? {
+                tracing::debug!(event.seq = key.seq.0, partner.no = key.partner.0, "an ACK was said twice");
+                return Ok(());
+            }
+        }
+        if key.round == 0 {
+            self.reach(key.partner, key.seq)?;
+        }
+        let entry = Entry {
+            partner: key.partner,
+            round: key.round,
+            attempt: receipt.attempt,
+            version: receipt.version,
+            partner_seq: receipt.partner_seq,
+            at: receipt.at,
+            evidence: receipt.evidence,
+            body_digest: receipt.body_digest,
+            scripts: receipt.scripts.clone(),
+            word: Word::Ack,
+        };
+        self.pack(key.seq, &entry);
+        Ok(())
     }
-    let entry = Entry {
-        partner: receipt.key.partner,
-        round: receipt.key.round,
-        attempt: receipt.attempt,
-        version: receipt.version,
-        partner_seq: receipt.partner_seq,
-        at: receipt.at,
-        evidence: receipt.evidence,
-        body_digest: receipt.body_digest,
-        scripts: receipt.scripts.clone(),
-        word: Word::Ack,
-    };
-    pack(packs, receipt.key.seq, &entry);
-    Ok(())
+
+    fn is_acked(&self, key: DeliveryKey) -> Result<bool> {
+        let mut entries = entries_of_event(self.tx, key.seq)?;
+        if let Some(pack) = self.packs.get(&key.seq) {
+            entries.extend(decode_all(pack.entries()).unwrap_or_default());
+        }
+        let is_this = |entry: &Entry| (entry.partner, entry.round) == (key.partner, key.round);
+        Ok(entries.iter().any(|entry| is_this(entry) && entry.word == Word::Ack))
+    }
+
+    fn reach(&mut self, partner: PartnerNo, seq: Seq) -> Result<()> {
+        let known = self.reached.get(&partner).or_else(|| self.reached_before.get(&partner));
+        if known.is_some_and(|reached| *reached >= seq) {
+            return Ok(());
+        }
+        let reached = Seq(seq.0.saturating_add(REACH));
+        self.tx.prepare_cached(UPSERT_REACHED)?.execute(params![partner.0, reached.0])?;
+        self.reached.insert(partner, reached);
+        Ok(())
+    }
+
+    fn pack(&mut self, seq: Seq, entry: &Entry) {
+        self.packs.entry(seq).or_insert_with(|| Pack::new(seq)).push(entry);
+    }
+
+    /// Writes the packs and links them to the chain; answers how far lanes reached.
+    pub(super) fn finish(self, heads: &mut Heads) -> Result<HashMap<PartnerNo, Seq>> {
+        for (seq, mut pack) in self.packs {
+            heads.chain = pack.extend_chain(heads.chain);
+            let given = params![heads.ledger, pack.count(), seq.0, pack.entries(), heads.chain.0];
+            self.tx.prepare_cached(INSERT_LEDGER)?.execute(given)?;
+            heads.ledger += pack.count();
+        }
+        Ok(self.reached)
+    }
 }
 
 fn refusal(open: &OpenDelivery, at: Time, evidence: Evidence, reason: &str) -> Entry {
@@ -128,19 +164,13 @@ fn refusal(open: &OpenDelivery, at: Time, evidence: Evidence, reason: &str) -> E
         partner_seq: open.partner_seq,
         at,
         evidence,
-        body_digest: sent.map_or(ess_core::id::Digest([0; 32]), |sent| sent.body_digest),
+        body_digest: sent.map_or(Digest([0; 32]), |sent| sent.body_digest),
         scripts: sent.map_or_else(|| [].into(), |sent| sent.scripts.clone()),
         word: Word::Nack(reason.to_owned()),
     }
 }
 
-fn pack(packs: &mut Packs, seq: Seq, entry: &Entry) {
-    let (count, entries) = packs.entry(seq).or_default();
-    *count += 1;
-    entry.encode(entries);
-}
-
-fn put_open(tx: &Transaction<'_>, open: &OpenDelivery) -> rusqlite::Result<()> {
+fn put_open(tx: &Transaction<'_>, open: &OpenDelivery) -> Result<()> {
     let sent = open.sent.as_ref();
     let scripts: Option<Vec<u8>> = sent.map(|sent| sent.scripts.iter().flat_map(|digest| digest.0).collect());
     tx.prepare_cached(UPSERT_OPEN)?.execute(params![
@@ -167,7 +197,7 @@ fn put_open(tx: &Transaction<'_>, open: &OpenDelivery) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn put_ended(tx: &Transaction<'_>, open: &OpenDelivery, state: State, at: Time, reason: &str) -> rusqlite::Result<()> {
+fn put_ended(tx: &Transaction<'_>, open: &OpenDelivery, state: State, at: Time, reason: &str) -> Result<()> {
     let sent = open.sent.as_ref();
     tx.prepare_cached(INSERT_ENDED)?.execute(params![
         open.key.partner.0,
@@ -186,7 +216,7 @@ fn put_ended(tx: &Transaction<'_>, open: &OpenDelivery, state: State, at: Time, 
     Ok(())
 }
 
-fn put_attempt(tx: &Transaction<'_>, key: DeliveryKey, tried: &Tried) -> rusqlite::Result<()> {
+fn put_attempt(tx: &Transaction<'_>, key: DeliveryKey, tried: &Tried) -> Result<()> {
     tx.prepare_cached(INSERT_ATTEMPT)?.execute(params![
         key.seq.0,
         key.partner.0,
@@ -201,7 +231,7 @@ fn put_attempt(tx: &Transaction<'_>, key: DeliveryKey, tried: &Tried) -> rusqlit
     Ok(())
 }
 
-fn put_health(tx: &Transaction<'_>, partner: PartnerNo, health: Health) -> rusqlite::Result<()> {
+fn put_health(tx: &Transaction<'_>, partner: PartnerNo, health: Health) -> Result<()> {
     tx.prepare_cached(UPSERT_HEALTH)?.execute(params![
         partner.0,
         health.offline_since.map(Time::as_micros),
@@ -211,7 +241,6 @@ fn put_health(tx: &Transaction<'_>, partner: PartnerNo, health: Health) -> rusql
     Ok(())
 }
 
-fn delete(tx: &Transaction<'_>, sql: &str, key: DeliveryKey) -> rusqlite::Result<()> {
-    tx.prepare_cached(sql)?.execute(params![key.partner.0, key.seq.0, key.round])?;
-    Ok(())
+fn delete(tx: &Transaction<'_>, sql: &str, key: DeliveryKey) -> Result<usize> {
+    Ok(tx.prepare_cached(sql)?.execute(params![key.partner.0, key.seq.0, key.round])?)
 }

@@ -13,14 +13,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-/// Columns of an event, in the order that `event` reads them.
-pub(super) const EVENT_COLUMNS: &str =
-    "seq, id, test, subject, version, kind, priority, recorded_at, audience, message, digest, rest, payload";
-
-/// Columns of an open delivery, in the order that `open_delivery` reads them.
-pub(super) const OPEN_COLUMNS: &str = "partner, seq, round, subject, test, kind, priority, state, attempts, resends, \
-     due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts";
-
 /// The fields of an event that are rarely there, format 1.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Rest {
@@ -59,7 +51,13 @@ impl Rest {
     }
 }
 
-/// The event of a row, and its audience's id.
+/// A place in the log as SQLite numbers it: cursors come from outside, and one past every row is past every row.
+pub(super) fn place(seq: Seq) -> i64 {
+    i64::try_from(seq.0).unwrap_or(i64::MAX)
+}
+
+/// The event of a row, and its audience's id. Columns: seq, id, test, subject, version, kind, priority, recorded_at, audience,
+/// message, digest, rest, payload.
 pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<(Event, i64)> {
     let rest: Rest = serde_json::from_str(row.get_ref(11)?.as_str()?).map_err(|_| damaged(11))?;
     let payload: Box<RawValue> = RawValue::from_string(row.get(12)?).map_err(|_| damaged(12))?;
@@ -89,6 +87,8 @@ pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<(Event, i64)> {
     Ok((event, row.get(8)?))
 }
 
+/// An open delivery of a row. Columns: partner, seq, round, subject, test, kind, priority, state, attempts, resends, due_at,
+/// first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts.
 pub(super) fn open_delivery(row: &Row<'_>) -> rusqlite::Result<OpenDelivery> {
     let state = match row.get_ref(7)?.as_str()? {
         "pending" => OpenState::Pending,
@@ -185,4 +185,40 @@ pub(super) fn priority(number: i64) -> Priority {
 
 pub(super) fn damaged(column: usize) -> Error {
     Error::InvalidColumnType(column, "damaged".to_owned(), Type::Blob)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_form_of_what_is_rarely_there_stays_as_it_is() {
+        let mut content = Content {
+            id: EventId::trusted("A-V1"),
+            version: Version(1),
+            subject: Subject::trusted("A"),
+            payload: Arc::from(RawValue::from_string("1".to_owned()).unwrap()),
+            source: None,
+            time: None,
+            effective: None,
+            expires: None,
+            priority: Priority::Routine,
+            references: Vec::new(),
+            kind: Kind::Change,
+            test: false,
+        };
+        assert_eq!(Rest::write(&content, &Trace::default()), "{}");
+        content.source = Some("s".to_owned());
+        content.time = Some("t".to_owned());
+        content.effective = Some("f".to_owned());
+        content.expires = Some("x".to_owned());
+        content.references = vec![EventId::trusted("A-V0")];
+        let trace = Trace {
+            traceparent: Some("p".to_owned()),
+            trace_id: Some("i".to_owned()),
+            docket_id: Some("d".to_owned()),
+        };
+        let golden = r#"{"source":"s","time":"t","effective":"f","expires":"x","references":["A-V0"],"traceparent":"p","trace_id":"i","docket_id":"d"}"#;
+        assert_eq!(Rest::write(&content, &trace), golden);
+    }
 }

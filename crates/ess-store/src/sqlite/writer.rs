@@ -1,62 +1,51 @@
 //! The one writer: takes what is to be written, commits it in groups, and tells those who wait.
 //!
 //! An idle hub commits at once; while an fsync runs, what comes in the meantime queues up and goes together. Outcomes alone wait for
-//! the outcome window. A commit that fails changes nothing: publishers are refused, outcomes are kept and tried again.
+//! the outcome window. A commit that fails changes nothing: publishers are refused, outcomes are kept and tried again. What breaks a
+//! rule of the schema is refused by itself and holds nothing else up.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::fs::File;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ess_core::id::{Digest, Seq};
-use rusqlite::{Connection, Transaction, params};
-use tokio::sync::{mpsc, oneshot, watch};
+use ess_core::event::Event;
+use ess_core::id::{Digest, PartnerNo, Seq};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::{mpsc, watch};
 
-use super::apply;
-use super::read;
-use crate::audience::Audience;
+use super::apply::Outcomes;
+use super::batch::{Batch, Durable, Item};
+use super::checkpoint::Checkpointer;
+use super::events::{self, Audiences, Reader};
+use super::registry;
+use super::{ledger, set_bytes_max};
 use crate::error::StoreError;
+use crate::seal::Seal;
 use crate::types::{Change, NewEvent, Publication, Recorded};
 
-/// Items of one commit at most: a bound on its time.
-const BATCH_MAX: usize = 4_096;
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// Outcomes of one commit at most: a bound on its time.
+const CHANGES_MAX: usize = 16_384;
 /// How often a failing store is tried again.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
-/// Pages in the write-ahead log from which on an idle writer moves them into the database.
-const CHECKPOINT_PAGES: i64 = 2_000;
-/// Audiences that are known by id.
-const AUDIENCES_MAX: usize = 16_384;
-
-/// A change of the registry, as one transaction.
-pub(super) type Act = Box<dyn FnOnce(&Transaction<'_>) -> rusqlite::Result<i64> + Send>;
-
-pub(super) enum Item {
-    Publish(Box<NewEvent>, oneshot::Sender<Result<Publication, StoreError>>),
-    Changes(Vec<Change>),
-    Durable(Vec<Change>, oneshot::Sender<Result<(), StoreError>>),
-    Act(Act, oneshot::Sender<Result<i64, StoreError>>),
-    BytesMax(Option<u64>, oneshot::Sender<()>),
-    Close(oneshot::Sender<()>),
-}
+/// Audiences that are known by their digest.
+const AUDIENCES_MAX: usize = 4_096;
+/// What a probe writes: 64 KiB, so that it does not fit where nothing fits.
+const PROBE: &str = "insert or replace into setting (key, value) values ('probe', zeroblob(65536))";
+const PROBE_GONE: &str = "delete from setting where key = 'probe'";
 
 /// What others see of the writer.
 pub(super) struct Shared {
     pub(super) unrecorded: AtomicUsize,
-    pub(super) failing: std::sync::Mutex<Option<String>>,
+    /// Guards why the last commit failed.
+    pub(super) failing: Mutex<Option<String>>,
     pub(super) commits: watch::Sender<u64>,
-}
-
-pub(super) struct Writer {
-    pub(super) db: Connection,
-    pub(super) items: Receiver<Item>,
-    pub(super) recorded: mpsc::UnboundedSender<Vec<Recorded>>,
-    pub(super) shared: Arc<Shared>,
-    pub(super) outcome_window: Duration,
-    pub(super) heads: Heads,
-    pub(super) audiences: HashMap<Digest, i64>,
-    /// Outcomes that wait for a commit.
-    pub(super) waiting: Vec<Change>,
+    /// Guards the heads as of the last commit.
+    pub(super) heads: Mutex<Heads>,
 }
 
 /// What the next commit goes on from.
@@ -67,252 +56,361 @@ pub(super) struct Heads {
     pub(super) chain: Digest,
 }
 
-/// What came together for one commit.
-#[derive(Default)]
-struct Batch {
-    publishes: Vec<(Box<NewEvent>, oneshot::Sender<Result<Publication, StoreError>>)>,
-    acts: Vec<(Act, oneshot::Sender<Result<i64, StoreError>>)>,
-    durable: Vec<oneshot::Sender<Result<(), StoreError>>>,
-    closing: Option<oneshot::Sender<()>>,
-    size: usize,
-}
-
-impl Batch {
-    fn is_urgent(&self) -> bool {
-        !self.publishes.is_empty() || !self.acts.is_empty() || !self.durable.is_empty() || self.closing.is_some()
+impl Heads {
+    pub(super) fn read(db: &Connection) -> Result<Self> {
+        let seq = db.prepare_cached("select coalesce(max(seq), 0) from event")?.query_row([], |row| row.get(0))?;
+        let (ledger, chain) = ledger::head(db)?;
+        Ok(Self { seq: Seq(seq), ledger, chain })
     }
 }
 
+pub(super) struct Writer {
+    pub(super) db: Connection,
+    pub(super) seal: Arc<Seal>,
+    pub(super) items: Receiver<Item>,
+    pub(super) recorded: mpsc::UnboundedSender<Vec<Recorded>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) outcome_window: Duration,
+    pub(super) checkpointer: Checkpointer,
+    pub(super) state: State,
+    /// Keeps a second hub out of the directory for as long as this one may write.
+    pub(super) _lock: Arc<File>,
+}
+
+/// What the writer remembers from commit to commit.
+pub(super) struct State {
+    heads: Heads,
+    /// After a failure what is in the database is asked for again.
+    is_stale: bool,
+    audiences: HashMap<Digest, i64>,
+    reached: HashMap<PartnerNo, Seq>,
+    /// Outcomes that wait for a commit.
+    waiting: Vec<Change>,
+    /// Outcomes taken in and outcomes dealt with, since the beginning.
+    taken: u64,
+    dealt_with: u64,
+    durables: Vec<Durable>,
+}
+
+impl State {
+    pub(super) fn new(heads: Heads) -> Self {
+        Self {
+            heads,
+            is_stale: false,
+            audiences: HashMap::new(),
+            reached: HashMap::new(),
+            waiting: Vec::new(),
+            taken: 0,
+            dealt_with: 0,
+            durables: Vec::new(),
+        }
+    }
+}
+
+/// Whether items of a commit share its fate, or each has its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Together,
+    OneByOne,
+}
+
+/// What a commit wrote.
+struct Written {
+    heads: Heads,
+    audiences: HashMap<Digest, i64>,
+    reached: HashMap<PartnerNo, Seq>,
+    places: Vec<Result<Place>>,
+    answers: Vec<Result<u32>>,
+    /// Why the last refused outcome was refused.
+    refused: Option<StoreError>,
+}
+
+/// Where a publish stands after its commit.
+enum Place {
+    New(Seq),
+    Duplicate(Recorded),
+    Conflict(Recorded),
+}
+
+/// What woke the writer.
+enum Woken {
+    Item(Item),
+    TimeOver,
+    Abandoned,
+}
+
 impl Writer {
-    /// Runs until it is closed.
+    /// Runs until it is closed, or until nobody is left who could ask.
     pub(super) fn run(mut self) {
         loop {
-            let mut batch = Batch::default();
-            if !self.gather(&mut batch) {
-                return;
-            }
-            let closing = batch.closing.take();
+            let mut batch = self.gather();
+            let (closing, is_last) = (batch.closing.take(), batch.is_abandoned);
             self.commit(batch);
-            if let Some(closed) = closing {
-                let _ = self.db.execute_batch("pragma wal_checkpoint(truncate)");
+            if closing.is_some() || is_last {
+                if !self.state.waiting.is_empty() {
+                    let count = self.state.waiting.len();
+                    tracing::error!(count, "the store closes while it can't write; these outcomes are sent again");
+                }
+                self.checkpointer.stop();
+                if let Err(error) = self.db.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(())) {
+                    tracing::debug!(%error, "the write-ahead log stays; it is read at the next start");
+                }
                 drop(self.db);
-                let _ = closed.send(());
+                drop(self._lock);
+                if let Some(closed) = closing {
+                    // Who closed it may have gone.
+                    let _ = closed.send(());
+                }
                 return;
             }
         }
     }
 
-    /// Waits for something to write. False when everybody who could ask is gone.
-    fn gather(&mut self, batch: &mut Batch) -> bool {
+    /// Waits for something to write.
+    fn gather(&mut self) -> Batch {
+        let mut batch = Batch::default();
         let is_failing = self.is_failing();
-        let mut until = match (is_failing, self.waiting.is_empty()) {
+        let mut until = match (is_failing, self.state.waiting.is_empty()) {
             (true, _) => Some(Instant::now() + RETRY_EVERY),
-            (false, false) => Some(Instant::now() + self.outcome_window),
+            // What did not fit into the last commit.
+            (false, false) => Some(Instant::now()),
             (false, true) => None,
         };
         loop {
-            let Some(item) = self.next_item(until) else { return !self.waiting.is_empty() || until.is_some() };
-            self.sort_in(item, batch);
-            while batch.size < BATCH_MAX && batch.closing.is_none() {
-                let Ok(item) = self.items.try_recv() else { break };
-                self.sort_in(item, batch);
+            match self.next_item(until) {
+                Woken::Item(item) => self.sort_in(item, &mut batch),
+                Woken::TimeOver => return batch,
+                Woken::Abandoned => {
+                    batch.is_abandoned = true;
+                    return batch;
+                }
             }
-            if batch.is_urgent() || batch.size >= BATCH_MAX {
-                return true;
+            while batch.has_room() {
+                let Ok(item) = self.items.try_recv() else { break };
+                self.sort_in(item, &mut batch);
+            }
+            if batch.is_urgent() || (!batch.has_room() && !is_failing) {
+                return batch;
             }
             until.get_or_insert_with(|| Instant::now() + self.outcome_window);
         }
     }
 
-    /// The next item; `None` when the time is over, or when nobody can ask any more.
-    fn next_item(&mut self, until: Option<Instant>) -> Option<Item> {
-        match until {
-            Some(until) => match self.items.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(item) => Some(item),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            },
-            None => self.items.try_recv().ok().or_else(|| {
-                self.checkpoint();
-                self.items.recv().ok()
-            }),
+    fn next_item(&self, until: Option<Instant>) -> Woken {
+        let Some(until) = until else { return self.items.recv().map_or(Woken::Abandoned, Woken::Item) };
+        match self.items.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(item) => Woken::Item(item),
+            Err(RecvTimeoutError::Timeout) => Woken::TimeOver,
+            Err(RecvTimeoutError::Disconnected) => Woken::Abandoned,
         }
     }
 
     fn sort_in(&mut self, item: Item, batch: &mut Batch) {
         match item {
-            Item::Publish(new, reply) => {
-                batch.size += 1;
-                batch.publishes.push((new, reply));
-            }
             Item::Changes(changes) => {
-                batch.size += changes.len();
-                self.waiting.extend(changes);
+                batch.count += changes.len();
+                self.state.taken += changes.len() as u64;
+                self.state.waiting.extend(changes);
             }
             Item::Durable(changes, reply) => {
-                batch.size += 1 + changes.len();
-                self.shared.unrecorded.fetch_add(changes.len(), Ordering::Relaxed);
-                self.waiting.extend(changes);
-                batch.durable.push(reply);
-            }
-            Item::Act(act, reply) => {
-                batch.size += 1;
-                batch.acts.push((act, reply));
+                batch.count += 1 + changes.len();
+                self.state.taken += changes.len() as u64;
+                self.state.waiting.extend(changes);
+                self.state.durables.push(Durable { after: self.state.taken, reply });
+                batch.has_durable = true;
             }
             Item::BytesMax(bytes, reply) => {
-                super::set_bytes_max(&self.db, bytes);
+                set_bytes_max(&self.db, bytes);
+                // Who set it may have gone.
                 let _ = reply.send(());
             }
-            Item::Close(reply) => batch.closing = Some(reply),
+            item => batch.add(item),
         }
     }
 
     fn commit(&mut self, batch: Batch) {
-        let Batch { publishes, acts, durable, .. } = batch;
-        let is_probe = publishes.is_empty() && acts.is_empty() && self.waiting.is_empty();
-        if is_probe && !self.is_failing() {
-            for reply in durable {
-                drop(reply.send(Ok(())));
+        let was_failing = self.is_failing();
+        let count = self.state.waiting.len().min(CHANGES_MAX);
+        if batch.is_empty() && count == 0 {
+            if was_failing {
+                let probed = self.probe();
+                self.set_failing(probed.err());
+            } else {
+                self.answer_durables(None);
             }
             return;
         }
-        let (news, news_replies): (Vec<_>, Vec<_>) = publishes.into_iter().unzip();
-        let (acts, act_replies): (Vec<_>, Vec<_>) = acts.into_iter().unzip();
-        match self.write(news, acts) {
+        match self.write(&batch, count) {
             Ok(written) => {
-                self.heads = written.heads;
-                if self.audiences.len() + written.audiences.len() > AUDIENCES_MAX {
-                    self.audiences.clear();
+                let has_news = written.places.iter().any(|place| matches!(place, Ok(Place::New(_))));
+                self.settle(batch, written, count);
+                // Outcomes may fit where an event does not: a failing store is well only when that is shown.
+                if was_failing {
+                    let probed = if has_news { Ok(()) } else { self.probe() };
+                    self.set_failing(probed.err());
                 }
-                self.audiences.extend(written.audiences);
-                self.shared.unrecorded.fetch_sub(self.waiting.len(), Ordering::Relaxed);
-                self.waiting.clear();
-                self.set_failing(None);
-                if !written.recorded.is_empty() {
-                    // A hub that stops takes no more; what is recorded is there when it starts again.
-                    drop(self.recorded.send(written.recorded));
-                }
-                for (reply, publication) in news_replies.into_iter().zip(written.publications) {
-                    drop(reply.send(Ok(publication)));
-                }
-                for (reply, answer) in act_replies.into_iter().zip(written.answers) {
-                    drop(reply.send(Ok(answer)));
-                }
-                for reply in durable {
-                    drop(reply.send(Ok(())));
-                }
-                self.shared.commits.send_modify(|count| *count += 1);
+                self.checkpointer.nudge(&self.db);
             }
             Err(error) => {
-                let error = StoreError::Unavailable(error.to_string());
-                self.set_failing(Some(error.to_string()));
-                for reply in news_replies {
-                    drop(reply.send(Err(error.clone())));
+                self.state.is_stale = true;
+                batch.refuse(&error);
+                for durable in self.state.durables.drain(..) {
+                    drop(durable.reply.send(Err(error.clone())));
                 }
-                for reply in act_replies {
-                    drop(reply.send(Err(error.clone())));
-                }
-                for reply in durable {
-                    drop(reply.send(Err(error.clone())));
-                }
+                self.set_failing(Some(error));
             }
         }
     }
 
-    fn write(&mut self, news: Vec<Box<NewEvent>>, acts: Vec<Act>) -> rusqlite::Result<Written> {
-        let mut written = Written::new(self.heads);
-        let tx = self.db.transaction()?;
-        for act in acts {
-            written.answers.push(act(&tx)?);
+    /// Makes a commit known: to the writer itself, to the lanes, then to those who wait.
+    fn settle(&mut self, batch: Batch, written: Written, count: usize) {
+        let state = &mut self.state;
+        state.heads = written.heads;
+        state.is_stale = false;
+        *self.shared.heads.lock().unwrap_or_else(PoisonError::into_inner) = written.heads;
+        if state.audiences.len() + written.audiences.len() > AUDIENCES_MAX {
+            state.audiences.clear();
         }
-        for new in news {
-            publish(&tx, *new, &self.audiences, &mut written)?;
+        state.audiences.extend(written.audiences);
+        state.reached.extend(written.reached);
+        state.waiting.drain(..count);
+        state.dealt_with += count as u64;
+        self.shared.unrecorded.fetch_sub(count, Ordering::Relaxed);
+        let mut recorded = Vec::new();
+        let publications = batch.news.into_iter().zip(written.places);
+        let publications = publications.map(|(new, place)| Ok(publication(new, place?, &mut recorded))).collect();
+        if !recorded.is_empty() {
+            // A hub that stops takes no more; what is recorded is there when it starts again.
+            drop(self.recorded.send(recorded));
         }
-        apply::changes(&tx, &self.waiting, &mut written.heads)?;
+        super::batch::answer_publishers(batch.publishers, publications);
+        for (reply, answer) in batch.act_replies.into_iter().zip(written.answers) {
+            drop(reply.send(answer));
+        }
+        self.answer_durables(written.refused);
+        self.shared.commits.send_modify(|commits| *commits += 1);
+    }
+
+    fn answer_durables(&mut self, refused: Option<StoreError>) {
+        let dealt_with = self.state.dealt_with;
+        for durable in self.state.durables.extract_if(.., |durable| durable.after <= dealt_with) {
+            drop(durable.reply.send(refused.clone().map_or(Ok(()), Err)));
+        }
+    }
+
+    /// Writes the batch as one transaction. When something in it is refused, the others go in without it.
+    fn write(&mut self, batch: &Batch, count: usize) -> Result<Written> {
+        if self.state.is_stale {
+            self.state.heads = Heads::read(&self.db)?;
+        }
+        match self.write_as(Mode::Together, batch, count) {
+            Err(StoreError::Refused(_) | StoreError::Damaged(_)) => self.write_as(Mode::OneByOne, batch, count),
+            other => other,
+        }
+    }
+
+    fn write_as(&mut self, mode: Mode, batch: &Batch, count: usize) -> Result<Written> {
+        let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut written = Written {
+            heads: self.state.heads,
+            audiences: HashMap::new(),
+            reached: HashMap::new(),
+            places: Vec::with_capacity(batch.news.len()),
+            answers: Vec::with_capacity(batch.acts.len()),
+            refused: None,
+        };
+        for act in &batch.acts {
+            let answer = alone(mode, &tx, || registry::apply(&tx, &self.seal, act))?;
+            written.answers.push(answer);
+        }
+        for new in &batch.news {
+            let place = alone(mode, &tx, || publish(&tx, new, &self.state.audiences, &mut written))?;
+            written.places.push(place);
+        }
+        let mut outcomes = Outcomes::new(&tx, &self.state.reached);
+        for change in &self.state.waiting[..count] {
+            if let Err(error) = alone(mode, &tx, || outcomes.apply(change))? {
+                // Trying it again gives the same answer for ever.
+                tracing::error!(%error, ?change, "an outcome breaks a rule of the schema and is left out");
+                written.refused = Some(error);
+            }
+        }
+        written.reached = outcomes.finish(&mut written.heads)?;
         tx.commit()?;
         Ok(written)
     }
 
+    /// Finds out whether an event would fit again.
+    fn probe(&self) -> Result<()> {
+        self.db.execute(PROBE, [])?;
+        self.db.execute(PROBE_GONE, [])?;
+        Ok(())
+    }
+
     fn is_failing(&self) -> bool {
-        self.shared.failing.lock().is_ok_and(|failing| failing.is_some())
+        self.shared.failing.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    fn set_failing(&self, reason: Option<String>) {
-        if let Ok(mut failing) = self.shared.failing.lock() {
-            match (&*failing, &reason) {
-                (None, Some(reason)) => tracing::error!(reason, "the store can't write; it is tried again by itself"),
-                (Some(_), None) => tracing::info!("the store writes again"),
-                _ => {}
-            }
-            *failing = reason;
+    fn set_failing(&self, error: Option<StoreError>) {
+        let mut failing = self.shared.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*failing, &error) {
+            (None, Some(error)) => tracing::error!(%error, "the store can't write; it is tried again by itself"),
+            (Some(_), None) => tracing::info!("the store writes again"),
+            _ => {}
         }
+        *failing = error.map(|error| error.to_string());
     }
+}
 
-    /// Moves the write-ahead log into the database while nobody waits.
-    fn checkpoint(&mut self) {
-        let pages = self.db.query_row("pragma wal_checkpoint(noop)", [], |row| row.get::<_, i64>(1)).unwrap_or(0);
-        if pages > CHECKPOINT_PAGES {
-            let _ = self.db.query_row("pragma wal_checkpoint(passive)", [], |_| Ok(()));
+/// One item: under `OneByOne` a refusal is the item's own answer, and what it wrote is taken back.
+fn alone<T>(mode: Mode, tx: &Transaction<'_>, write: impl FnOnce() -> Result<T>) -> Result<Result<T>> {
+    if mode == Mode::Together {
+        return write().map(Ok);
+    }
+    tx.prepare_cached("savepoint item")?.execute([])?;
+    let written = write();
+    match &written {
+        Ok(_) => {}
+        Err(StoreError::Refused(_) | StoreError::Damaged(_)) => {
+            tx.prepare_cached("rollback to item")?.execute([])?;
         }
+        Err(error) => return Err(error.clone()),
     }
+    tx.prepare_cached("release item")?.execute([])?;
+    Ok(written)
 }
 
-struct Written {
-    heads: Heads,
-    audiences: HashMap<Digest, i64>,
-    publications: Vec<Publication>,
-    recorded: Vec<Recorded>,
-    answers: Vec<i64>,
-}
-
-impl Written {
-    fn new(heads: Heads) -> Self {
-        Self { heads, audiences: HashMap::new(), publications: Vec::new(), recorded: Vec::new(), answers: Vec::new() }
+fn publish(tx: &Transaction<'_>, new: &NewEvent, known: &HashMap<Digest, i64>, written: &mut Written) -> Result<Place> {
+    if let Some((seq, digest)) = events::identity(tx, new)? {
+        // What this transaction sees may be rolled back: it is not remembered.
+        let reader = Reader { db: tx, audiences: &Audiences::default() };
+        let first = events::event(&reader, seq)?;
+        let first = first.ok_or_else(|| StoreError::Damaged(format!("event {seq} is in an index only")))?;
+        return Ok(if digest == new.content_digest { Place::Duplicate(first) } else { Place::Conflict(first) });
     }
-}
-
-fn publish(
-    tx: &Transaction<'_>,
-    new: NewEvent,
-    known: &HashMap<Digest, i64>,
-    written: &mut Written,
-) -> rusqlite::Result<()> {
-    if let Some(first) = read::event_by_id(tx, new.content.id.as_str(), new.content.test)? {
-        let is_same = first.event.content_digest == new.content_digest;
-        written.publications.push(if is_same {
-            Publication::Duplicate { first }
-        } else {
-            Publication::Conflict { first }
-        });
-        return Ok(());
-    }
-    let audience_id = match known.get(&new.audience.digest()).or_else(|| written.audiences.get(&new.audience.digest()))
-    {
+    let digest = new.audience.digest();
+    let audience = match known.get(&digest).or_else(|| written.audiences.get(&digest)) {
         Some(id) => *id,
-        None => {
-            let id = intern(tx, &new.audience)?;
-            written.audiences.insert(new.audience.digest(), id);
-            id
-        }
+        None => events::intern(tx, &new.audience)?,
     };
     let seq = Seq(written.heads.seq.0 + 1);
-    apply::insert_event(tx, seq, &new, audience_id)?;
+    events::insert(tx, seq, new, audience)?;
+    if !known.contains_key(&digest) {
+        written.audiences.insert(digest, audience);
+    }
     written.heads.seq = seq;
-    let event = Arc::new(ess_core::event::Event {
-        seq,
-        recorded_at: new.recorded_at,
-        content: new.content,
-        trace: new.trace,
-        content_digest: new.content_digest,
-        message_uuid: new.message_uuid,
-    });
-    written.publications.push(Publication::Recorded(event.clone()));
-    written.recorded.push(Recorded { event, audience: new.audience });
-    Ok(())
+    Ok(Place::New(seq))
 }
 
-fn intern(tx: &Transaction<'_>, audience: &Audience) -> rusqlite::Result<i64> {
-    let digest = audience.digest();
-    tx.prepare_cached("insert into audience (digest, partners) values (?1, ?2) on conflict (digest) do nothing")?
-        .execute(params![digest.0, audience.encode()])?;
-    tx.prepare_cached("select id from audience where digest = ?1")?.query_row(params![digest.0], |row| row.get(0))
+fn publication(new: NewEvent, place: Place, recorded: &mut Vec<Recorded>) -> Publication {
+    match place {
+        Place::Duplicate(first) => Publication::Duplicate { first },
+        Place::Conflict(first) => Publication::Conflict { first },
+        Place::New(seq) => {
+            let NewEvent { content, trace, content_digest, message_uuid, recorded_at, audience } = new;
+            let event = Arc::new(Event { seq, recorded_at, content, trace, content_digest, message_uuid });
+            recorded.push(Recorded { event: event.clone(), audience });
+            Publication::Recorded(event)
+        }
+    }
 }

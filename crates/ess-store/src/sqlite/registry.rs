@@ -1,0 +1,254 @@
+//! Partners, bridges, tokens, settings and the audit trail. Each change goes in with its audit line or not at all.
+
+use ess_core::id::{PartnerNo, Seq};
+use ess_core::time::Time;
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+
+use super::events::Reader;
+use super::rows;
+use crate::error::StoreError;
+use crate::seal::Seal;
+use crate::types::{Audit, AuditLine, NewPartner, Start, StoredPartner, StoredToken};
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// A signing secret and its end.
+type Secret = (String, Option<Time>);
+
+/// A change of the registry.
+pub(crate) enum Deed {
+    PutPartner(NewPartner),
+    Pause(PartnerNo, Option<Time>),
+    RemovePartner(PartnerNo, Time),
+    PutSecrets(PartnerNo, Vec<Secret>),
+    PutBridge {
+        id: String,
+        document: String,
+    },
+    RemoveBridge {
+        id: String,
+    },
+    PutToken(StoredToken),
+    RevokeToken {
+        id: String,
+        at: Time,
+    },
+    PutSetting {
+        key: &'static str,
+        value: Vec<u8>,
+    },
+    /// The audit line alone.
+    Note,
+}
+
+/// A change of the registry and who made it.
+pub(crate) struct Act {
+    pub(crate) deed: Deed,
+    pub(crate) audit: Option<Audit>,
+}
+
+const INSERT_PARTNER: &str = "insert into partner (no, id, document, secrets, added_at) values (?1, ?2, ?3, ?4, ?5)";
+const REPLACE_PARTNER: &str = "update partner set document = ?2, secrets = ?3 where no = ?1 and removed_at is null";
+// Events recorded before it came are not sent to it.
+const INSERT_LANE: &str = "insert into lane (partner, cursor, counted, failures) \
+    values (?1, (select coalesce(max(seq), 0) from event), 0, 0)";
+// Numbers are never given again: rows of removed partners stay.
+const NEXT_PARTNER: &str = "select coalesce(max(no), 0) + 1 from partner";
+const PAUSE: &str = "update partner set paused_since = ?2 where no = ?1";
+const REMOVE_PARTNER: &str = "update partner set removed_at = ?2 where no = ?1 and removed_at is null";
+const PUT_SECRETS: &str = "update partner set secrets = ?2 where no = ?1";
+const PUT_BRIDGE: &str = "insert or replace into bridge (id, document) values (?1, ?2)";
+const REMOVE_BRIDGE: &str = "delete from bridge where id = ?1";
+const PUT_TOKEN: &str = "insert or replace into token \
+    (id, hash, role, subjects, partner, note, created_at, expires_at, revoked_at) \
+    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+const REVOKE_TOKEN: &str = "update token set revoked_at = coalesce(revoked_at, ?2) where id = ?1";
+const PUT_SETTING: &str = "insert or replace into setting (key, value) values (?1, ?2)";
+const SETTING: &str = "select value from setting where key = ?1";
+const PUT_AUDIT: &str = "insert into audit (at, actor, act, object, reason) values (?1, ?2, ?3, ?4, ?5)";
+const PARTNERS: &str = "select no, id, document, secrets, added_at, paused_since, removed_at from partner order by no";
+const BRIDGES: &str = "select document from bridge order by id";
+const TOKENS: &str = "select id, hash, role, subjects, partner, note, created_at, expires_at, revoked_at \
+    from token order by created_at, id";
+pub(super) const AUDIT_AFTER: &str =
+    "select number, at, actor, act, object, reason from audit where number > ?1 order by number limit ?2";
+
+/// Makes the change with its audit line; answers the partner's number where there is one.
+pub(super) fn apply(tx: &Transaction<'_>, seal: &Seal, act: &Act) -> Result<u32> {
+    let mut answer = 0;
+    match &act.deed {
+        Deed::PutPartner(partner) => answer = put_partner(tx, seal, partner)?.0,
+        Deed::Pause(no, since) => {
+            tx.execute(PAUSE, params![no.0, since.map(Time::as_micros)])?;
+        }
+        Deed::RemovePartner(no, at) => {
+            tx.execute(REMOVE_PARTNER, params![no.0, at.as_micros()])?;
+        }
+        Deed::PutSecrets(no, secrets) => {
+            let sealed = seal.seal(&secrets_place(no.0), write_secrets(secrets).as_bytes())?;
+            tx.execute(PUT_SECRETS, params![no.0, sealed])?;
+        }
+        Deed::PutBridge { id, document } => {
+            tx.execute(PUT_BRIDGE, params![id, document])?;
+        }
+        Deed::RemoveBridge { id } => {
+            tx.execute(REMOVE_BRIDGE, params![id])?;
+        }
+        Deed::PutToken(token) => put_token(tx, token)?,
+        Deed::RevokeToken { id, at } => {
+            tx.execute(REVOKE_TOKEN, params![id, at.as_micros()])?;
+        }
+        Deed::PutSetting { key, value } => {
+            tx.execute(PUT_SETTING, params![key, seal.seal(&setting_place(key), value)?])?;
+        }
+        Deed::Note => {}
+    }
+    if let Some(audit) = &act.audit {
+        let given = params![audit.at.as_micros(), audit.actor, audit.act, audit.object, audit.reason];
+        tx.execute(PUT_AUDIT, given)?;
+    }
+    Ok(answer)
+}
+
+fn put_partner(tx: &Transaction<'_>, seal: &Seal, partner: &NewPartner) -> Result<PartnerNo> {
+    let no: u32 = match partner.no {
+        Some(no) => no.0,
+        None => tx.query_row(NEXT_PARTNER, [], |row| row.get(0))?,
+    };
+    let document = seal.seal(&document_place(no), partner.document.as_bytes())?;
+    let secrets = seal.seal(&secrets_place(no), write_secrets(&partner.secrets).as_bytes())?;
+    if partner.no.is_none() {
+        tx.execute(INSERT_PARTNER, params![no, partner.id, document, secrets, partner.added_at.as_micros()])?;
+        tx.execute(INSERT_LANE, params![no])?;
+    } else if tx.execute(REPLACE_PARTNER, params![no, document, secrets])? == 0 {
+        return Err(StoreError::Refused(format!("there is no partner number {no} to replace")));
+    }
+    Ok(PartnerNo(no))
+}
+
+fn put_token(tx: &Transaction<'_>, token: &StoredToken) -> Result<()> {
+    tx.execute(
+        PUT_TOKEN,
+        params![
+            token.id,
+            token.hash,
+            token.role,
+            token.subjects.join("\n"),
+            token.partner,
+            token.note,
+            token.created_at.as_micros(),
+            token.expires_at.map(Time::as_micros),
+            token.revoked_at.map(Time::as_micros),
+        ],
+    )?;
+    Ok(())
+}
+
+/// What the store holds when it is opened.
+pub(super) fn start(db: &Connection, seal: &Seal) -> Result<Start> {
+    let head = db.query_row("select coalesce(max(seq), 0) from event", [], |row| Ok(Seq(row.get(0)?)))?;
+    let bridges = db.prepare(BRIDGES)?.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    Ok(Start { partners: partners(db, seal)?, bridges, tokens: tokens(db)?, head })
+}
+
+fn partners(db: &Connection, seal: &Seal) -> Result<Vec<StoredPartner>> {
+    let mut statement = db.prepare(PARTNERS)?;
+    let mut rows = statement.query([])?;
+    let mut partners = Vec::new();
+    while let Some(row) = rows.next()? {
+        let no: u32 = row.get(0)?;
+        let text = |place: String, sealed: Vec<u8>| {
+            String::from_utf8(seal.unseal(&place, &sealed)?)
+                .map_err(|_| StoreError::Damaged(format!("{place} is not text")))
+        };
+        partners.push(StoredPartner {
+            no: PartnerNo(no),
+            id: row.get(1)?,
+            document: text(document_place(no), row.get(2)?)?,
+            secrets: read_secrets(&text(secrets_place(no), row.get(3)?)?),
+            added_at: Time::from_micros(row.get(4)?),
+            paused_since: rows::time(row, 5)?,
+            removed_at: rows::time(row, 6)?,
+        });
+    }
+    Ok(partners)
+}
+
+fn tokens(db: &Connection) -> Result<Vec<StoredToken>> {
+    let read = |row: &Row<'_>| {
+        let subjects: String = row.get(3)?;
+        Ok(StoredToken {
+            id: row.get(0)?,
+            hash: row.get(1)?,
+            role: row.get(2)?,
+            subjects: subjects.lines().map(str::to_owned).collect(),
+            partner: row.get(4)?,
+            note: row.get(5)?,
+            created_at: Time::from_micros(row.get(6)?),
+            expires_at: rows::time(row, 7)?,
+            revoked_at: rows::time(row, 8)?,
+        })
+    };
+    Ok(db.prepare(TOKENS)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(crate) fn setting(reader: &Reader<'_>, seal: &Seal, key: &str) -> Result<Option<Vec<u8>>> {
+    let sealed: Option<Vec<u8>> = reader.db.query_row(SETTING, params![key], |row| row.get(0)).optional()?;
+    sealed.map(|sealed| seal.unseal(&setting_place(key), &sealed)).transpose()
+}
+
+pub(crate) fn audit(reader: &Reader<'_>, after: u64, limit: usize) -> Result<Vec<AuditLine>> {
+    let Ok(after) = i64::try_from(after) else { return Ok(Vec::new()) };
+    let mut statement = reader.db.prepare_cached(AUDIT_AFTER)?;
+    let read = |row: &Row<'_>| {
+        Ok(AuditLine {
+            number: row.get(0)?,
+            at: Time::from_micros(row.get(1)?),
+            actor: row.get(2)?,
+            act: row.get(3)?,
+            object: row.get(4)?,
+            reason: row.get(5)?,
+        })
+    };
+    let lines = statement.query_map(params![after, limit], read)?;
+    Ok(lines.collect::<rusqlite::Result<_>>()?)
+}
+
+fn document_place(no: u32) -> String {
+    format!("partner/{no}/document")
+}
+
+fn secrets_place(no: u32) -> String {
+    format!("partner/{no}/secrets")
+}
+
+fn setting_place(key: &str) -> String {
+    format!("setting/{key}")
+}
+
+/// Secrets as lines of `secret end`, the end in µs or `-`.
+fn write_secrets(secrets: &[Secret]) -> String {
+    let line = |(secret, end): &Secret| {
+        format!("{secret} {}\n", end.map_or_else(|| "-".to_owned(), |end| end.as_micros().to_string()))
+    };
+    secrets.iter().map(line).collect()
+}
+
+fn read_secrets(text: &str) -> Vec<Secret> {
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(secret, end)| (secret.to_owned(), end.parse().ok().map(Time::from_micros)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sealed_text_of_secrets_stays_as_it_is() {
+        let secrets = vec![("whsec_a".to_owned(), None), ("whsec_b".to_owned(), Some(Time::from_micros(5)))];
+        assert_eq!(write_secrets(&secrets), "whsec_a -\nwhsec_b 5\n");
+        assert_eq!(read_secrets(&write_secrets(&secrets)), secrets);
+    }
+}

@@ -1,0 +1,211 @@
+//! Questions: each sees one consistent snapshot, and changes nothing.
+
+use std::path::Path;
+
+use ess_core::delivery::DeliveryKey;
+use ess_core::id::{Digest, PartnerNo, Seq, Subject};
+use ess_core::lane::{Offer, OpenDelivery};
+
+use super::Store;
+use crate::error::StoreError;
+use crate::sqlite::ledger::Walked;
+use crate::sqlite::{deliveries, events, lane, ledger};
+use crate::types::{Backlog, LaneStart, LedgerEntry, Recorded, StoredDelivery};
+
+/// The Event Log.
+impl Store {
+    /// The event at this place.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn event(&self, seq: Seq) -> Result<Option<Recorded>, StoreError> {
+        self.sqlite.read(move |reader| events::event(reader, seq)).await
+    }
+
+    /// The event of this id.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn event_by_id(&self, id: &str, test: bool) -> Result<Option<Recorded>, StoreError> {
+        let id = id.to_owned();
+        self.sqlite.read(move |reader| events::event_by_id(reader, &id, test)).await
+    }
+
+    /// A page of the log, of one subject if it is named.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn events(&self, subject: Option<&str>, after: Seq, limit: usize) -> Result<Vec<Recorded>, StoreError> {
+        let subject = subject.map(str::to_owned);
+        self.sqlite.read(move |reader| events::events(reader, subject.as_deref(), after, limit)).await
+    }
+
+    /// A page of the events after `after` that are for the partner. Looks at 16,384 events at most: an empty page is the end only
+    /// when it scanned nothing.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn backlog(&self, partner: PartnerNo, after: Seq, limit: usize) -> Result<Backlog, StoreError> {
+        self.sqlite.read(move |reader| events::backlog(reader, partner, after, limit)).await
+    }
+}
+
+/// Lanes.
+impl Store {
+    /// What a lane needs to go on where it was.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn lane_start(&self, partner: PartnerNo) -> Result<LaneStart, StoreError> {
+        self.sqlite.read(move |reader| lane::lane_start(reader, partner)).await
+    }
+
+    /// Open deliveries with records of their own, after a place.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn open_deliveries(
+        &self,
+        partner: PartnerNo,
+        after: (Seq, u32),
+        limit: usize,
+    ) -> Result<Vec<OpenDelivery>, StoreError> {
+        self.sqlite.read(move |reader| lane::open_deliveries(reader, partner, after, limit)).await
+    }
+
+    /// The oldest open deliveries of a line.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn open_of_subject(
+        &self,
+        partner: PartnerNo,
+        subject: &Subject,
+        test: bool,
+        limit: usize,
+    ) -> Result<Vec<OpenDelivery>, StoreError> {
+        let subject = subject.clone();
+        self.sqlite.read(move |reader| lane::open_of_subject(reader, partner, subject.as_str(), test, limit)).await
+    }
+
+    /// How many deliveries of the partner have not ended, up to `ceiling`; looks at no more than `ceiling` events past its cursor.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn backlog_count(&self, partner: PartnerNo, ceiling: u64) -> Result<u64, StoreError> {
+        self.sqlite.read(move |reader| lane::backlog_count(reader, partner, ceiling)).await
+    }
+
+    /// The partner's oldest delivery without a record of its own: not yet tried, or under way for the first time.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn first_pending(&self, partner: PartnerNo) -> Result<Option<Offer>, StoreError> {
+        self.sqlite.read(move |reader| lane::first_pending(reader, partner)).await
+    }
+}
+
+/// Deliveries.
+impl Store {
+    /// Every delivery of an event: for each partner of its audience and every replay.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn deliveries_of_event(&self, seq: Seq) -> Result<Vec<StoredDelivery>, StoreError> {
+        self.sqlite.read(move |reader| deliveries::deliveries_of_event(reader, seq)).await
+    }
+
+    /// Dead letters, oldest first, after a place.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn dead_letters(
+        &self,
+        partner: Option<PartnerNo>,
+        event: Option<Seq>,
+        after: DeliveryKey,
+        limit: usize,
+    ) -> Result<Vec<StoredDelivery>, StoreError> {
+        self.sqlite.read(move |reader| deliveries::dead_letters(reader, (partner, event), after, limit)).await
+    }
+
+    /// Open deliveries of every partner with records of their own, oldest first, after a place.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn open_everywhere(&self, after: DeliveryKey, limit: usize) -> Result<Vec<StoredDelivery>, StoreError> {
+        self.sqlite.read(move |reader| deliveries::open_everywhere(reader, after, limit)).await
+    }
+
+    /// The newest event of the subject after `seq` that the partner acknowledged.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn acked_after_of_subject(
+        &self,
+        partner: PartnerNo,
+        subject: &Subject,
+        seq: Seq,
+    ) -> Result<Option<Seq>, StoreError> {
+        let subject = subject.clone();
+        self.sqlite.read(move |reader| ledger::acked_after_of_subject(reader, partner, subject.as_str(), seq)).await
+    }
+}
+
+/// The Ack Ledger, and the store as a whole.
+impl Store {
+    /// Receipts from an index on.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn ledger(&self, from: u64, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
+        self.sqlite.read(move |reader| ledger::ledger(reader, from, limit)).await
+    }
+
+    /// How many receipts there are, and the head of their chain, as of the last commit.
+    ///
+    /// # Errors
+    /// None today; an engine that several nodes share has to ask.
+    pub async fn ledger_head(&self) -> Result<(u64, Digest), StoreError> {
+        Ok(self.sqlite.ledger_head())
+    }
+
+    /// Walks the whole chain in bounded steps, recomputing every leaf and link, and compares it with the head that this process
+    /// wrote: what was cut off or written anew since it started is found too.
+    ///
+    /// # Errors
+    /// `Damaged` names the first entry that does not fit.
+    pub async fn verify_ledger(&self) -> Result<(u64, Digest), StoreError> {
+        let (size, chain) = self.sqlite.ledger_head();
+        let mut walked = Walked::START;
+        let mut has_met_head = size == 0;
+        loop {
+            let from = walked;
+            walked = self.sqlite.read(move |reader| ledger::verify_step(reader, from, size)).await?;
+            if walked.size == size && !has_met_head {
+                has_met_head = true;
+                if walked.chain != chain {
+                    let text = format!("ledger entry {size}: the chain up to it is not the one that was written");
+                    return Err(StoreError::Damaged(text));
+                }
+            }
+            if walked == from {
+                break;
+            }
+        }
+        if !has_met_head {
+            let text = format!("ledger entry {}: missing; {size} were written", walked.size);
+            return Err(StoreError::Damaged(text));
+        }
+        Ok((walked.size, walked.chain))
+    }
+
+    /// Writes a consistent copy of the database to a new file while the hub goes on; answers its bytes. The file is whole, checked
+    /// and durable when this returns; `seal.key` is not in it.
+    ///
+    /// # Errors
+    /// The file exists already or can't be written.
+    pub async fn backup(&self, file: &Path) -> Result<u64, StoreError> {
+        self.sqlite.backup(file).await
+    }
+}
