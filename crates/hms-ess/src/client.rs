@@ -79,11 +79,6 @@ impl Client {
         Ok(Self { origin, target, reason, tls, kept: Mutex::new(None) })
     }
 
-    /// The hub's URL as it is dialled.
-    pub(crate) fn hub(&self) -> &str {
-        &self.target.hub
-    }
-
     /// `GET`, decoded.
     pub(crate) async fn get(&self, path: &str) -> Result<Value> {
         self.ask(Method::GET, path, Body::Empty).await?.value()

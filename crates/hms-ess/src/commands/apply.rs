@@ -87,7 +87,10 @@ async fn plan_partners(dir: &Path, client: &Client, output: &Output, steps: &mut
                     output.line(format_args!("= partner {}", wanted.id))?;
                     continue;
                 }
-                output.line(format_args!("~ partner {}", wanted.id))?;
+                // A sealed secret can't be compared here; the hub does it, and keeps what is the same.
+                let is_sealed_only = lines.iter().all(|line| line.starts_with("auth: (sealed)"));
+                let mark = if is_sealed_only { '?' } else { '~' };
+                output.line(format_args!("{mark} partner {}", wanted.id))?;
                 for line in lines {
                     output.line(format_args!("    {line}"))?;
                 }
