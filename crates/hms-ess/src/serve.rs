@@ -40,7 +40,9 @@ pub(crate) struct Running {
 pub(crate) async fn run(args: &ServeArgs, output: &Output) -> Result<()> {
     let config = Config::read(&layers(args)?)?;
     start_log(config.log_json);
-    for warning in unknown_variables(std::env::vars().map(|(name, _)| name).collect::<Vec<_>>().iter().map(String::as_str)) {
+    for warning in
+        unknown_variables(std::env::vars().map(|(name, _)| name).collect::<Vec<_>>().iter().map(String::as_str))
+    {
         tracing::warn!("{warning}");
     }
     let running = start(config).await?;
@@ -126,7 +128,7 @@ impl Running {
     }
 
     /// The data directory.
-    pub(crate) fn data(&self) -> &std::path::Path {
+    pub(crate) fn data_dir(&self) -> &std::path::Path {
         &self.config.data
     }
 }

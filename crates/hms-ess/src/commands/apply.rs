@@ -40,7 +40,8 @@ pub(crate) async fn run(args: &ApplyArgs, client: &Client, output: &Output) -> R
     if steps.is_empty() {
         return output.line("nothing to do");
     }
-    output.line(format_args!("\n{} change(s)", steps.len()))?;
+    let count = steps.len();
+    output.line(format_args!("\n{count} change{}", if count == 1 { "" } else { "s" }))?;
     if args.dry_run {
         return Ok(());
     }

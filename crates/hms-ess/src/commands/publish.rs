@@ -79,4 +79,3 @@ fn show_plan(plan: &Value, output: &Output) -> Result<()> {
     });
     output.table(&["PARTNER", "VERSION", "OUTCOME", "BRIDGES", "BODY OR REASON"], rows.collect())
 }
-

@@ -53,10 +53,10 @@ pub(crate) async fn run(args: &DemoArgs, output: &Output) -> Result<()> {
         () = serve::asked_to_stop() => Ok(None),
     };
     let result = match told {
-        Ok(Some(_)) if !args.once => stay(&running, output).await,
-        Ok(Some(false)) => Err(Failure::refused("not every partner acknowledged")
+        Ok(Some(scene)) if !args.once => stay(scene, &running, output).await,
+        Ok(Some(scene)) if scene.all_acked => Ok(()),
+        Ok(Some(_)) => Err(Failure::refused("not every partner acknowledged")
             .with_hint("the lines above say who and why; `hms-ess demo` again starts afresh")),
-        Ok(Some(true)) => Ok(()),
         Ok(None) => output.line("\nstopping"),
         Err(failure) => Err(failure),
     };
@@ -64,15 +64,18 @@ pub(crate) async fn run(args: &DemoArgs, output: &Output) -> Result<()> {
     result
 }
 
-/// Says what to try next and waits for Ctrl-C.
-async fn stay(running: &Running, output: &Output) -> Result<()> {
+/// Says what to try next and shows what comes of it until Ctrl-C.
+async fn stay(mut scene: story::Scene<'_>, running: &Running, output: &Output) -> Result<()> {
     let profile = DemoProfile::write(running).await?;
-    let said = story::what_next(running, &profile.prefix(), output);
-    if said.is_ok() {
-        serve::asked_to_stop().await;
-    }
+    let said = match story::what_next(running, &profile.prefix(), output) {
+        Ok(()) => tokio::select! {
+            said = scene.go_on() => said,
+            () = serve::asked_to_stop() => Ok(()),
+        },
+        Err(failure) => Err(failure),
+    };
     profile.take_back();
-    said.and_then(|()| output.line(format_args!("\nstopping; what was recorded stays in {}", running.data().display())))
+    said.and_then(|()| output.line(format_args!("\nstopping; what was recorded stays in {}", running.data_dir().display())))
 }
 
 /// The profile by which the next commands find the demo's hub.
@@ -87,7 +90,7 @@ impl DemoProfile {
     /// Writes it where clients look first; beside the demo's data when another hub answers to the profile that is there.
     async fn write(running: &Running) -> Result<Self> {
         let written = running.profile();
-        let beside = running.data().join("profile.json");
+        let beside = running.data_dir().join("profile.json");
         let default = profile::path();
         // One that can't be read is somebody's all the same.
         let before = default.as_deref().map(profile::read);
@@ -112,7 +115,9 @@ impl DemoProfile {
         // The demo is over either way; a profile that stays says only that no hub answers.
         let _ = match &self.before {
             Some(before) => profile::write(&self.path, before),
-            None => std::fs::remove_file(&self.path).map_err(|error| Failure::io("could not remove the profile", &error)),
+            None => {
+                std::fs::remove_file(&self.path).map_err(|error| Failure::io("could not remove the profile", &error))
+            }
         };
     }
 }

@@ -58,13 +58,38 @@ impl Teller<'_> {
     }
 }
 
-/// Tells the story; true when every partner acknowledged.
-pub(super) async fn tell(running: &Running, output: &Output) -> Result<bool> {
+/// The demo after its first event: partners that go on answering, and all ears.
+pub(super) struct Scene<'a> {
+    /// Every partner acknowledged.
+    pub(super) all_acked: bool,
+    teller: Teller<'a>,
+    stream: Stream,
+    seen: mpsc::UnboundedReceiver<Seen>,
+}
+
+impl Scene<'_> {
+    /// Shows what happens, as it happens, for as long as the hub is there.
+    pub(super) async fn go_on(&mut self) -> Result<()> {
+        loop {
+            tokio::select! {
+                biased;
+                Some(seen) = self.seen.recv() => show_seen(&self.teller, &seen)?,
+                told = self.stream.next() => {
+                    let Some(told) = told? else { return Ok(()) };
+                    show_told(&self.teller, &told)?;
+                }
+            }
+        }
+    }
+}
+
+/// Tells the story.
+pub(super) async fn tell<'a>(running: &Running, output: &'a Output) -> Result<Scene<'a>> {
     let teller = Teller { output, began: Instant::now() };
     let client = client(running)?;
     output.line("One rule changes, three partner systems must know.\n")?;
     teller.say("hub", &format!("listens on {}, with a certificate of its own", running.listening))?;
-    teller.say("hub", &format!("keeps everything in {}", running.data().display()))?;
+    teller.say("hub", &format!("keeps everything in {}", running.data_dir().display()))?;
     let (seen_sender, mut seen) = mpsc::unbounded_channel();
     let mut actors = vec![
         Actor::new("COURT-CAL", Duration::ZERO, seen_sender.clone()).await?,
@@ -105,7 +130,8 @@ pub(super) async fn tell(running: &Running, output: &Output) -> Result<bool> {
     let deliveries = client.get("/v1/events/RULE-COURT-DEADLINE-V3/deliveries").await?;
     output.line("\nWho has acknowledged RULE-COURT-DEADLINE-V3:\n")?;
     output.text(&status::table_of(&words, &deliveries, output))?;
-    Ok(words.as_object().is_some_and(|map| map.len() == 3 && map.values().all(|word| word == "ack")))
+    let all_acked = words.as_object().is_some_and(|map| map.len() == 3 && map.values().all(|word| word == "ack"));
+    Ok(Scene { all_acked, teller, stream, seen })
 }
 
 /// Shows what the hub and the partners say until nothing is open.
@@ -214,14 +240,14 @@ async fn add_bridge(client: &Client) -> Result<()> {
 }
 
 fn client(running: &Running) -> Result<Client> {
-    let ca = Some(running.data().join("tls/ca.pem"));
+    let ca = Some(running.data_dir().join("tls/ca.pem"));
     Client::new(Target { hub: running.url.clone(), token: Some(running.token.clone()), ca }, None)
 }
 
 /// Lines to paste, each with what it does; `prefix` is what a command needs to find this hub.
 pub(super) fn what_next(running: &Running, prefix: &str, output: &Output) -> Result<()> {
     let program = format!("{prefix}{}", program());
-    let ca = running.data().join("tls/ca.pem");
+    let ca = running.data_dir().join("tls/ca.pem");
     let docs = format!("curl --cacert {} {}/docs", ca.display(), running.url);
     let publish = format!(
         r#"echo '{{"id":"RULE-COURT-DEADLINE-V4","version":3,"payload":{{"deadline":"15:30","timezone":"local"}}}}' | {program} publish -"#
@@ -235,7 +261,9 @@ pub(super) fn what_next(running: &Running, prefix: &str, output: &Output) -> Res
         ("check the chain of receipts", format!("{program} ledger verify")),
         ("the API's own page (a browser asks about the certificate first)", docs),
     ];
-    output.line("\nThe hub and the partners stay up; Ctrl-C stops them. In another terminal:")?;
+    output.line(
+        "\nThe hub and the partners stay up; Ctrl-C stops them. In another terminal (what happens shows here):",
+    )?;
     for (what, line) in lines {
         if output.colour {
             output.line(format_args!("\n  {}\n  {}", format!("# {what}").dimmed(), line.bold()))?;
