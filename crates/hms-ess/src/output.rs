@@ -22,7 +22,8 @@ pub(crate) struct Output {
     pub(crate) colour: bool,
     /// Whether stdout is a terminal.
     pub(crate) terminal: bool,
-    error_colour: bool,
+    /// Whether stderr takes colours.
+    pub(crate) error_colour: bool,
     error_terminal: bool,
 }
 

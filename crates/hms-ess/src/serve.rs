@@ -199,7 +199,10 @@ pub(crate) async fn asked_to_stop() {
 pub(crate) fn start_log(json: bool) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(Output::from_terminal(json).error_colour)
+        .with_writer(std::io::stderr);
     // A second start in one process keeps the first log.
     let _ = if json { builder.json().try_init() } else { builder.try_init() };
 }

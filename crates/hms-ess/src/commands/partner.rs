@@ -74,6 +74,9 @@ pub(crate) async fn run(command: &PartnerCommand, client: &Client, output: &Outp
         PartnerCommand::Resume { id } => change(id, "resume", client, output).await,
         PartnerCommand::Remove { id } => {
             client.ask(Method::DELETE, &format!("/v1/partners/{}", encode(id)), Body::Empty).await?;
+            if output.json {
+                return output.json(&json!({"id": id, "removed": true}));
+            }
             output.line(format_args!("{id} removed; what it was sent stays on record"))
         }
         PartnerCommand::RotateSecret { id, overlap } => {

@@ -57,7 +57,7 @@ pub(crate) async fn run(args: &DemoArgs, output: &Output) -> Result<()> {
         Ok(Some(scene)) if scene.all_acked => Ok(()),
         Ok(Some(_)) => Err(Failure::refused("not every partner acknowledged")
             .with_hint("the lines above say who and why; `hms-ess demo` again starts afresh")),
-        Ok(None) => output.line("\nstopping"),
+        Ok(None) => Ok(output.note("\nstopping")),
         Err(failure) => Err(failure),
     };
     running.stop().await;
@@ -75,7 +75,8 @@ async fn stay(mut scene: story::Scene<'_>, running: &Running, output: &Output) -
         Err(failure) => Err(failure),
     };
     profile.take_back();
-    said.and_then(|()| output.line(format_args!("\nstopping; what was recorded stays in {}", running.data_dir().display())))
+    output.note(format_args!("\nstopping; what was recorded stays in {}", running.data_dir().display()));
+    said
 }
 
 /// The profile by which the next commands find the demo's hub.

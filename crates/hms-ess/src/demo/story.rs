@@ -39,7 +39,11 @@ struct Teller<'a> {
 
 impl Teller<'_> {
     fn say(&self, who: &str, what: &str) -> Result<()> {
-        let at = format!("+{:.3}s", self.began.elapsed().as_secs_f64());
+        let at = self.began.elapsed().as_secs_f64();
+        if self.output.json {
+            return self.output.json(&json!({"at_ms": (at * 1e3).round(), "who": who, "what": what}));
+        }
+        let at = format!("+{at:.3}s");
         if self.output.colour {
             // Padded before it is coloured: the codes have a width, too.
             self.output.line(format_args!("{}  {}  {what}", format!("{at:>8}").dimmed(), format!("{who:<12}").bold()))
@@ -48,8 +52,16 @@ impl Teller<'_> {
         }
     }
 
+    /// A line for people.
+    fn head(&self, text: &str) -> Result<()> {
+        if self.output.json { Ok(()) } else { self.output.line(text) }
+    }
+
     /// A line that belongs to the one before: bytes as they are on the wire.
     fn show(&self, bytes: &str) -> Result<()> {
+        if self.output.json {
+            return self.output.json(&json!({"bytes": bytes}));
+        }
         if self.output.colour {
             self.output.line(format_args!("{:24}{}", "", bytes.dimmed()))
         } else {
@@ -87,7 +99,7 @@ impl Scene<'_> {
 pub(super) async fn tell<'a>(running: &Running, output: &'a Output) -> Result<Scene<'a>> {
     let teller = Teller { output, began: Instant::now() };
     let client = client(running)?;
-    output.line("One rule changes, three partner systems must know.\n")?;
+    teller.head("One rule changes, three partner systems must know.\n")?;
     teller.say("hub", &format!("listens on {}, with a certificate of its own", running.listening))?;
     teller.say("hub", &format!("keeps everything in {}", running.data_dir().display()))?;
     let (seen_sender, mut seen) = mpsc::unbounded_channel();
@@ -109,7 +121,7 @@ pub(super) async fn tell<'a>(running: &Running, output: &'a Output) -> Result<Sc
     add_bridge(&client).await?;
     teller.say("bridge", "is added: RULE-COURT-DEADLINE 3 -> 1, a JSONata script")?;
     let mut stream = Stream::open(&client).await?;
-    output.line("")?;
+    teller.head("")?;
     teller.say("HMS-GOV", "publishes the new filing deadline, version 3")?;
     teller.show(EVENT)?;
     let published = Instant::now();
@@ -128,8 +140,12 @@ pub(super) async fn tell<'a>(running: &Running, output: &'a Output) -> Result<Sc
     // The last receipt's commit: what is shown is durable.
     let words = client.get("/v1/events/RULE-COURT-DEADLINE-V3/status?wait=5s").await?;
     let deliveries = client.get("/v1/events/RULE-COURT-DEADLINE-V3/deliveries").await?;
-    output.line("\nWho has acknowledged RULE-COURT-DEADLINE-V3:\n")?;
-    output.text(&status::table_of(&words, &deliveries, output))?;
+    teller.head("\nWho has acknowledged RULE-COURT-DEADLINE-V3:\n")?;
+    if output.json {
+        output.json(&words)?;
+    } else {
+        output.text(&status::table_of(&words, &deliveries, output))?;
+    }
     let all_acked = words.as_object().is_some_and(|map| map.len() == 3 && map.values().all(|word| word == "ack"));
     Ok(Scene { all_acked, teller, stream, seen })
 }

@@ -67,3 +67,21 @@ fn the_examples_configuration_is_one() {
     let said = run(program(folder.path()).args(["config", "show", "--config", &example("hub.yaml")])).ok();
     assert!(said.contains("10.20.0.0/16"), "{said}");
 }
+
+#[test]
+fn a_folder_that_holds_nothing_of_ours_is_refused() {
+    let hub = RunningHub::start();
+    let said = hub.run(&["apply", "nowhere"]).refused(1);
+    assert!(said.starts_with("error: nowhere has neither partners/ nor bridges/"), "{said}");
+}
+
+#[test]
+fn a_plan_is_json_too() {
+    let hub = RunningHub::start();
+    let folder = examples().display().to_string();
+    let plan = hub.json(&["apply", &folder, "--dry-run"]);
+    assert_eq!((&plan["applied"], plan["plan"][0]["act"].as_str()), (&serde_json::json!(false), Some("add")));
+    let applied = hub.json(&["apply", &folder, "--yes"]);
+    assert!(applied["secrets"]["COURT-CAL"].as_str().unwrap().starts_with("whsec_"), "{applied}");
+    assert_eq!(hub.json(&["bridge", "test"])["passed"], 2);
+}

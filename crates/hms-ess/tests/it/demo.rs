@@ -39,6 +39,7 @@ fn the_printed_lines_work_as_they_stand_and_ctrl_c_stops_it() {
     let mut demo = program(home)
         .args(["demo", "--data", "demo-data", "--listen", "127.0.0.1:0"])
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines().map_while(Result::ok);
@@ -62,8 +63,9 @@ fn the_printed_lines_work_as_they_stand_and_ctrl_c_stops_it() {
     assert!(lines.by_ref().any(|line| line.contains("COURT-CAL") && line.contains("receives version 1")));
     let interrupted = std::process::Command::new("kill").args(["-INT", &demo.id().to_string()]).status().unwrap();
     assert!(interrupted.success());
-    assert!(lines.any(|line| line.starts_with("stopping; ")));
-    assert_eq!(demo.wait().unwrap().code(), Some(0));
+    let ended = demo.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("stopping; what was recorded stays in demo-data"));
     assert_eq!(std::fs::read(&profile).unwrap(), before);
     assert!(!home.join("demo-data/profile.json").exists());
 }
