@@ -53,7 +53,9 @@ pub(crate) async fn run(args: &ServeArgs, output: &Output) -> Result<()> {
     let stopping = running.stop();
     tokio::select! {
         () = stopping => Ok(()),
-        () = asked_to_stop() => Err(Failure::told()),
+        () = asked_to_stop() => {
+            Err(Failure::refused("stopped at once, as asked twice; what was in flight is sent again at the next start"))
+        }
         () = tokio::time::sleep(bound * 2) => {
             Err(Failure::refused("the hub did not stop in time; what was in flight is sent again at the next start"))
         }
@@ -111,8 +113,10 @@ impl Running {
                 drop(server.await);
             }
         };
-        drop(tokio::time::timeout(bound, servers).await);
-        self.hub.stop(bound).await;
+        // One bound for both; an API request that takes half of it will not end by itself.
+        let began = tokio::time::Instant::now();
+        drop(tokio::time::timeout(bound / 2, servers).await);
+        self.hub.stop(bound.saturating_sub(began.elapsed())).await;
     }
 
     /// What a client must know to use the hub.

@@ -57,7 +57,10 @@ pub(crate) async fn run(args: &DemoArgs, output: &Output) -> Result<()> {
         Ok(Some(scene)) if scene.all_acked => Ok(()),
         Ok(Some(_)) => Err(Failure::refused("not every partner acknowledged")
             .with_hint("the lines above say who and why; `hms-ess demo` again starts afresh")),
-        Ok(None) => Ok(output.note("\nstopping")),
+        Ok(None) => {
+            output.note("\nstopping");
+            Ok(())
+        }
         Err(failure) => Err(failure),
     };
     running.stop().await;

@@ -19,6 +19,8 @@ use crate::stream::{Stream, Told};
 
 /// The event of the mission, as it prints it.
 const EVENT: &str = r#"{"id":"RULE-COURT-DEADLINE-V3","version":3,"payload":{"deadline":"16:00","timezone":"local"}}"#;
+/// Its id.
+const MISSION_ID: &str = "RULE-COURT-DEADLINE-V3";
 /// From version 3 to the shape that COURT-CAL was built for.
 const BRIDGE: &str = r#"{
   "filing_cutoff_hour": $number($substringBefore(deadline, ":")),
@@ -206,6 +208,8 @@ fn show_told(teller: &Teller<'_>, told: &Told) -> Result<u32> {
         "delivery.blocked" => ("blocked", 0),
         "partner.offline" => ("offline", 0),
         "partner.recovered" => ("recovered", 0),
+        // The first one was told by its answer.
+        "event.recorded" if told.text("event_id") != MISSION_ID => ("recorded", 0),
         _ => return Ok(0),
     };
     teller.say("hub", &format!("{}: {}", teller.output.word(word), told.text("detail")))?;

@@ -2,7 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::program::{RunningHub, program, run};
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::program::{RunningHub, program, run, wait_for};
 
 #[test]
 fn the_first_start_makes_private_files_and_a_profile() {
@@ -82,4 +85,66 @@ fn a_stranger_without_a_token_is_told_where_one_lies() {
     // And without its CA, no word is exchanged at all.
     let said = run(program(stranger.path()).args(["partner", "list", "--hub", &hub.url])).refused(1);
     assert!(said.contains("could not speak TLS") && said.contains("--ca"), "{said}");
+}
+
+#[test]
+fn a_partner_that_hangs_and_a_follower_hold_the_stop_up_for_its_bound_only() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("hub.yaml"), "stop_within: 2s\n").unwrap();
+    let mut hub = RunningHub::start_in(folder, &["--config", "hub.yaml"]);
+    // Takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    hub.file("p.yaml", &format!("id: P\nurl: http://{}/\n", silent.local_addr().unwrap()));
+    hub.run(&["partner", "add", "p.yaml"]).ok();
+    let mut tap = program(hub.folder.path()).arg("tap").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    hub.file("e.json", r#"{"id":"RULE-A-V1","version":1,"payload":1}"#);
+    hub.run(&["publish", "e.json"]).ok();
+    let _hanging = silent.accept().unwrap();
+    let began = std::time::Instant::now();
+    hub.signal("TERM");
+    assert_eq!(hub.wait(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    assert_eq!(tap.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let mut hub = RunningHub::start();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    hub.file("p.yaml", &format!("id: P\nurl: http://{}/\n", silent.local_addr().unwrap()));
+    hub.run(&["partner", "add", "p.yaml"]).ok();
+    hub.file("e.json", r#"{"id":"RULE-A-V1","version":1,"payload":1}"#);
+    hub.run(&["publish", "e.json"]).ok();
+    let _hanging = silent.accept().unwrap();
+    let began = std::time::Instant::now();
+    hub.signal("TERM");
+    // Signals of one kind are not counted: the second is sent until it was heard.
+    let mut ended = None;
+    wait_for("the hub's end", || {
+        hub.signal("INT");
+        ended = hub.child.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_certificate_is_exchanged_on_sighup() {
+    let other = RunningHub::start();
+    let tls = other.folder.path().join("hms-ess-data/tls");
+    let folder = tempfile::tempdir().unwrap();
+    let own = |name: &str| folder.path().join(name);
+    // A certificate of another CA than the one that comes later.
+    std::fs::copy(tls.join("hub.pem"), own("cert.pem")).unwrap();
+    std::fs::copy(tls.join("hub.key"), own("key.pem")).unwrap();
+    let hub = RunningHub::start_in(folder, &["--tls-cert", "cert.pem", "--tls-key", "key.pem"]);
+    let list = |ca: &std::path::Path| hub.run(&["partner", "list", "--ca", ca.to_str().unwrap()]);
+    list(&tls.join("ca.pem")).ok();
+    let newer = RunningHub::start();
+    let newer = newer.folder.path().join("hms-ess-data/tls");
+    std::fs::copy(newer.join("hub.pem"), hub.folder.path().join("cert.pem")).unwrap();
+    std::fs::copy(newer.join("hub.key"), hub.folder.path().join("key.pem")).unwrap();
+    hub.signal("HUP");
+    wait_for("the new certificate", || list(&newer.join("ca.pem")).code == Some(0));
+    list(&tls.join("ca.pem")).refused(1);
 }
