@@ -1,4 +1,4 @@
-//! The command line: names and flags are a contract (docs/cli). Each verb's arguments stand beside its code.
+//! The command line: names and flags are a contract (docs/command-line.md). Each verb's arguments stand beside its code.
 
 use std::path::PathBuf;
 

@@ -79,11 +79,6 @@ impl Client {
         Ok(Self { origin, target, reason, tls, kept: Mutex::new(None) })
     }
 
-    /// The hub's URL as it is dialled.
-    pub(crate) fn hub(&self) -> &str {
-        &self.target.hub
-    }
-
     /// `GET`, decoded.
     pub(crate) async fn get(&self, path: &str) -> Result<Value> {
         self.ask(Method::GET, path, Body::Empty).await?.value()
@@ -275,7 +270,9 @@ impl Client {
         };
         let text = |name: &str| problem.get(name).and_then(Value::as_str);
         let mut detail = text("detail").or(text("title")).unwrap_or("refused").to_owned();
-        if let Some(field) = text("field").filter(|field| !detail.contains(*field)) {
+        // Which field is at fault; in a conflict none is.
+        let is_at_fault = |field: &&str| text("code") == Some("invalid") && !detail.contains(*field);
+        if let Some(field) = text("field").filter(is_at_fault) {
             detail = format!("{field}: {detail}");
         }
         let mut failure = Failure::refused(detail);
@@ -285,7 +282,7 @@ impl Client {
             failure.hint =
                 Some("set HMS_ESS_TOKEN; the first token lies in DIR/admin.token of `hms-ess serve`".to_owned());
         }
-        failure.problem = Some(problem);
+        failure.problem = Some(Box::new(problem));
         failure
     }
 

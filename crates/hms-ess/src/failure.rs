@@ -20,7 +20,7 @@ pub(crate) struct Failure {
     /// What kind; decides the exit code.
     pub(crate) kind: Kind,
     /// The hub's own words, when it was the hub that refused.
-    pub(crate) problem: Option<Value>,
+    pub(crate) problem: Option<Box<Value>>,
 }
 
 /// Kinds of failure.
@@ -69,7 +69,7 @@ impl Failure {
     /// The failure as `--json` prints it on stderr.
     pub(crate) fn to_json(&self) -> Value {
         if let Some(problem) = &self.problem {
-            return problem.clone();
+            return Value::clone(problem);
         }
         let code = if self.kind == Kind::Usage { "usage" } else { "failed" };
         match &self.hint {

@@ -22,11 +22,18 @@ pub(crate) struct Output {
     pub(crate) colour: bool,
     /// Whether stdout is a terminal.
     pub(crate) terminal: bool,
-    error_colour: bool,
+    /// Whether stderr takes colours.
+    pub(crate) error_colour: bool,
     error_terminal: bool,
 }
 
 impl Output {
+    /// A pipe without colours, for tests.
+    #[cfg(test)]
+    pub(crate) fn plain() -> Self {
+        Self { json: false, colour: false, terminal: false, error_colour: false, error_terminal: false }
+    }
+
     /// Looks at the terminal and at `NO_COLOR` (<https://no-color.org>).
     pub(crate) fn from_terminal(json: bool) -> Self {
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
@@ -39,6 +46,11 @@ impl Output {
             error_colour: error_terminal && !no_colour,
             error_terminal,
         }
+    }
+
+    /// Text as it is, its line ends included.
+    pub(crate) fn text(&self, text: &str) -> Result<()> {
+        write_all(text.as_bytes())
     }
 
     /// One line of data.
@@ -67,7 +79,8 @@ impl Output {
 
     /// Takes back the last lines on a terminal, to write them anew.
     pub(crate) fn rewind(&self, lines: usize) -> Result<()> {
-        write_all(format!("\x1b[{lines}A\x1b[J").as_bytes())
+        // Zero would count as one.
+        if lines == 0 { Ok(()) } else { write_all(format!("\x1b[{lines}A\x1b[J").as_bytes()) }
     }
 
     /// The text of a table, with a line end.
@@ -118,13 +131,17 @@ impl Output {
         let _ = writeln!(io::stderr(), "{text}");
     }
 
-    /// A progress bar on a terminal, none in a pipe.
+    /// A progress bar on a terminal, none in a pipe; a length of zero is one that nobody knows.
     pub(crate) fn progress(&self, length: u64, what: &'static str) -> ProgressBar {
         if !self.error_terminal || self.json {
             return ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden());
         }
         let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr_with_hz(10));
-        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {per_sec} {eta}") {
+        let template = match length {
+            0 => "{spinner} {msg} {pos} {per_sec}",
+            _ => "{msg} {wide_bar} {pos}/{len} {per_sec} {eta}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         bar.set_message(what);

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
+use std::time::Duration;
 
 use ess_http::ServerOptions;
 use ess_hub::Hub;
@@ -11,16 +13,21 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::profile::{self, Profile};
-use crate::config::{Config, ServeArgs, layers};
+use crate::config::{Config, ServeArgs, layers, unknown_variables};
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 use crate::{tls, wire};
+
+/// How often the certificate's files are looked at.
+const RENEW_EVERY: Duration = Duration::from_secs(3_600);
 
 /// A hub that listens.
 pub(crate) struct Running {
     /// The engine.
     pub(crate) hub: Hub,
-    /// Its URL.
+    /// Its URL as it says it: scheme and the address that it listens on.
+    pub(crate) listening: String,
+    /// Its URL for clients on this machine.
     pub(crate) url: String,
     /// Its first admin token.
     pub(crate) token: String,
@@ -33,15 +40,22 @@ pub(crate) struct Running {
 pub(crate) async fn run(args: &ServeArgs, output: &Output) -> Result<()> {
     let config = Config::read(&layers(args)?)?;
     start_log(config.log_json);
+    for warning in
+        unknown_variables(std::env::vars().map(|(name, _)| name).collect::<Vec<_>>().iter().map(String::as_str))
+    {
+        tracing::warn!("{warning}");
+    }
     let running = start(config).await?;
     write_profile(&running)?;
-    output.line(format_args!("listening on {}", running.url))?;
+    output.line(format_args!("listening on {}", running.listening))?;
     asked_to_stop().await;
     let bound = running.config.stop_within;
     let stopping = running.stop();
     tokio::select! {
         () = stopping => Ok(()),
-        () = asked_to_stop() => Err(Failure::told()),
+        () = asked_to_stop() => {
+            Err(Failure::refused("stopped at once, as asked twice; what was in flight is sent again at the next start"))
+        }
         () = tokio::time::sleep(bound * 2) => {
             Err(Failure::refused("the hub did not stop in time; what was in flight is sent again at the next start"))
         }
@@ -50,12 +64,16 @@ pub(crate) async fn run(args: &ServeArgs, output: &Output) -> Result<()> {
 
 /// Starts a hub that listens.
 pub(crate) async fn start(config: Config) -> Result<Running> {
-    std::fs::create_dir_all(&config.data)
+    // What partners are told is nobody else's business on this machine.
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.data)
         .map_err(|error| Failure::io(format_args!("could not make {}", config.data.display()), &error))?;
     let tls = match (&config.tls, config.http) {
         (_, true) => None,
-        (Some((cert, key)), false) => Some(tls::server_from_files(cert, key)?),
-        (None, false) => Some(tls::server_from_own_ca(&config.data, &config.tls_names, config.listen.ip())?),
+        (Some((cert, key)), false) => Some(tls::Served::from_files(cert, key)?),
+        (None, false) => Some(tls::Served::from_own_ca(&config.data, &config.tls_names, config.listen.ip())?),
     };
     let listener = listen(config.listen, "--listen").await?;
     let address = listener.local_addr().map_err(|error| Failure::io("could not listen", &error))?;
@@ -71,12 +89,17 @@ pub(crate) async fn start(config: Config) -> Result<Running> {
         drop(stopped.wait_for(|stop| *stop).await);
     };
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let mut servers =
-        vec![spawn(ess_http::serve(listener, tls, hub.clone(), ServerOptions::default(), wait(stopped.clone())))];
+    let tls_config = tls.as_ref().map(|tls| tls.config.clone());
+    let serving = ess_http::serve(listener, tls_config, hub.clone(), ServerOptions::default(), wait(stopped.clone()));
+    let mut servers = vec![spawn(serving)];
+    if let Some(tls) = tls {
+        servers.push(tokio::spawn(renew(tls, stopped.clone())));
+    }
     if let Some(listener) = metrics {
         servers.push(spawn(ess_http::serve_metrics(listener, hub.clone(), wait(stopped))));
     }
-    Ok(Running { hub, url: format!("{scheme}://{address}"), token, config, stop, servers })
+    let (listening, url) = (format!("{scheme}://{address}"), format!("{scheme}://{}", dialled(address)));
+    Ok(Running { hub, listening, url, token, config, stop, servers })
 }
 
 impl Running {
@@ -90,23 +113,62 @@ impl Running {
                 drop(server.await);
             }
         };
-        drop(tokio::time::timeout(bound, servers).await);
-        self.hub.stop(bound).await;
+        // One bound for both; an API request that takes half of it will not end by itself.
+        let began = tokio::time::Instant::now();
+        drop(tokio::time::timeout(bound / 2, servers).await);
+        self.hub.stop(bound.saturating_sub(began.elapsed())).await;
+    }
+
+    /// What a client must know to use the hub.
+    pub(crate) fn profile(&self) -> Profile {
+        let has_own_ca = !self.config.http && self.config.tls.is_none();
+        let ca = has_own_ca.then(|| self.config.data.join("tls/ca.pem"));
+        Profile {
+            hub: self.url.clone(),
+            token: Some(self.token.clone()),
+            ca: ca.map(|ca| std::path::absolute(&ca).unwrap_or(ca)),
+            aliases: BTreeMap::from([("https://hub.sandbox.gov".to_owned(), self.url.clone())]),
+        }
     }
 
     /// The data directory.
-    pub(crate) fn data(&self) -> &std::path::Path {
+    pub(crate) fn data_dir(&self) -> &std::path::Path {
         &self.config.data
+    }
+}
+
+/// Looks for a new certificate, or makes one, every hour and on SIGHUP.
+async fn renew(tls: tls::Served, mut stopped: watch::Receiver<bool>) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RENEW_EVERY) => {}
+            _ = hangup.recv() => {}
+            _ = stopped.wait_for(|stop| *stop) => return,
+        }
+        match tls.reload() {
+            Ok(true) => tracing::info!("a new certificate is shown from now on"),
+            Ok(false) => {}
+            Err(failure) => tracing::error!("the old certificate is kept: {}", failure.detail),
+        }
+    }
+}
+
+/// Where clients on this machine reach a hub that listens here: a hub on all addresses is dialled on loopback.
+fn dialled(listening: SocketAddr) -> SocketAddr {
+    if listening.ip().is_unspecified() {
+        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listening.port())
+    } else {
+        listening
     }
 }
 
 /// Lets the clients of this user find the hub.
 pub(crate) fn write_profile(running: &Running) -> Result<()> {
-    let Some(path) = profile::path() else { return Ok(()) };
-    let ca = (!running.config.http && running.config.tls.is_none()).then(|| running.config.data.join("tls/ca.pem"));
-    let ca = ca.map(|ca| std::path::absolute(&ca).unwrap_or(ca));
-    let aliases = BTreeMap::from([("https://hub.sandbox.gov".to_owned(), running.url.clone())]);
-    profile::write(&path, &Profile { hub: running.url.clone(), token: Some(running.token.clone()), ca, aliases })
+    match profile::path() {
+        Some(path) => profile::write(&path, &running.profile()),
+        None => Ok(()),
+    }
 }
 
 fn spawn<E: std::fmt::Display>(
@@ -141,7 +203,10 @@ pub(crate) async fn asked_to_stop() {
 pub(crate) fn start_log(json: bool) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(Output::from_terminal(json).error_colour)
+        .with_writer(std::io::stderr);
     // A second start in one process keeps the first log.
     let _ = if json { builder.json().try_init() } else { builder.try_init() };
 }

@@ -58,7 +58,10 @@ impl Stream {
             }
             match self.body.frame().await {
                 None => return Ok(None),
-                Some(Err(error)) => return Err(Failure::refused(format!("the hub's stream broke off: {error}"))),
+                Some(Err(error)) => {
+                    return Err(Failure::refused(format!("the hub's stream broke off: {error}"))
+                        .with_hint("the hub was stopped, or the way to it is broken; run the command again"));
+                }
                 Some(Ok(frame)) => {
                     if let Some(bytes) = frame.data_ref() {
                         self.text.extend_from_slice(bytes);

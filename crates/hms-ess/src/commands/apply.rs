@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use ess_core::partner::{Partner, differences};
 use ess_core::partner_file::PartnerFile;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{bridge, field, partner};
 use crate::client::Client;
@@ -25,81 +25,156 @@ pub(crate) struct ApplyArgs {
     dry_run: bool,
 }
 
-/// What is to be done.
-enum Step {
+/// One thing that the folder names, beside what the hub has.
+struct Planned {
+    mark: Mark,
+    kind: &'static str,
+    id: String,
+    differences: Vec<String>,
+    document: Document,
+}
+
+/// What is to be done with it.
+#[derive(Clone, Copy, PartialEq)]
+enum Mark {
+    Add,
+    Change,
+    /// A sealed secret can't be compared here; the hub does it, and keeps what is the same.
+    Compare,
+    Keep,
+}
+
+/// What is sent.
+enum Document {
     Partner(PartnerFile),
     Bridge(Value),
 }
 
-/// Applies.
-pub(crate) async fn run(args: &ApplyArgs, client: &Client, output: &Output) -> Result<()> {
-    let mut steps = Vec::new();
-    // Bridges first, so that a partner's first event is not blocked.
-    plan_bridges(&args.dir, client, output, &mut steps).await?;
-    plan_partners(&args.dir, client, output, &mut steps).await?;
-    if steps.is_empty() {
-        return output.line("nothing to do");
-    }
-    output.line(format_args!("\n{} change(s)", steps.len()))?;
-    if args.dry_run {
-        return Ok(());
-    }
-    if !args.yes {
-        if !output.can_ask() {
-            return Err(
-                Failure::refused("nothing was changed: nobody can be asked here").with_hint("pass --yes to do it")
-            );
-        }
-        if !output.ask("do it?")? {
-            return Err(Failure::refused("nothing was changed"));
+impl Mark {
+    fn sign(self) -> char {
+        match self {
+            Self::Add => '+',
+            Self::Change => '~',
+            Self::Compare => '?',
+            Self::Keep => '=',
         }
     }
-    for step in steps {
-        match step {
-            Step::Bridge(document) => {
-                let value = bridge::send(&document, true, client).await?;
-                output.line(format_args!("bridge {} applied", field(&value, "id")))?;
-            }
-            Step::Partner(file) => {
-                let value = partner::send(&file, true, client).await?;
-                output.line(format_args!("partner {} applied", field(&value["partner"], "id")))?;
-                if let Some(secret) = value["secret"].as_str() {
-                    output.line(format_args!("  signing secret, shown this once: {secret}"))?;
-                }
-            }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Change => "change",
+            Self::Compare => "compare",
+            Self::Keep => "keep",
         }
     }
-    Ok(())
 }
 
-async fn plan_partners(dir: &Path, client: &Client, output: &Output, steps: &mut Vec<Step>) -> Result<()> {
+/// Applies.
+pub(crate) async fn run(args: &ApplyArgs, client: &Client, output: &Output) -> Result<()> {
+    if !args.dir.join("partners").is_dir() && !args.dir.join("bridges").is_dir() {
+        return Err(Failure::refused(format!("{} has neither partners/ nor bridges/", args.dir.display())).with_hint(
+            "name a folder such as examples/ of this project: partners/*.yaml, bridges/SUBJECT/3-to-1.jsonata",
+        ));
+    }
+    // Everything is read and checked before anything is changed. Bridges first, so that a partner's first event is not blocked.
+    let mut plan = plan_bridges(&args.dir, client).await?;
+    plan.extend(plan_partners(&args.dir, client).await?);
+    if !output.json {
+        show(&plan, output)?;
+    }
+    let changes: Vec<&Planned> = plan.iter().filter(|planned| planned.mark != Mark::Keep).collect();
+    let is_asked = !changes.is_empty() && !args.dry_run;
+    let mut secrets = serde_json::Map::new();
+    if is_asked {
+        agree(args, output)?;
+        for (done, planned) in changes.iter().enumerate() {
+            let sent = send(planned, client, output).await.map_err(|mut failure| {
+                let (kind, id) = (planned.kind, &planned.id);
+                failure.detail = format!("{kind} {id}: {} ({done} of {} applied)", failure.detail, changes.len());
+                failure
+            })?;
+            secrets.extend(sent.map(|secret| (planned.id.clone(), secret)));
+        }
+    }
+    if !output.json {
+        return Ok(());
+    }
+    let plan: Vec<Value> = plan
+        .iter()
+        .map(|planned| {
+            let word = planned.mark.word();
+            json!({"act": word, "kind": planned.kind, "id": planned.id, "differences": planned.differences})
+        })
+        .collect();
+    output.json(&json!({"plan": plan, "applied": is_asked, "secrets": secrets}))
+}
+
+fn show(plan: &[Planned], output: &Output) -> Result<()> {
+    for planned in plan {
+        output.line(format_args!("{} {} {}", planned.mark.sign(), planned.kind, planned.id))?;
+        for line in &planned.differences {
+            output.line(format_args!("    {line}"))?;
+        }
+    }
+    match plan.iter().filter(|planned| planned.mark != Mark::Keep).count() {
+        0 => output.line("nothing to do"),
+        1 => output.line("\n1 change"),
+        count => output.line(format_args!("\n{count} changes")),
+    }
+}
+
+fn agree(args: &ApplyArgs, output: &Output) -> Result<()> {
+    if args.yes {
+        return Ok(());
+    }
+    if !output.can_ask() {
+        let failure = Failure::refused("nothing was changed: nobody can be asked here");
+        return Err(failure.with_hint("pass --yes to do it, or --dry-run to see the plan only"));
+    }
+    if output.ask("do it?")? { Ok(()) } else { Err(Failure::refused("nothing was changed")) }
+}
+
+/// Sends one; the signing secret when the hub made one.
+async fn send(planned: &Planned, client: &Client, output: &Output) -> Result<Option<Value>> {
+    let mut value = match &planned.document {
+        Document::Bridge(document) => bridge::send(document, true, client).await?,
+        Document::Partner(file) => partner::send(file, true, client).await?,
+    };
+    let secret = value.get_mut("secret").map(Value::take);
+    if !output.json {
+        output.line(format_args!("{} {} applied", planned.kind, planned.id))?;
+        if let Some(Value::String(secret)) = &secret {
+            output.line(format_args!("    signing secret, shown this once: {secret}"))?;
+        }
+    }
+    Ok(secret)
+}
+
+async fn plan_partners(dir: &Path, client: &Client) -> Result<Vec<Planned>> {
     let known = client.list("/v1/partners", 100_000).await?;
+    let mut plan = Vec::new();
     for path in files(&dir.join("partners"), &["yaml", "yml"])? {
         let file = partner::read_file(&path)?;
         let wanted = file.check().map_err(super::from_problem)?;
         let there = known.iter().find(|item| field(item, "id") == wanted.id.as_str());
         let there = there.and_then(|item| Partner::from_json(&item["config"]).ok());
-        match there {
-            None => output.line(format_args!("+ partner {}", wanted.id))?,
-            Some(there) => {
-                let lines = differences(&there, &wanted);
-                if lines.is_empty() {
-                    output.line(format_args!("= partner {}", wanted.id))?;
-                    continue;
-                }
-                output.line(format_args!("~ partner {}", wanted.id))?;
-                for line in lines {
-                    output.line(format_args!("    {line}"))?;
-                }
-            }
-        }
-        steps.push(Step::Partner(file));
+        let differences = there.as_ref().map(|there| differences(there, &wanted)).unwrap_or_default();
+        let mark = match &there {
+            None => Mark::Add,
+            Some(_) if differences.is_empty() => Mark::Keep,
+            Some(_) if differences.iter().all(|line| line.starts_with("auth: (sealed)")) => Mark::Compare,
+            Some(_) => Mark::Change,
+        };
+        let id = wanted.id.to_string();
+        plan.push(Planned { mark, kind: "partner", id, differences, document: Document::Partner(file) });
     }
-    Ok(())
+    Ok(plan)
 }
 
-async fn plan_bridges(dir: &Path, client: &Client, output: &Output, steps: &mut Vec<Step>) -> Result<()> {
+async fn plan_bridges(dir: &Path, client: &Client) -> Result<Vec<Planned>> {
     let known = client.get("/v1/bridges").await?;
+    let mut plan = Vec::new();
     for folder in folders(&dir.join("bridges"))? {
         let subject = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         for path in files(&folder, &["jsonata"])? {
@@ -113,22 +188,24 @@ async fn plan_bridges(dir: &Path, client: &Client, output: &Output, steps: &mut 
             let document = bridge::document(&path, &subject, &from, to)?;
             let id = format!("{subject}/{name}");
             let there = known["items"].as_array().into_iter().flatten().find(|item| field(item, "id") == id);
-            let is_same = there.is_some_and(|there| {
-                let examples = document.get("examples").cloned().unwrap_or(Value::Array(Vec::new()));
-                there["script"] == document["script"] && there["examples"] == examples
-            });
-            let mark = match (there, is_same) {
-                (None, _) => "+",
-                (Some(_), true) => "=",
-                (Some(_), false) => "~",
-            };
-            output.line(format_args!("{mark} bridge {id}"))?;
-            if !is_same {
-                steps.push(Step::Bridge(document));
+            let examples = document.get("examples").cloned().unwrap_or_else(|| json!([]));
+            let mut differences = Vec::new();
+            if let Some(there) = there {
+                for (name, wanted) in [("script", &document["script"]), ("examples", &examples)] {
+                    if there[name] != *wanted {
+                        differences.push(format!("{name} changed"));
+                    }
+                }
             }
+            let mark = match there {
+                None => Mark::Add,
+                Some(_) if differences.is_empty() => Mark::Keep,
+                Some(_) => Mark::Change,
+            };
+            plan.push(Planned { mark, kind: "bridge", id, differences, document: Document::Bridge(document) });
         }
     }
-    Ok(())
+    Ok(plan)
 }
 
 fn files(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {

@@ -73,6 +73,9 @@ pub(crate) async fn run(command: &BridgeCommand, globals: &Globals, output: &Out
         BridgeCommand::List => list(&client, output).await,
         BridgeCommand::Remove { id } => {
             client.ask(Method::DELETE, &format!("/v1/bridges/{}", encode(id)), Body::Empty).await?;
+            if output.json {
+                return output.json(&json!({"id": id, "removed": true}));
+            }
             output.line(format_args!("{id} removed"))
         }
         BridgeCommand::Try { payload, subject, from, to, script } => {
@@ -134,38 +137,52 @@ async fn list(client: &Client, output: &Output) -> Result<()> {
     output.table(&["BRIDGE", "FROM", "TO", "SCRIPT", "EXAMPLES"], rows.collect())
 }
 
+/// Runs every example as the hub would convert it; exit 1 when one gives something else.
 async fn test(client: &Client, output: &Output) -> Result<()> {
     let value = client.get("/v1/bridges").await?;
-    let (mut passed, mut failed) = (0u32, 0u32);
+    let (mut results, mut failed) = (Vec::new(), 0);
     for bridge in value["items"].as_array().into_iter().flatten() {
-        let least = field(bridge, "from").trim_start_matches(">=").parse::<u32>().unwrap_or(1);
-        let subject = field(bridge, "subject").replace('*', "X");
         for (number, example) in (1..).zip(bridge["examples"].as_array().into_iter().flatten()) {
-            let body = json!({
-                "subject": subject, "from": least, "to": bridge["to"],
-                "script": bridge.get("script"), "payload": example["input"],
-            });
-            let name = format!("{} example {number}", field(bridge, "id"));
-            let found = client.post("/v1/bridges/try", &body).await.and_then(|reply| reply.value());
-            match found {
-                Ok(found) if found["output"] == example["output"] => {
-                    passed += 1;
-                    output.line(format_args!("ok   {name}"))?;
-                }
+            let found = try_example(bridge, example, client).await;
+            let id = field(bridge, "id");
+            let passed = matches!(&found, Ok(found) if *found == example["output"]);
+            let said = match &found {
+                _ if passed => format!("ok    {id} example {number}"),
                 Ok(found) => {
-                    failed += 1;
-                    output.line(format_args!(
-                        "FAIL {name}\n  gave   {}\n  wanted {}",
-                        found["output"], example["output"]
-                    ))?;
+                    format!("FAIL  {id} example {number}\n      gave   {found}\n      wanted {}", example["output"])
                 }
-                Err(failure) => {
-                    failed += 1;
-                    output.line(format_args!("FAIL {name}\n  {}", failure.detail))?;
-                }
+                Err(failure) => format!("FAIL  {id} example {number}\n      {}", failure.detail),
+            };
+            failed += u32::from(!passed);
+            if output.json {
+                let error = found.as_ref().err().map(|failure| failure.detail.clone());
+                results.push(json!({
+                    "bridge": id, "example": number, "passed": passed, "output": found.ok(), "error": error,
+                }));
+            } else {
+                results.push(Value::Null);
+                output.line(said)?;
             }
         }
     }
-    output.line(format_args!("\n{passed} passed, {failed} failed"))?;
+    let passed = results.len() as u32 - failed;
+    if output.json {
+        output.json(&json!({"results": results, "passed": passed, "failed": failed}))?;
+    } else {
+        output.line(format_args!("\n{passed} passed, {failed} failed"))?;
+    }
     if failed > 0 { Err(Failure::told()) } else { Ok(()) }
+}
+
+async fn try_example(bridge: &Value, example: &Value, client: &Client) -> Result<Value> {
+    let body = json!({
+        // Any subject that the glob fits will do.
+        "subject": field(bridge, "subject").replace('*', "X"),
+        "from": field(bridge, "from").trim_start_matches(">=").parse::<u32>().unwrap_or(1),
+        "to": bridge["to"],
+        "script": bridge.get("script"),
+        "payload": example["input"],
+    });
+    let mut found = client.post("/v1/bridges/try", &body).await?.value()?;
+    Ok(found["output"].take())
 }

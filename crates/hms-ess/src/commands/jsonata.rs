@@ -12,8 +12,10 @@ use crate::wire;
 #[derive(Debug, Args)]
 pub(crate) struct JsonataArgs {
     /// The script.
+    #[arg(allow_hyphen_values = true)]
     script: String,
     /// The input, JSON; an empty one is undefined.
+    #[arg(allow_hyphen_values = true)]
     input: String,
     /// Variables: a JSON object of names to values.
     #[arg(long, value_name = "JSON")]

@@ -67,13 +67,16 @@ pub(crate) async fn run(command: &PartnerCommand, client: &Client, output: &Outp
         PartnerCommand::List => list(client, output).await,
         PartnerCommand::Show { id } => {
             let view = client.get(&format!("/v1/partners/{}", encode(id))).await?;
-            output.json(&view)
+            if output.json { output.json(&view) } else { output.text(&shown(&view, output)) }
         }
         PartnerCommand::Test { id } => test(id, client, output).await,
         PartnerCommand::Pause { id } => change(id, "pause", client, output).await,
         PartnerCommand::Resume { id } => change(id, "resume", client, output).await,
         PartnerCommand::Remove { id } => {
             client.ask(Method::DELETE, &format!("/v1/partners/{}", encode(id)), Body::Empty).await?;
+            if output.json {
+                return output.json(&json!({"id": id, "removed": true}));
+            }
             output.line(format_args!("{id} removed; what it was sent stays on record"))
         }
         PartnerCommand::RotateSecret { id, overlap } => {
@@ -151,6 +154,25 @@ async fn list(client: &Client, output: &Output) -> Result<()> {
     output.table(&["PARTNER", "STATE", "VERSION", "CHANNEL", "OPEN", "ADDRESS", "LAST ERROR"], rows.collect())
 }
 
+/// How a partner fares, then its configuration as a file could say it.
+fn shown(view: &Value, output: &Output) -> String {
+    let mut text = format!("{} is {}", field(view, "id"), output.word(&field(view, "state")));
+    for (name, before) in [("paused_since", "since"), ("offline_since", "since"), ("added_at", "added")] {
+        if let Some(time) = view[name].as_str() {
+            text.push_str(&format!(", {before} {time}"));
+        }
+    }
+    text.push_str(&format!("\nopen deliveries: {}, in flight: {}\n", field(view, "backlog"), field(view, "in_flight")));
+    if let Some(error) = view["last_error"].as_str() {
+        text.push_str(&format!("last error: {error}\n"));
+    }
+    match serde_saphyr::to_string(&view["config"]) {
+        Ok(yaml) => text.push_str(&format!("\n{yaml}")),
+        Err(_) => text.push_str(&format!("\n{:#}\n", view["config"])),
+    }
+    text
+}
+
 async fn test(id: &str, client: &Client, output: &Output) -> Result<()> {
     let value = client.post(&format!("/v1/partners/{}/test", encode(id)), &json!({})).await?.value()?;
     if output.json {
@@ -169,7 +191,7 @@ async fn change(id: &str, verb: &str, client: &Client, output: &Output) -> Resul
         return output.json(&value);
     }
     output.line(format_args!(
-        "{id} is {}; {} open deliveries",
+        "{id} is {}; open deliveries: {}",
         output.word(&field(&value, "state")),
         field(&value, "backlog")
     ))

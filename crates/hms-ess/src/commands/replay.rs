@@ -1,6 +1,7 @@
 //! `hms-ess replay`: send events again.
 
 use clap::Args;
+use ess_core::partner::Glob;
 use serde_json::{Value, json};
 
 use super::field;
@@ -17,14 +18,14 @@ pub(crate) struct ReplayArgs {
     /// The events' ids.
     #[arg(required_unless_present = "subject")]
     events: Vec<String>,
-    /// To whom; may be repeated. Everyone who was to get it when absent.
-    #[arg(long, value_name = "PARTNER")]
+    /// To whom; commas between several, or repeated. Everyone who was to get it when absent.
+    #[arg(long, value_name = "PARTNER", value_delimiter = ',')]
     to: Vec<String>,
     /// Also what a newer acknowledged event of the subject has overtaken.
     #[arg(long)]
     force: bool,
-    /// Every event of this subject.
-    #[arg(long, value_name = "SUBJECT", conflicts_with = "events")]
+    /// Every event of these subjects, as a glob.
+    #[arg(long, value_name = "GLOB", conflicts_with = "events")]
     subject: Option<String>,
     /// With --subject: only what came after this sequence number.
     #[arg(long, value_name = "SEQ", requires = "subject", default_value_t = 0)]
@@ -66,15 +67,27 @@ pub(crate) async fn run(args: &ReplayArgs, client: &Client, output: &Output) -> 
     if failed > 0 { Err(Failure::told()) } else { Ok(()) }
 }
 
-async fn of_subject(client: &Client, subject: &str, since: u64) -> Result<Vec<String>> {
+/// The real events of the subjects that `pattern` fits, after `since`, in their order.
+async fn of_subject(client: &Client, pattern: &str, since: u64) -> Result<Vec<String>> {
+    let glob = Glob::parse(pattern).map_err(|wrong| Failure::usage(format!("--subject: {wrong}")))?;
+    // The hub looks up one subject; a pattern is matched here.
+    let path = match pattern.contains('*') {
+        true => "/v1/events?".to_owned(),
+        false => format!("/v1/events?subject={}&", encode(pattern)),
+    };
     let mut after = since;
     let mut ids = Vec::new();
     loop {
-        let page = client.get(&format!("/v1/events?subject={}&after={after}&limit=1000", encode(subject))).await?;
-        let items = page["items"].as_array().cloned().unwrap_or_default();
-        ids.extend(items.iter().filter(|event| event["test"] != true).map(|event| field(event, "id")));
+        let page = client.get(&format!("{path}after={after}&limit=1000")).await?;
+        let items = page["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let is_wanted = |event: &&Value| event["test"] != true && glob.matches(&field(event, "subject"));
+        ids.extend(items.iter().filter(is_wanted).map(|event| field(event, "id")));
+        if ids.len() > BULK_MAX {
+            return Err(Failure::refused(format!("more than {BULK_MAX} events fit {pattern}"))
+                .with_hint("replay them in parts, with --since SEQ"));
+        }
         match items.last().and_then(|last| last["sequence"].as_u64()) {
-            Some(last) if page.get("next").is_some() && ids.len() < BULK_MAX => after = last,
+            Some(last) if page.get("next").is_some() => after = last,
             _ => return Ok(ids),
         }
     }

@@ -49,5 +49,5 @@ pub(crate) async fn run(args: &RetractArgs, client: &Client, output: &Output) ->
     }
     let receipt = reply.value()?;
     let partners = field(&receipt, "partners");
-    output.line(format_args!("{} takes {} back at {partners} partner(s)", field(&receipt, "id"), args.event))
+    output.line(format_args!("{} takes {} back; partners told: {partners}", field(&receipt, "id"), args.event))
 }

@@ -17,6 +17,7 @@ pub(crate) struct TapArgs {
 /// Follows until the hub ends the stream.
 pub(crate) async fn run(args: &TapArgs, client: &Client, output: &Output) -> Result<()> {
     let mut stream = Stream::open(client).await?;
+    output.note("listening; Ctrl-C ends it");
     while let Some(told) = stream.next().await? {
         if args.partner.as_deref().is_some_and(|wanted| wanted != told.text("partner")) {
             continue;

@@ -14,14 +14,14 @@ use crate::output::Output;
 pub(crate) enum TokenCommand {
     /// Make a token; it is printed this once.
     Create {
-        /// publisher, partner, operator, auditor or admin.
-        #[arg(long)]
+        /// What its bearer may do.
+        #[arg(long, value_parser = ["publisher", "partner", "operator", "auditor", "admin"])]
         role: String,
         /// For a publisher: subjects it may publish, as globs; may be repeated.
         #[arg(long)]
         subject: Vec<String>,
         /// For a partner: whose it is.
-        #[arg(long)]
+        #[arg(long, required_if_eq("role", "partner"))]
         partner: Option<String>,
         /// What it is for.
         #[arg(long, default_value = "")]
@@ -85,6 +85,9 @@ pub(crate) async fn run(command: &TokenCommand, client: &Client, output: &Output
         }
         TokenCommand::Revoke { id } => {
             client.ask(Method::DELETE, &format!("/v1/tokens/{}", encode(id)), Body::Empty).await?;
+            if output.json {
+                return output.json(&json!({"id": id, "revoked": true}));
+            }
             output.line(format_args!("{id} revoked"))
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Every key is documented in docs/configuration.md; an unknown one is refused with the nearest known one.
 
+mod file;
 pub(crate) mod profile;
 
 use std::collections::BTreeMap;
@@ -160,13 +161,9 @@ fn read_file(file: &Path, layers: &mut Layers) -> Result<()> {
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file)
         .map_err(|error| Failure::io(format_args!("could not read the configuration {name}"), &error))?;
-    let value: serde_json::Value = serde_saphyr::from_str(&text)
+    let written: file::Keys = serde_saphyr::from_str(&text)
         .map_err(|error| Failure::usage(ess_core::partner_file::yaml_problem(&error, &name).detail))?;
-    let serde_json::Value::Object(map) = value else {
-        return Err(Failure::usage(format!("{name}: expected a map of keys to values")));
-    };
-    for (key, value) in map {
-        let line = 1 + text.lines().position(|line| line.trim_start().starts_with(&key)).unwrap_or(0);
+    for file::Key { name: key, line, value } in written.0 {
         let known: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
         let Some((key, _)) = KEYS.iter().find(|(known, _)| *known == key) else {
             let failure = Failure::usage(format!("{name}:{line}: unknown key {key}"));
@@ -175,16 +172,26 @@ fn read_file(file: &Path, layers: &mut Layers) -> Result<()> {
                 None => failure.with_hint(format!("known are {}", known.join(", "))),
             });
         };
-        let text = match value {
-            serde_json::Value::String(text) => text,
-            serde_json::Value::Array(items) => {
-                items.iter().map(|item| item.as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>().join(",")
-            }
-            other => other.to_string(),
-        };
-        layers.insert(key, Written { text, source: format!("{name}:{line}") });
+        let source = format!("{name}:{line}");
+        let text = file::text(&value)
+            .ok_or_else(|| Failure::usage(format!("{source}: {key}: expected a value or a list of values")))?;
+        layers.insert(key, Written { text, source });
     }
     Ok(())
+}
+
+/// Variables that look like ours and are not: most likely misspelt, so worth a warning and no more.
+pub(crate) fn unknown_variables<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    const CLIENT: [&str; 5] = ["HMS_ESS_HUB", "HMS_ESS_TOKEN", "HMS_ESS_CA", "HMS_ESS_PROFILE", "HMS_ESS_CONFIG"];
+    let mut known: Vec<String> = KEYS.iter().map(|(key, _)| format!("HMS_ESS_{}", key.to_ascii_uppercase())).collect();
+    known.extend(CLIENT.map(str::to_owned));
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let ours = names.filter(|name| name.starts_with("HMS_ESS_") && !known.contains(name));
+    ours.map(|name| match nearest(name, &known) {
+        Some(meant) => format!("the environment variable {name} means nothing here; did you mean {meant}?"),
+        None => format!("the environment variable {name} means nothing here"),
+    })
+    .collect()
 }
 
 impl Config {
@@ -286,6 +293,32 @@ mod tests {
         let failure = layers(&args).unwrap_err();
         assert!(failure.detail.ends_with("hub.yaml:2: unknown key alow_net"), "{}", failure.detail);
         assert_eq!(failure.hint.as_deref(), Some("did you mean `allow_net`?"));
+    }
+
+    #[test]
+    fn a_key_is_found_by_its_own_line_and_not_by_one_that_begins_like_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hub.yaml");
+        std::fs::write(&file, "# log: json\nstore_bytes_max: 1000\nlog: yaml\n").unwrap();
+        let layers = layers(&ServeArgs { config: Some(file), ..ServeArgs::default() }).unwrap();
+        let failure = Config::read(&layers).unwrap_err();
+        assert!(failure.detail.contains("hub.yaml:3: log: expected text or json"), "{}", failure.detail);
+    }
+
+    #[test]
+    fn a_value_that_is_no_value_is_refused_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hub.yaml");
+        std::fs::write(&file, "listen: {host: here}\n").unwrap();
+        let failure = layers(&ServeArgs { config: Some(file), ..ServeArgs::default() }).unwrap_err();
+        assert!(failure.detail.ends_with("hub.yaml:1: listen: expected a value or a list of values"));
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_named_with_what_was_meant() {
+        let names = ["HMS_ESS_LISTN", "HMS_ESS_LISTEN", "HMS_ESS_TOKEN", "HOME"];
+        let found = unknown_variables(names.into_iter());
+        assert_eq!(found, ["the environment variable HMS_ESS_LISTN means nothing here; did you mean HMS_ESS_LISTEN?"]);
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::stream::{Stream, Told};
 
 /// The event of the mission, as it prints it.
 const EVENT: &str = r#"{"id":"RULE-COURT-DEADLINE-V3","version":3,"payload":{"deadline":"16:00","timezone":"local"}}"#;
+/// Its id.
+const MISSION_ID: &str = "RULE-COURT-DEADLINE-V3";
 /// From version 3 to the shape that COURT-CAL was built for.
 const BRIDGE: &str = r#"{
   "filing_cutoff_hour": $number($substringBefore(deadline, ":")),
@@ -39,22 +41,69 @@ struct Teller<'a> {
 
 impl Teller<'_> {
     fn say(&self, who: &str, what: &str) -> Result<()> {
-        let at = format!("+{:.3}s", self.began.elapsed().as_secs_f64());
+        let at = self.began.elapsed().as_secs_f64();
+        if self.output.json {
+            return self.output.json(&json!({"at_ms": (at * 1e3).round(), "who": who, "what": what}));
+        }
+        let at = format!("+{at:.3}s");
         if self.output.colour {
-            self.output.line(format_args!("{:>9}  {:<13} {what}", at.dimmed(), who.bold()))
+            // Padded before it is coloured: the codes have a width, too.
+            self.output.line(format_args!("{}  {}  {what}", format!("{at:>8}").dimmed(), format!("{who:<12}").bold()))
         } else {
-            self.output.line(format_args!("{at:>9}  {who:<13} {what}"))
+            self.output.line(format_args!("{at:>8}  {who:<12}  {what}"))
+        }
+    }
+
+    /// A line for people.
+    fn head(&self, text: &str) -> Result<()> {
+        if self.output.json { Ok(()) } else { self.output.line(text) }
+    }
+
+    /// A line that belongs to the one before: bytes as they are on the wire.
+    fn show(&self, bytes: &str) -> Result<()> {
+        if self.output.json {
+            return self.output.json(&json!({"bytes": bytes}));
+        }
+        if self.output.colour {
+            self.output.line(format_args!("{:24}{}", "", bytes.dimmed()))
+        } else {
+            self.output.line(format_args!("{:24}{bytes}", ""))
         }
     }
 }
 
-/// Tells the story; true when every partner acknowledged.
-pub(super) async fn tell(running: &Running, output: &Output) -> Result<bool> {
+/// The demo after its first event: partners that go on answering, and all ears.
+pub(super) struct Scene<'a> {
+    /// Every partner acknowledged.
+    pub(super) all_acked: bool,
+    teller: Teller<'a>,
+    stream: Stream,
+    seen: mpsc::UnboundedReceiver<Seen>,
+}
+
+impl Scene<'_> {
+    /// Shows what happens, as it happens, for as long as the hub is there.
+    pub(super) async fn go_on(&mut self) -> Result<()> {
+        loop {
+            tokio::select! {
+                biased;
+                Some(seen) = self.seen.recv() => show_seen(&self.teller, &seen)?,
+                told = self.stream.next() => {
+                    let Some(told) = told? else { return Ok(()) };
+                    show_told(&self.teller, &told)?;
+                }
+            }
+        }
+    }
+}
+
+/// Tells the story.
+pub(super) async fn tell<'a>(running: &Running, output: &'a Output) -> Result<Scene<'a>> {
     let teller = Teller { output, began: Instant::now() };
     let client = client(running)?;
-    output.line("HMS-ESS: update the rule once, watch the partners salute.\n")?;
-    teller.say("hub", &format!("listens on {} (TLS, its own CA)", running.url))?;
-    teller.say("hub", &format!("keeps its log in {}", running.data().display()))?;
+    teller.head("One rule changes, three partner systems must know.\n")?;
+    teller.say("hub", &format!("listens on {}, with a certificate of its own", running.listening))?;
+    teller.say("hub", &format!("keeps everything in {}", running.data_dir().display()))?;
     let (seen_sender, mut seen) = mpsc::unbounded_channel();
     let mut actors = vec![
         Actor::new("COURT-CAL", Duration::ZERO, seen_sender.clone()).await?,
@@ -68,37 +117,44 @@ pub(super) async fn tell(running: &Running, output: &Output) -> Result<bool> {
         }
         add_partner(&client, actor).await?;
     }
-    teller.say("COURT-CAL", "webhook, pinned to version 1")?;
-    teller.say("LAW-FIRM-SYS", "webhook, down at the moment")?;
-    teller.say("COUNTY-KIOSK", "webhook, takes its time")?;
+    teller.say("COURT-CAL", "is added: a webhook, pinned to version 1")?;
+    teller.say("LAW-FIRM-SYS", "is added: a webhook, and it is down")?;
+    teller.say("COUNTY-KIOSK", &format!("is added: a webhook, and it takes {} s to answer", LATE.as_secs()))?;
     add_bridge(&client).await?;
-    teller.say("bridge", "RULE-COURT-DEADLINE 3 -> 1, a JSONata script")?;
+    teller.say("bridge", "is added: RULE-COURT-DEADLINE 3 -> 1, a JSONata script")?;
     let mut stream = Stream::open(&client).await?;
-    let body = Body::Bytes("application/json", EVENT.into());
-    let reply = client.ask(Method::POST, "/v1/events", body).await?;
-    teller.say("HMS-GOV", &format!("publishes {EVENT}"))?;
+    teller.head("")?;
+    teller.say("HMS-GOV", "publishes the new filing deadline, version 3")?;
+    teller.show(EVENT)?;
     let published = Instant::now();
+    let reply = client.ask(Method::POST, "/v1/events", Body::Bytes("application/json", EVENT.into())).await?;
     let receipt = reply.value()?;
-    teller.say(
-        "hub",
-        &format!(
-            "answers {}: recorded as number {}, for {} partners",
-            reply.status.as_u16(),
-            receipt["sequence"],
-            receipt["partners"]
-        ),
-    )?;
-    follow(&teller, &client, &mut stream, &mut seen, &mut actors[1], published).await?;
-    output.line("\nWho acknowledged RULE-COURT-DEADLINE-V3:\n")?;
-    let words = client.get("/v1/events/RULE-COURT-DEADLINE-V3/status").await?;
-    status::show(&words, output)?;
-    Ok(words.as_object().is_some_and(|map| map.len() == 3 && map.values().all(|word| word == "ack")))
+    let (status, number) = (reply.status.as_u16(), &receipt["sequence"]);
+    if receipt["duplicate"] == true {
+        // A data directory that has seen the demo before.
+        teller.say("hub", &format!("answers {status}: known as number {number} already, nobody is told twice"))?;
+        actors[1].open()?;
+    } else {
+        let partners = &receipt["partners"];
+        teller.say("hub", &format!("answers {status}: on disk as number {number}, for {partners} partners"))?;
+        follow(&teller, &mut stream, &mut seen, &mut actors[1], published).await?;
+    }
+    // The last receipt's commit: what is shown is durable.
+    let words = client.get("/v1/events/RULE-COURT-DEADLINE-V3/status?wait=5s").await?;
+    let deliveries = client.get("/v1/events/RULE-COURT-DEADLINE-V3/deliveries").await?;
+    teller.head("\nWho has acknowledged RULE-COURT-DEADLINE-V3:\n")?;
+    if output.json {
+        output.json(&words)?;
+    } else {
+        output.text(&status::table_of(&words, &deliveries, output))?;
+    }
+    let all_acked = words.as_object().is_some_and(|map| map.len() == 3 && map.values().all(|word| word == "ack"));
+    Ok(Scene { all_acked, teller, stream, seen })
 }
 
 /// Shows what the hub and the partners say until nothing is open.
 async fn follow(
     teller: &Teller<'_>,
-    client: &Client,
     stream: &mut Stream,
     seen: &mut mpsc::UnboundedReceiver<Seen>,
     away: &mut Actor,
@@ -110,13 +166,12 @@ async fn follow(
     let comes_back = tokio::time::Instant::from_std(published + AWAY);
     while ended < 3 {
         tokio::select! {
+            // In this order: what a partner received is told before what the hub made of its answer.
+            biased;
+            Some(seen) = seen.recv() => show_seen(teller, &seen)?,
             told = stream.next() => {
                 let Some(told) = told? else { break };
                 ended += show_told(teller, &told)?;
-            }
-            Some(seen) = seen.recv() => {
-                let signed = if seen.is_signed { "signature fits" } else { "SIGNATURE DOES NOT FIT" };
-                teller.say(seen.partner, &format!("receives {} ({signed})", seen.body))?;
             }
             () = tokio::time::sleep_until(comes_back), if is_away => {
                 is_away = false;
@@ -126,31 +181,39 @@ async fn follow(
             () = tokio::time::sleep_until(deadline) => break,
         }
     }
-    // The last receipt's commit: what is shown is durable.
-    client.get("/v1/events/RULE-COURT-DEADLINE-V3/status?wait=5s").await.map(drop)
+    Ok(())
+}
+
+fn show_seen(teller: &Teller<'_>, seen: &Seen) -> Result<()> {
+    let version = serde_json::from_str::<Value>(&seen.body).ok().and_then(|event| event["version"].as_u64());
+    match version {
+        // What was published is version 3: anything else went over a bridge.
+        Some(3) => {}
+        Some(version) => teller.say("bridge", &format!("converts 3 -> {version} for {}", seen.partner))?,
+        None => {}
+    }
+    let version = version.map(|version| format!("version {version}, ")).unwrap_or_default();
+    let signed = if seen.is_signed { "signature verified" } else { "SIGNATURE DOES NOT FIT" };
+    teller.say(seen.partner, &format!("receives {version}{signed}"))?;
+    teller.show(&seen.body)
 }
 
 /// Counts what ended.
 fn show_told(teller: &Teller<'_>, told: &Told) -> Result<u32> {
-    match told.kind.as_str() {
-        "delivery.acked" => {
-            teller.say("hub", &format!("{} {}", teller.output.word("ack"), told.text("detail")))?;
-            Ok(1)
-        }
-        "delivery.retrying" => {
-            teller.say("hub", &format!("{} {}", teller.output.word("retrying"), told.text("detail")))?;
-            Ok(0)
-        }
-        "delivery.dead" | "delivery.nack" => {
-            teller.say("hub", &format!("{} {}", teller.output.word("dead"), told.text("detail")))?;
-            Ok(1)
-        }
-        "delivery.blocked" | "partner.offline" | "partner.recovered" => {
-            teller.say("hub", told.text("detail"))?;
-            Ok(0)
-        }
-        _ => Ok(0),
-    }
+    let (word, ends) = match told.kind.as_str() {
+        "delivery.acked" => ("ack", 1),
+        "delivery.dead" => ("dead", 1),
+        "delivery.nack" => ("nack", 1),
+        "delivery.retrying" => ("retrying", 0),
+        "delivery.blocked" => ("blocked", 0),
+        "partner.offline" => ("offline", 0),
+        "partner.recovered" => ("recovered", 0),
+        // The first one was told by its answer.
+        "event.recorded" if told.text("event_id") != MISSION_ID => ("recorded", 0),
+        _ => return Ok(0),
+    };
+    teller.say("hub", &format!("{}: {}", teller.output.word(word), told.text("detail")))?;
+    Ok(ends)
 }
 
 async fn add_partner(client: &Client, actor: &Actor) -> Result<()> {
@@ -197,31 +260,48 @@ async fn add_bridge(client: &Client) -> Result<()> {
 }
 
 fn client(running: &Running) -> Result<Client> {
-    let ca = Some(running.data().join("tls/ca.pem"));
+    let ca = Some(running.data_dir().join("tls/ca.pem"));
     Client::new(Target { hub: running.url.clone(), token: Some(running.token.clone()), ca }, None)
 }
 
-/// Lines to paste.
-pub(super) fn what_next(running: &Running, output: &Output) -> Result<()> {
-    let program = match std::env::current_exe() {
-        Ok(program) => program.display().to_string(),
-        Err(_) => "hms-ess".to_owned(),
-    };
-    let (url, ca) = (&running.url, running.data().join("tls/ca.pem"));
-    let ca = ca.display();
-    output.line(format_args!(
-        "\nThe hub stays up; Ctrl-C stops it. In another terminal:\n\n\
-         # publish another\n\
-         echo '{{\"id\":\"RULE-COURT-DEADLINE-V4\",\"version\":3,\"payload\":{{\"deadline\":\"15:30\",\"timezone\":\"local\"}}}}' | {program} publish -\n\n\
-         # who acknowledged\n\
-         {program} status RULE-COURT-DEADLINE-V4 --wait\n\n\
-         # send one again\n\
-         {program} replay RULE-COURT-DEADLINE-V3 --to LAW-FIRM-SYS --force\n\n\
-         # watch live, look at the partners, check the receipts' chain\n\
-         {program} tap\n\
-         {program} partner list\n\
-         {program} ledger verify\n\n\
-         # the API's page, in a browser or here\n\
-         curl --cacert {ca} {url}/docs"
-    ))
+/// Lines to paste, each with what it does; `prefix` is what a command needs to find this hub.
+pub(super) fn what_next(running: &Running, prefix: &str, output: &Output) -> Result<()> {
+    let program = format!("{prefix}{}", program());
+    let ca = running.data_dir().join("tls/ca.pem");
+    let docs = format!("curl --cacert {} {}/docs", ca.display(), running.url);
+    let publish = format!(
+        r#"echo '{{"id":"RULE-COURT-DEADLINE-V4","version":3,"payload":{{"deadline":"15:30","timezone":"local"}}}}' | {program} publish -"#
+    );
+    let lines = [
+        ("publish another", publish),
+        ("who has acknowledged it", format!("{program} status RULE-COURT-DEADLINE-V4 --wait")),
+        ("send the first one again", format!("{program} replay RULE-COURT-DEADLINE-V3 --to LAW-FIRM-SYS --force")),
+        ("the partners, and how they fare", format!("{program} partner list")),
+        ("watch live", format!("{program} tap")),
+        ("check the chain of receipts", format!("{program} ledger verify")),
+        ("the API's own page (a browser asks about the certificate first)", docs),
+    ];
+    output.line(
+        "\nThe hub and the partners stay up; Ctrl-C stops them. In another terminal (what happens shows here):",
+    )?;
+    for (what, line) in lines {
+        if output.colour {
+            output.line(format_args!("\n  {}\n  {}", format!("# {what}").dimmed(), line.bold()))?;
+        } else {
+            output.line(format_args!("\n  # {what}\n  {line}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// How this program is called: by its name when the shell finds this very file under it, else by its path.
+fn program() -> String {
+    let Ok(own) = std::env::current_exe() else { return "hms-ess".to_owned() };
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&paths).map(|folder| folder.join("hms-ess")).find(|file| file.is_file());
+    let found = found.and_then(|found| found.canonicalize().ok());
+    if found.is_some_and(|found| own.canonicalize().is_ok_and(|own| own == found)) {
+        return "hms-ess".to_owned();
+    }
+    own.display().to_string()
 }

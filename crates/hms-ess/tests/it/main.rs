@@ -1,0 +1,10 @@
+//! The real binary, run as a user runs it. Partners listen on loopback; every hub has a folder of its own.
+
+mod apply;
+mod command;
+mod configuration;
+mod demo;
+mod life;
+mod partner;
+mod program;
+mod stop;
