@@ -86,7 +86,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     };
     let others = others_busy()?;
     let bare = bare::run(&Receiver::start(false)?, options.scaled(100_000), 100)?;
-    let mut report = Report::new(&options, bare.rate);
+    let mut report = Report::new(&options, bare);
     if others > OTHERS_MAX {
         report.note(format!("other programs used {others:.2} processors as the run began: the figures are too low"));
     }

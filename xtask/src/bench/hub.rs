@@ -92,7 +92,7 @@ impl Hub {
 
     /// Publishes events in bulk; `name` makes their ids.
     pub(super) fn publish_bulk(&self, name: &str, count: usize) -> Result<()> {
-        const LINES: usize = 20_000;
+        const LINES: usize = 500;
         let mut asker = Asker::connect(&self.address)?;
         for first in (0..count).step_by(LINES) {
             let numbers = first..count.min(first + LINES);
