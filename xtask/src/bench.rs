@@ -1,6 +1,118 @@
-//! The load generator's place; the measurements come with it.
+//! `cargo xtask bench`: the hub under load, beside a bare client doing the same POSTs to the same receiver in the same run.
+//!
+//! Load generator, receiver and bare client are processes of their own (this program again), so that the hub's processor time is
+//! its own. Figures are ratios of one session: machines differ, and a busy machine is said to be one.
 
-/// Says that there is nothing to measure yet.
-pub(crate) fn run(_args: &[String]) -> anyhow::Result<()> {
-    anyhow::bail!("no scenario is written yet")
+mod bare;
+mod hub;
+mod load;
+mod process;
+mod receiver;
+mod report;
+mod scenarios;
+mod wire;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use receiver::Receiver;
+use report::Report;
+use scenarios::SCENARIOS;
+
+const USAGE: &str =
+    "known: --scenario a|b|c|d|e|backlog|audience|all  --tls  --quick  --scale FACTOR  --hub-binary PATH  --json FILE";
+/// Processor seconds a second that others may use before the figures are doubted.
+const OTHERS_MAX: f64 = 0.1;
+
+/// What was asked for.
+struct Options {
+    scenario: String,
+    /// A tenth of everything.
+    quick: bool,
+    scale: f64,
+    tls: bool,
+    binary: Option<String>,
+    json: Option<PathBuf>,
+}
+
+impl Options {
+    fn parse(args: &[String]) -> Result<Self> {
+        let mut options =
+            Self { scenario: "all".to_owned(), quick: false, scale: 1.0, tls: false, binary: None, json: None };
+        let mut rest = args.iter();
+        while let Some(arg) = rest.next() {
+            let mut value = || rest.next().cloned().with_context(|| format!("{arg} takes a value; {USAGE}"));
+            match arg.as_str() {
+                "--scenario" => options.scenario = value()?,
+                "--hub-binary" => options.binary = Some(value()?),
+                "--json" => options.json = Some(PathBuf::from(value()?)),
+                "--scale" => options.scale = value()?.parse().context("--scale takes a number")?,
+                "--quick" => options.quick = true,
+                "--tls" => options.tls = true,
+                other => bail!("unknown argument {other}; {USAGE}"),
+            }
+        }
+        let is_known = options.scenario == "all" || SCENARIOS.iter().any(|(name, _)| *name == options.scenario);
+        if !is_known {
+            bail!("unknown scenario {}; {USAGE}", options.scenario);
+        }
+        Ok(options)
+    }
+
+    /// How many, after `--quick` and `--scale`.
+    fn scaled(&self, number: usize) -> usize {
+        let scale = if self.quick { self.scale / 10.0 } else { self.scale };
+        ((number as f64 * scale) as usize).max(1)
+    }
+}
+
+/// Runs the benches, or one of their processes.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    if let Some((name, rest)) = args.split_first() {
+        match name.as_str() {
+            "receiver-process" => return receiver::process(rest),
+            "load-process" => return load::process(rest),
+            "bare-process" => return bare::process(rest),
+            "guard-process" => return process::guard(rest),
+            _ => {}
+        }
+    }
+    let options = Options::parse(args)?;
+    let binary = match &options.binary {
+        Some(binary) => std::path::absolute(binary)?.to_str().context("the path is not UTF-8")?.to_owned(),
+        None => hub::build()?,
+    };
+    let others = others_busy()?;
+    let bare = bare::run(&Receiver::start(false)?, options.scaled(100_000), 100)?;
+    let mut report = Report::new(&options, bare);
+    if others > OTHERS_MAX {
+        report.note(format!("other programs used {others:.2} processors as the run began: the figures are too low"));
+    }
+    let mut failed = Vec::new();
+    for (name, scenario) in SCENARIOS {
+        if options.scenario == "all" || options.scenario == name {
+            crate::shell::complain(&format!("scenario {name} ..."));
+            if let Err(error) = scenario(&options, &binary, &mut report) {
+                report.note(format!("scenario {name} failed: {error:#}"));
+                failed.push(name);
+            }
+        }
+    }
+    crate::shell::say(report.text()?.trim_end());
+    if let Some(file) = &options.json {
+        std::fs::write(file, report.json()?).with_context(|| format!("could not write {}", file.display()))?;
+    }
+    if !failed.is_empty() {
+        bail!("scenarios that failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// Processors that are in use while the bench does nothing.
+fn others_busy() -> Result<f64> {
+    let (began, before) = (Instant::now(), process::machine_seconds()?);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    Ok((process::machine_seconds()? - before) / began.elapsed().as_secs_f64())
 }

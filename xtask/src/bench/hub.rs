@@ -1,0 +1,155 @@
+//! The hub under test: the release binary on a fresh folder, spoken to only as any client would.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::json;
+
+use super::process::{self, Process};
+use super::receiver::Receiver;
+use super::wire::{Asker, request};
+
+/// How long an orderly stop may take; the hub's own bound is 10 s.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+/// A hub that runs.
+pub(super) struct Hub {
+    child: Child,
+    /// Kills the hub should the bench be killed.
+    guard: Option<Process>,
+    pub(super) address: String,
+    pub(super) token: String,
+    folder: tempfile::TempDir,
+}
+
+/// Builds the release binary and answers its path.
+pub(super) fn build() -> Result<String> {
+    crate::shell::run("cargo", &["build", "--release", "-p", "hms-ess"])?;
+    let target = crate::prepare::target().join("release/hms-ess");
+    Ok(target.to_str().context("the target folder is not UTF-8")?.to_owned())
+}
+
+impl Hub {
+    /// Starts a hub that trusts the receiver's certificate and may dial loopback.
+    pub(super) fn start(binary: &str, receiver: &Receiver) -> Result<Self> {
+        let target = crate::prepare::target();
+        // On the same disk as the build, not in a memory file system: the fsync is part of the figures.
+        let folder = tempfile::tempdir_in(&target).context("no folder for the hub")?;
+        let log = std::fs::File::create(folder.path().join("log"))?;
+        let mut command = Command::new(binary);
+        command
+            .args(["serve", "--http", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"])
+            .args(["--allow-net", "127.0.0.0/8", "--data"])
+            .arg(folder.path().join("data"))
+            .env("HMS_ESS_PROFILE", folder.path().join("profile.json"))
+            .env("RUST_LOG", "warn")
+            .stderr(log)
+            .stdout(Stdio::piped());
+        if let Some(ca) = &receiver.ca {
+            command.arg("--partner-ca").arg(ca.path());
+        }
+        let mut child = command.spawn().with_context(|| format!("could not start {binary}"))?;
+        let stdout = child.stdout.take().context("no stdout")?;
+        let mut hub = Self { child, guard: None, address: String::new(), token: String::new(), folder };
+        hub.guard = Some(Process::start("guard-process", &[hub.child.id().to_string()])?);
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let address = line.trim().strip_prefix("listening on http://");
+        hub.address = address.with_context(|| format!("the hub did not start: {}", hub.log()))?.to_owned();
+        hub.token = std::fs::read_to_string(hub.folder.path().join("data/admin.token"))?.trim().to_owned();
+        Ok(hub)
+    }
+
+    /// Adds partners `P0`, `P1` and so on, each with a path of its own at the receiver.
+    pub(super) fn add_partners(&self, receiver: &Receiver, count: usize, in_flight: usize) -> Result<()> {
+        let mut asker = Asker::connect(&self.address)?;
+        for number in 0..count {
+            let document = json!({
+                "id": format!("P{number}"), "url": format!("{}/p{number}", receiver.url), "channel": "webhook",
+                "subscribe": ["EVT-*"], "limits": {"in_flight": in_flight},
+            });
+            self.post(&mut asker, "/v1/partners", &document.to_string(), 201)?;
+        }
+        Ok(())
+    }
+
+    /// Adds one partner under this path of the receiver.
+    pub(super) fn add_partner(&self, receiver: &Receiver, id: &str, path: &str) -> Result<()> {
+        let document = json!({"id": id, "url": format!("{}{path}", receiver.url), "channel": "webhook"});
+        self.post(&mut Asker::connect(&self.address)?, "/v1/partners", &document.to_string(), 201)
+    }
+
+    /// Pauses partners `P0` to `P<count - 1>`.
+    pub(super) fn pause_partners(&self, count: usize) -> Result<()> {
+        let mut asker = Asker::connect(&self.address)?;
+        for number in 0..count {
+            self.post(&mut asker, &format!("/v1/partners/P{number}/pause"), "", 200)?;
+        }
+        Ok(())
+    }
+
+    /// Publishes events in bulk; `name` makes their ids.
+    pub(super) fn publish_bulk(&self, name: &str, count: usize) -> Result<()> {
+        const LINES: usize = 500;
+        let mut asker = Asker::connect(&self.address)?;
+        for first in (0..count).step_by(LINES) {
+            let numbers = first..count.min(first + LINES);
+            let size = numbers.len();
+            let body: String =
+                numbers.map(|number| super::wire::event(&format!("{name}-{number}"), "x") + "\n").collect();
+            let bytes = request("POST", "/v1/events", &self.token, "application/x-ndjson", &body);
+            let (status, text) = asker.ask(&bytes)?;
+            let is_recorded = status == 200 && text.contains(&format!("\"recorded\":{size}"));
+            if !is_recorded {
+                bail!("a bulk publish was answered {status}: {:.300}", text);
+            }
+        }
+        Ok(())
+    }
+
+    fn post(&self, asker: &mut Asker, path: &str, body: &str, expected: u16) -> Result<()> {
+        let (status, text) = asker.ask(&request("POST", path, &self.token, "application/json", body))?;
+        if status != expected {
+            bail!("{path} was answered {status}: {text}");
+        }
+        Ok(())
+    }
+
+    /// User and system time of the hub and its evaluation processes.
+    pub(super) fn cpu_seconds(&self) -> Result<f64> {
+        process::cpu_seconds(self.child.id())
+    }
+
+    pub(super) fn resident_mib(&self) -> Result<f64> {
+        process::resident_mib(self.child.id())
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Stops the hub in order; one that does not stop is a failure of the run.
+    pub(super) fn stop(mut self) -> Result<()> {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
+        let end = Instant::now() + STOP_WITHIN;
+        loop {
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => bail!("the hub ended with {status}: {}", self.log()),
+                None if Instant::now() > end => bail!("the hub did not stop within {STOP_WITHIN:?}: {}", self.log()),
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        // Stopped already, unless something failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
