@@ -384,3 +384,12 @@ def start_hub(binary: Path, tmp_path: Path) -> Iterator[Callable[..., Hub]]:
     for hub in started:
         if hub.process.poll() is None:
             hub.kill()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "last: waits for a long bound that began early in the run")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits longest is asked last, so that the other tests run meanwhile."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
