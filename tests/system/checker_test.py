@@ -233,7 +233,8 @@ def test_a_removed_partner_keeps_its_name_on_record(start_hub: Callable[..., Hub
     world = World(loop)
     client = start_hub().client()
     world.add(client, "CHANGING-0")
-    assert client.ask("PUT", "/v1/partners/CHANGING-0", {**world.document("CHANGING-0"), "url": Sink(loop).url})
+    healthy = {**world.document("CHANGING-0"), "url": Sink(loop).url}
+    assert client.ask("PUT", "/v1/partners/CHANGING-0", healthy).status == 200
     assert client.ask("POST", "/v1/events", event("C-0", "C-0")).status == 202
     wait_for("the ACK", lambda: client.get("/v1/events/C-0/status") == {"CHANGING-0": "ack"})
     before = client.pages("/v1/ledger")

@@ -293,7 +293,7 @@ def test_every_route_but_the_tokenless_ones_asks_for_a_token(hub: Hub) -> None:
             continue
         for authorization in (None, "Bearer", "Bearer hms_wrong", f"Basic {hub.token}", f"Bearer {hub.token}x"):
             headers = {} if authorization is None else {"authorization": authorization}
-            body = {} if method in ("POST", "PUT") else None
+            body: Any = {} if method in ("POST", "PUT") else None
             answer = hub.stranger().ask(method, path, body, headers)
             check_problem(answer, 401, "unauthenticated")
             assert answer.headers["www-authenticate"].startswith("Bearer"), answer

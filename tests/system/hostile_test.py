@@ -1,6 +1,7 @@
 """Partners that mean harm, or are broken in every way an HTTP answer can be, beside healthy ones.
 
-A hostile partner may cost its own deliveries, and nothing else: no other's time, no memory without bound, no answer of the API.
+A hostile partner may cost its own deliveries, and nothing else: no other's time, no memory without bound, no answer of
+the API.
 """
 
 from __future__ import annotations

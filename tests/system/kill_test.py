@@ -233,7 +233,8 @@ def test_what_was_promised_before_a_kill_holds_after_it(start_hub: Callable[...,
     check_deliveries(client, world, log)
     check_order(world, log)
     repeats = check_repeats(world)
-    print(json.dumps({"events": len(log), "receipts": len(world.receipts), "shown": len(world.shown), "twice": repeats}))
+    counts = {"events": len(log), "receipts": len(world.receipts), "shown": len(world.shown), "twice": repeats}
+    print(json.dumps(counts))
     assert len(world.receipts) > ROUNDS * 10 and len(world.shown) > ROUNDS * 10, "too little load to prove anything"
 
 
