@@ -33,9 +33,7 @@ fn main() {
         return runtime(1).block_on(serve());
     }
     let number = |position: usize, default: usize| {
-        arguments
-            .get(position)
-            .map_or(default, |text| text.parse().expect("a number"))
+        arguments.get(position).map_or(default, |text| text.parse().expect("a number"))
     };
     let (posts, in_flight, threads) = (number(0, 200_000), number(1, 64), number(2, 1));
     let (mut partner, address) = start_partner();
@@ -45,12 +43,7 @@ fn main() {
         run("our channel", posts, threads, ours(address, posts, in_flight));
     }
     for _ in 0..3 {
-        run(
-            "bare hyper, 1,000 cold connections ",
-            1000,
-            threads,
-            bare(address, 1000, 1000),
-        );
+        run("bare hyper, 1,000 cold connections ", 1000, threads, bare(address, 1000, 1000));
         run("our channel, 1,000 cold connections", 1000, threads, cold(address));
     }
     partner.kill().unwrap();
@@ -79,9 +72,7 @@ async fn bare(address: SocketAddr, posts: usize, in_flight: usize) {
         tasks.spawn(async move {
             let stream = TcpStream::connect(address).await.unwrap();
             stream.set_nodelay(true).unwrap();
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-                .await
-                .unwrap();
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
             tokio::spawn(connection);
             let message = message();
             let mut headers = HeaderMap::new();
@@ -152,8 +143,7 @@ async fn post(channel: &Channel, message: &Message) {
 }
 
 fn take(left: &AtomicUsize) -> bool {
-    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
-        .is_ok()
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
 }
 
 fn dialer() -> Dialer {
@@ -210,15 +200,9 @@ fn cpu_time() -> Duration {
 
 fn start_partner() -> (Child, SocketAddr) {
     let program = std::env::current_exe().unwrap();
-    let mut child = Command::new(program)
-        .arg("partner")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = Command::new(program).arg("partner").stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     (child, line.trim().parse().unwrap())
 }
 
@@ -256,9 +240,5 @@ async fn answer(mut stream: TcpStream) {
 }
 
 fn runtime(threads: usize) -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .enable_all()
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap()
 }

@@ -70,14 +70,7 @@ impl Dialer {
         }
         let user_agent = options.user_agent;
         let allow = options.allow;
-        Ok(Dialer {
-            inner: Arc::new(Inner {
-                allow,
-                tls: with_alpn(tls),
-                roots,
-                user_agent,
-            }),
-        })
+        Ok(Dialer { inner: Arc::new(Inner { allow, tls: with_alpn(tls), roots, user_agent }) })
     }
 
     /// The `user-agent` of all requests.
@@ -125,10 +118,7 @@ impl Dialer {
         progress.enter(Stage::Tls);
         match tls.connect(target.server_name.clone(), socket).await {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
-            Err(error) => Err(Failure {
-                stage: Stage::Tls,
-                reason: tls_words(&error, &target.host),
-            }),
+            Err(error) => Err(Failure { stage: Stage::Tls, reason: tls_words(&error, &target.host) }),
         }
     }
 
@@ -152,24 +142,15 @@ impl Dialer {
         match refused {
             _ if !allowed.is_empty() => Ok(allowed),
             Some(failure) => Err(failure),
-            None => Err(Failure {
-                stage: Stage::Resolve,
-                reason: format!("the name {} has no address", target.host),
-            }),
+            None => Err(Failure { stage: Stage::Resolve, reason: format!("the name {} has no address", target.host) }),
         }
     }
 }
 
 /// The addresses of a name, by the system's resolver.
 async fn look_up(target: &Target) -> Result<Vec<SocketAddr>, Failure> {
-    let not_found = || Failure {
-        stage: Stage::Resolve,
-        reason: format!("the name {} was not found", target.host),
-    };
-    let permit = Arc::clone(&target.lookups)
-        .acquire_owned()
-        .await
-        .map_err(|_| not_found())?;
+    let not_found = || Failure { stage: Stage::Resolve, reason: format!("the name {} was not found", target.host) };
+    let permit = Arc::clone(&target.lookups).acquire_owned().await.map_err(|_| not_found())?;
     let name = (target.host.clone(), target.port);
     let lookup = tokio::task::spawn_blocking(move || {
         let _permit = permit;
@@ -204,10 +185,7 @@ async fn connect(addresses: &[SocketAddr], progress: &Progress) -> Result<TcpStr
             Err(error) => reason = format!("{} by {address}", io_words(&error)),
         }
     }
-    Err(Failure {
-        stage: Stage::Connect,
-        reason,
-    })
+    Err(Failure { stage: Stage::Connect, reason })
 }
 
 /// TLS 1.2 and 1.3 by ring, whatever else the process has set.
@@ -238,9 +216,7 @@ fn trusted_roots(options: &DialerOptions) -> Result<RootCertStore, ChannelError>
     for pem in &options.extra_roots_pem {
         for certificate in CertificateDer::pem_slice_iter(pem) {
             let certificate = certificate.map_err(|error| ChannelError::Roots(error.to_string()))?;
-            roots
-                .add(certificate)
-                .map_err(|error| ChannelError::Roots(error.to_string()))?;
+            roots.add(certificate).map_err(|error| ChannelError::Roots(error.to_string()))?;
         }
     }
     Ok(roots)

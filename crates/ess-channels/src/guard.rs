@@ -34,10 +34,7 @@ pub(crate) fn check(address: IpAddr, security: Security, allow: &AllowNet) -> Re
         }
         (None, Security::Tls) => return Ok(()),
     };
-    Err(Failure {
-        stage: Stage::Guard,
-        reason,
-    })
+    Err(Failure { stage: Stage::Guard, reason })
 }
 
 /// Whether the operator allowed the address. One that carries an IPv4 address inside is judged by that one as well.

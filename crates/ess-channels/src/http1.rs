@@ -108,10 +108,8 @@ fn read_fields(
         } else if is("transfer-encoding") {
             coding = Some(field.value);
         } else if is("connection") {
-            says_close |= field
-                .value
-                .split(|byte| *byte == b',')
-                .any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"));
+            says_close |=
+                field.value.split(|byte| *byte == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"));
         } else if is("retry-after") {
             retry_after = std::str::from_utf8(field.value).ok();
         } else if is("date") {

@@ -88,11 +88,7 @@ impl Tokens {
             return Ok(authorization);
         }
         progress.enter(Stage::Auth);
-        let _turn = self
-            .fetching
-            .acquire()
-            .await
-            .map_err(|_| refused("the channel is closed"))?;
+        let _turn = self.fetching.acquire().await.map_err(|_| refused("the channel is closed"))?;
         if let Some(authorization) = self.valid() {
             return Ok(authorization);
         }
@@ -105,10 +101,7 @@ impl Tokens {
     /// Forgets a token that the partner did not take, unless another attempt has renewed it already.
     pub(crate) fn forget(&self, used: &Arc<Zeroizing<String>>) {
         let mut current = self.lock();
-        if current
-            .as_ref()
-            .is_some_and(|token| Arc::ptr_eq(&token.authorization, used))
-        {
+        if current.as_ref().is_some_and(|token| Arc::ptr_eq(&token.authorization, used)) {
             *current = None;
         }
     }
@@ -122,22 +115,13 @@ impl Tokens {
             .dial(&self.target, self.tls.as_ref(), &inner)
             .await
             .map_err(|failure| refused(&failure.reason))?;
-        let request = Outgoing {
-            head: &self.head,
-            body: self.form.as_bytes(),
-        };
-        let reply = Wire::open(stream)
-            .exchange(request, &inner)
-            .await
-            .map_err(|broken| refused(&broken.failure.reason))?;
+        let request = Outgoing { head: &self.head, body: self.form.as_bytes() };
+        let reply =
+            Wire::open(stream).exchange(request, &inner).await.map_err(|broken| refused(&broken.failure.reason))?;
         let json: Option<serde_json::Value> = serde_json::from_slice(&reply.body).ok();
         if !(200..300).contains(&reply.status) {
             let code = json.as_ref().and_then(error_code).map(|code| format!(" ({code})"));
-            return Err(refused(&format!(
-                "the token url answered {}{}",
-                reply.status,
-                code.unwrap_or_default()
-            )));
+            return Err(refused(&format!("the token url answered {}{}", reply.status, code.unwrap_or_default())));
         }
         let json = json.ok_or_else(|| refused("the token url's answer is not json"))?;
         parse_token(&json, asked_at)
@@ -155,10 +139,7 @@ impl Tokens {
 }
 
 fn refused(why: &str) -> Failure {
-    Failure {
-        stage: Stage::Auth,
-        reason: format!("could not get a token: {why}"),
-    }
+    Failure { stage: Stage::Auth, reason: format!("could not get a token: {why}") }
 }
 
 fn parse_token(json: &serde_json::Value, asked_at: Instant) -> Result<Token, Failure> {
@@ -166,9 +147,7 @@ fn parse_token(json: &serde_json::Value, asked_at: Instant) -> Result<Token, Fai
         .as_str()
         .filter(|token| !token.is_empty() && token.len() <= TOKEN_BYTES_MAX)
         .ok_or_else(|| refused("the token url's answer holds no access_token"))?;
-    let is_bearer = json["token_type"]
-        .as_str()
-        .is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
+    let is_bearer = json["token_type"].as_str().is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
     if !is_bearer {
         return Err(refused("the token is not a bearer token"));
     }
@@ -178,18 +157,11 @@ fn parse_token(json: &serde_json::Value, asked_at: Instant) -> Result<Token, Fai
     }
     // Some servers write the number as a text.
     let stated = &json["expires_in"];
-    let seconds = stated
-        .as_u64()
-        .or_else(|| stated.as_str().and_then(|text| text.parse().ok()));
-    let lifetime = seconds
-        .map_or(TOKEN_LIFETIME_DEFAULT, Duration::from_secs)
-        .min(TOKEN_LIFETIME_MAX);
+    let seconds = stated.as_u64().or_else(|| stated.as_str().and_then(|text| text.parse().ok()));
+    let lifetime = seconds.map_or(TOKEN_LIFETIME_DEFAULT, Duration::from_secs).min(TOKEN_LIFETIME_MAX);
     // A token that lives shorter than the skew serves half its life.
     let used_for = lifetime.saturating_sub(TOKEN_SKEW).max(lifetime / 2);
-    Ok(Token {
-        authorization: Arc::new(authorization),
-        until: asked_at + used_for,
-    })
+    Ok(Token { authorization: Arc::new(authorization), until: asked_at + used_for })
 }
 
 /// The error code of section 5.2, if it looks like one: what stands there is a stranger's text.
@@ -237,13 +209,7 @@ mod tests {
 
     #[test]
     fn an_error_text_that_is_no_code_is_not_repeated() {
-        assert_eq!(
-            error_code(&serde_json::json!({"error": "invalid_client"})),
-            Some("invalid_client")
-        );
-        assert_eq!(
-            error_code(&serde_json::json!({"error": "Secret hunter2 is wrong"})),
-            None
-        );
+        assert_eq!(error_code(&serde_json::json!({"error": "invalid_client"})), Some("invalid_client"));
+        assert_eq!(error_code(&serde_json::json!({"error": "Secret hunter2 is wrong"})), None);
     }
 }

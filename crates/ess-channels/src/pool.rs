@@ -19,10 +19,7 @@ pub(crate) struct Pool {
 impl Pool {
     /// An empty pool.
     pub(crate) fn new(idle_max: usize) -> Pool {
-        Pool {
-            idle_max,
-            idle: Mutex::new(Vec::new()),
-        }
+        Pool { idle_max, idle: Mutex::new(Vec::new()) }
     }
 
     /// Takes the connection last used that is still open.

@@ -17,11 +17,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// An attempt that begins now.
     pub(crate) fn begin(deadline: Instant) -> Progress {
-        Progress {
-            started: Instant::now(),
-            deadline,
-            stage: AtomicU8::new(Stage::Resolve as u8),
-        }
+        Progress { started: Instant::now(), deadline, stage: AtomicU8::new(Stage::Resolve as u8) }
     }
 
     /// When the attempt ends at the latest.
@@ -36,9 +32,7 @@ impl Progress {
 
     /// Notes the step that begins where `before` ends; a later one stays.
     pub(crate) fn enter_if(&self, before: Stage, stage: Stage) {
-        let _ = self
-            .stage
-            .compare_exchange(before as u8, stage as u8, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.stage.compare_exchange(before as u8, stage as u8, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// What to report when the deadline has passed.
@@ -53,18 +47,11 @@ impl Progress {
             _ => (Stage::Resolve, "finding the address"),
         };
         let span = in_words(self.deadline.saturating_duration_since(self.started));
-        Failure {
-            stage,
-            reason: format!("timed out after {span} while {doing}"),
-        }
+        Failure { stage, reason: format!("timed out after {span} while {doing}") }
     }
 }
 
 fn in_words(span: Duration) -> String {
     let millis = (span + Duration::from_micros(500)).as_millis();
-    if millis >= 1000 && millis.is_multiple_of(1000) {
-        format!("{}s", millis / 1000)
-    } else {
-        format!("{millis}ms")
-    }
+    if millis >= 1000 && millis.is_multiple_of(1000) { format!("{}s", millis / 1000) } else { format!("{millis}ms") }
 }

@@ -51,11 +51,7 @@ impl Target {
         if authority.as_str().contains('@') {
             return Err(refuse("it holds a user name; use `auth` instead"));
         }
-        let host = authority
-            .host()
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() {
             return Err(refuse("it has no host"));
         }

@@ -37,9 +37,7 @@ pub struct Webhook {
 
 impl std::fmt::Debug for Webhook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Webhook")
-            .field("host", &self.target.host)
-            .finish_non_exhaustive()
+        f.debug_struct("Webhook").field("host", &self.target.host).finish_non_exhaustive()
     }
 }
 
@@ -62,17 +60,8 @@ impl Webhook {
             (_, Security::Plain) => None,
         };
         let tokens = match credential {
-            Credential::OAuth2 {
-                token_url,
-                client_id,
-                client_secret,
-                scope,
-            } => {
-                let client = Client {
-                    id: client_id,
-                    secret: client_secret,
-                    scope: scope.as_deref(),
-                };
+            Credential::OAuth2 { token_url, client_id, client_secret, scope } => {
+                let client = Client { id: client_id, secret: client_secret, scope: scope.as_deref() };
                 Some(Tokens::open(token_url, &client, dialer)?)
             }
             _ => None,
@@ -128,10 +117,7 @@ impl Webhook {
         progress: &Progress,
     ) -> Result<Answer, Failure> {
         let head = self.head(message, authorization)?;
-        let request = Outgoing {
-            head: &head,
-            body: &message.body,
-        };
+        let request = Outgoing { head: &head, body: &message.body };
         if let Some(wire) = self.pool.take() {
             match self.exchange(wire, request, progress).await {
                 Err(broken) if broken.is_stale => {}
@@ -139,9 +125,7 @@ impl Webhook {
             }
         }
         let stream = self.dialer.dial(&self.target, self.tls.as_ref(), progress).await?;
-        self.exchange(Wire::open(stream), request, progress)
-            .await
-            .map_err(|broken| broken.failure)
+        self.exchange(Wire::open(stream), request, progress).await.map_err(|broken| broken.failure)
     }
 
     async fn exchange(&self, mut wire: Wire, request: Outgoing<'_>, progress: &Progress) -> Result<Answer, Broken> {
@@ -149,19 +133,13 @@ impl Webhook {
         if reply.can_keep {
             self.pool.keep(wire);
         }
-        Ok(Answer {
-            status: reply.status,
-            body: reply.body,
-            retry_after: reply.retry_after,
-        })
+        Ok(Answer { status: reply.status, body: reply.body, retry_after: reply.retry_after })
     }
 
     /// The request's head: the fixed beginning, the message's fields, and ours where the message has none.
     fn head(&self, message: &Message, authorization: Option<&str>) -> Result<Vec<u8>, Failure> {
-        let refuse = |name: &str| Failure {
-            stage: Stage::Send,
-            reason: format!("the header field {name:?} is not valid"),
-        };
+        let refuse =
+            |name: &str| Failure { stage: Stage::Send, reason: format!("the header field {name:?} is not valid") };
         let mut head = Vec::with_capacity(self.beginning.len() + HEAD_BYTES_USUAL);
         head.extend_from_slice(&self.beginning);
         let (mut has_agent, mut has_type) = (false, false);
@@ -230,20 +208,14 @@ fn authorization(credential: &Credential) -> Result<Option<Zeroizing<String>>, C
         Credential::OAuth2 { .. } | Credential::None | Credential::Mtls { .. } => return Ok(None),
     };
     if !is_field("authorization", &value) {
-        return Err(ChannelError::Credential(
-            "the token holds a control character".to_owned(),
-        ));
+        return Err(ChannelError::Credential("the token holds a control character".to_owned()));
     }
     Ok(Some(Zeroizing::new(value)))
 }
 
 /// A reason is one line without control characters, of bounded length.
 fn one_line(mut failure: Failure) -> Failure {
-    failure.reason = failure
-        .reason
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(REASON_CHARS_MAX)
-        .collect();
+    failure.reason =
+        failure.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_CHARS_MAX).collect();
     failure
 }

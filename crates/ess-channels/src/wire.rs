@@ -58,19 +58,14 @@ pub(crate) struct Broken {
 impl Wire {
     /// Takes a fresh connection into use.
     pub(crate) fn open(stream: Stream) -> Wire {
-        Wire {
-            stream,
-            used_at: Instant::now(),
-        }
+        Wire { stream, used_at: Instant::now() }
     }
 
     /// Whether the partner has kept the connection open and silent, by all that is known here and now.
     pub(crate) fn is_open(&mut self) -> bool {
         let mut byte = [0];
         let mut cx = Context::from_waker(Waker::noop());
-        Pin::new(&mut self.stream)
-            .poll_read(&mut cx, &mut ReadBuf::new(&mut byte))
-            .is_pending()
+        Pin::new(&mut self.stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 
     /// Sends the request and reads the answer.
@@ -227,34 +222,18 @@ impl Exchange<'_> {
 
     fn broken(&self, stage: Stage, error: &io::Error) -> Broken {
         let is_sent = self.is_sent();
-        let stage = if stage == Stage::Await && !is_sent {
-            Stage::Send
-        } else {
-            stage
-        };
+        let stage = if stage == Stage::Await && !is_sent { Stage::Send } else { stage };
         let when = match stage {
             Stage::Send => "before the message was sent",
             Stage::Read => "in the middle of the answer",
             _ if self.read == 0 => "before an answer",
             _ => "in the middle of the answer's head",
         };
-        Broken {
-            is_stale: self.read == 0,
-            failure: Failure {
-                stage,
-                reason: format!("{} {when}", io_words(error)),
-            },
-        }
+        Broken { is_stale: self.read == 0, failure: Failure { stage, reason: format!("{} {when}", io_words(error)) } }
     }
 
     fn malformed(&self, stage: Stage, malformed: Malformed) -> Broken {
-        Broken {
-            is_stale: false,
-            failure: Failure {
-                stage,
-                reason: malformed.0.to_owned(),
-            },
-        }
+        Broken { is_stale: false, failure: Failure { stage, reason: malformed.0.to_owned() } }
     }
 }
 

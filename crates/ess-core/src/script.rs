@@ -60,6 +60,21 @@ impl Default for Bounds {
     }
 }
 
+impl Bounds {
+    /// Wide bounds, for a script that a person tries out at a terminal; the longest ranges of the language fit.
+    #[must_use]
+    pub fn roomy() -> Self {
+        Self {
+            time: Duration::from_secs(10),
+            sequence_length_max: 10_000_000,
+            input_bytes_max: 64 << 20,
+            output_bytes_max: 64 << 20,
+            memory_bytes_max: 1 << 30,
+            ..Self::default()
+        }
+    }
+}
+
 /// What `$now()` and `$millis()` say, and whether dice are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clock {

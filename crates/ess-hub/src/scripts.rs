@@ -274,7 +274,8 @@ pub struct Once<'a> {
     pub bind: Option<&'a str>,
 }
 
-/// Evaluates one script as the hub would, but with the real clock, and ends the process again.
+/// Evaluates one script as the hub would, but with the real clock, and ends the process again. [`Bounds::roomy`] suits
+/// a terminal.
 ///
 /// # Errors
 /// As [`Scripts::evaluate`]; also when `bind` is no JSON object.

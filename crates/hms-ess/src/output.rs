@@ -138,11 +138,15 @@ impl Output {
         }
         let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr_with_hz(10));
         let template = match length {
-            0 => "{spinner} {msg} {pos} {per_sec}",
-            _ => "{msg} {wide_bar} {pos}/{len} {per_sec} {eta}",
+            0 => "{spinner} {msg} {pos} {rate}",
+            _ => "{msg} {wide_bar} {pos}/{len} {rate} {eta}",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+            let rate = |state: &indicatif::ProgressState, text: &mut dyn std::fmt::Write| {
+                // A bar that can't be drawn is no reason to stop.
+                let _ = write!(text, "{:.0}/s", state.per_sec());
+            };
+            bar.set_style(style.with_key("rate", rate));
         }
         bar.set_message(what);
         bar

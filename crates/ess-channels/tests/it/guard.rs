@@ -49,10 +49,7 @@ async fn loopback_is_refused_however_it_is_written() {
                 Err(error) => panic!("{url}: {error}"),
                 Ok(channel) => {
                     let failure = failed(channel.send(&message(), soon()).await);
-                    assert!(
-                        matches!(failure.stage, Stage::Guard | Stage::Resolve),
-                        "{url}: {failure:?}"
-                    );
+                    assert!(matches!(failure.stage, Stage::Guard | Stage::Resolve), "{url}: {failure:?}");
                 }
             }
         }
@@ -110,10 +107,7 @@ fn an_address_that_cannot_be_used_says_why() {
         ("partner.gov/hook", "it is not a url"),
         ("/hook", "it must begin with https:// or http://"),
         ("https://", "it is not a url"),
-        (
-            "https://user:secret@partner.gov/",
-            "it holds a user name; use `auth` instead",
-        ),
+        ("https://user:secret@partner.gov/", "it holds a user name; use `auth` instead"),
         ("https://partner.gov:99999/", "its port is not a number up to 65535"),
         ("https://partner.gov:0/", "its port is not a number up to 65535"),
         ("https://partner.gov:/", "its port is not a number up to 65535"),

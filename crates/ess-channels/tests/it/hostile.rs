@@ -15,9 +15,7 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Sends once under a short deadline and holds the attempt to it.
 async fn send_within(partner: &Partner, span: Duration) -> Receipt {
     let began = Instant::now();
-    let receipt = channel(&partner.url(), Credential::None)
-        .send(&message(), began + span)
-        .await;
+    let receipt = channel(&partner.url(), Credential::None).send(&message(), began + span).await;
     // Generous, as the machine may be busy; an attempt without a deadline would take for ever.
     assert!(began.elapsed() < span + Duration::from_secs(5), "{:?}", began.elapsed());
     if let Receipt::Answer(answer) = &receipt {
@@ -73,38 +71,21 @@ async fn falling_silent(beginning: &'static str) -> Partner {
 }
 
 fn failure(stage: Stage, reason: &str) -> Failure {
-    Failure {
-        stage,
-        reason: reason.to_owned(),
-    }
+    Failure { stage, reason: reason.to_owned() }
 }
 
 #[tokio::test]
 async fn a_drip_ends_with_the_deadline() {
     let span = Duration::from_millis(300);
     for (beginning, more, stage, doing) in [
-        (
-            "HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n",
-            "x",
-            Stage::Read,
-            "reading the answer",
-        ),
-        (
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
-            "1\r\nx\r\n",
-            Stage::Read,
-            "reading the answer",
-        ),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n", "x", Stage::Read, "reading the answer"),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "1\r\nx\r\n", Stage::Read, "reading the answer"),
         ("HTTP/1.1 200 OK\r\n\r\n", "x", Stage::Read, "reading the answer"),
         ("HTTP/1.1 200 OK\r\nx: ", "x", Stage::Await, "waiting for the answer"),
     ] {
         let partner = dripping(beginning, more).await;
         let reason = format!("timed out after 300ms while {doing}");
-        assert_eq!(
-            failed(send_within(&partner, span).await),
-            failure(stage, &reason),
-            "{beginning}"
-        );
+        assert_eq!(failed(send_within(&partner, span).await), failure(stage, &reason), "{beginning}");
     }
 }
 
@@ -133,15 +114,8 @@ async fn a_partner_that_does_not_read_is_left_at_the_deadline() {
     let mut message = message();
     message.body = vec![b'x'; 32 << 20].into();
     let channel = channel(&partner.url(), Credential::None);
-    let failure_seen = failed(
-        channel
-            .send(&message, Instant::now() + Duration::from_millis(300))
-            .await,
-    );
-    assert_eq!(
-        failure_seen,
-        failure(Stage::Send, "timed out after 300ms while sending")
-    );
+    let failure_seen = failed(channel.send(&message, Instant::now() + Duration::from_millis(300)).await);
+    assert_eq!(failure_seen, failure(Stage::Send, "timed out after 300ms while sending"));
 }
 
 #[tokio::test]
@@ -163,30 +137,18 @@ async fn of_a_flood_64_kib_are_read() {
 
 #[tokio::test]
 async fn of_a_flood_of_tiny_chunks_little_is_read() {
-    let partner = flooding(
-        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
-        b"1;ext=aaaaaaaaaaaaaaaaaaaaaaaaaa\r\nx\r\n",
-    )
-    .await;
+    let partner =
+        flooding("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1;ext=aaaaaaaaaaaaaaaaaaaaaaaaaa\r\nx\r\n")
+            .await;
     let answer = answered(send(&partner).await);
-    assert!(
-        (1..BODY_BYTES_MAX).contains(&answer.body.len()),
-        "{}",
-        answer.body.len()
-    );
+    assert!((1..BODY_BYTES_MAX).contains(&answer.body.len()), "{}", answer.body.len());
 }
 
 #[tokio::test]
 async fn endless_trailers_and_extensions_end_the_answer() {
     for (beginning, more) in [
-        (
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n",
-            b"x: y\r\n".as_slice(),
-        ),
-        (
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;",
-            b"aaaaaaaa".as_slice(),
-        ),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n", b"x: y\r\n".as_slice()),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;", b"aaaaaaaa".as_slice()),
     ] {
         let partner = flooding(beginning, more).await;
         assert_eq!(answered(send(&partner).await).body.len(), 0, "{beginning}");
@@ -214,10 +176,7 @@ async fn a_few_interim_answers_are_passed_over() {
 #[tokio::test]
 async fn a_storm_of_interim_answers_ends_the_attempt() {
     let partner = flooding("", b"HTTP/1.1 100 Continue\r\n\r\n").await;
-    assert_eq!(
-        failed(send(&partner).await),
-        failure(Stage::Await, "the answer's head is over 32 KiB")
-    );
+    assert_eq!(failed(send(&partner).await), failure(Stage::Await, "the answer's head is over 32 KiB"));
 }
 
 #[tokio::test]
@@ -228,10 +187,7 @@ async fn endless_header_fields_end_the_attempt() {
         ("HTTP/1.1 200 ", b"y".as_slice()),
     ] {
         let partner = flooding(beginning, more).await;
-        assert_eq!(
-            failed(send(&partner).await),
-            failure(Stage::Await, "the answer's head is over 32 KiB")
-        );
+        assert_eq!(failed(send(&partner).await), failure(Stage::Await, "the answer's head is over 32 KiB"));
     }
 }
 
@@ -243,31 +199,13 @@ async fn what_is_not_http_is_named() {
         ("\r\nHTTP/1.1 200 OK\r\n\r\n", "the answer is not http/1.1"),
         ("HTTP/1.1 2x0 OK\r\n\r\n", "the answer's head is malformed"),
         ("HTTP/1.1 200 OK\r\nno colon\r\n\r\n", "the answer's head is malformed"),
-        (
-            "HTTP/1.1 200 OK\r\na: b\r\n folded\r\n\r\n",
-            "the answer's head is malformed",
-        ),
+        ("HTTP/1.1 200 OK\r\na: b\r\n folded\r\n\r\n", "the answer's head is malformed"),
         ("HTTP/1.1 999 OK\r\n\r\n", "the answer's status is not one of http"),
-        (
-            "HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
-            "the answer's length is not a number",
-        ),
-        (
-            "HTTP/1.1 200 OK\r\ncontent-length: +2\r\n\r\nok",
-            "the answer's length is not a number",
-        ),
-        (
-            "HTTP/1.1 200 OK\r\ncontent-length: 18446744073709551616\r\n\r\n",
-            "the answer's length is not a number",
-        ),
-        (
-            "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
-            "the answer states two lengths",
-        ),
-        (
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n",
-            "the answer's chunks are malformed",
-        ),
+        ("HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n", "the answer's length is not a number"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: +2\r\n\r\nok", "the answer's length is not a number"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 18446744073709551616\r\n\r\n", "the answer's length is not a number"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab", "the answer states two lengths"),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n", "the answer's chunks are malformed"),
         (
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n11111111111111111\r\n",
             "the answer's chunks are malformed",
@@ -278,31 +216,19 @@ async fn what_is_not_http_is_named() {
     }
     let fields = "x: y\r\n".repeat(65);
     let partner = Partner::answering(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n")).await;
-    assert_eq!(
-        failed(send(&partner).await).reason,
-        "the answer has too many header fields"
-    );
+    assert_eq!(failed(send(&partner).await).reason, "the answer has too many header fields");
 }
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_is_a_failure() {
     for (text, reason) in [
-        (
-            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabcd",
-            "connection closed in the middle of the answer",
-        ),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabcd", "connection closed in the middle of the answer"),
         (
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nabc",
             "connection closed in the middle of the answer",
         ),
-        (
-            "HTTP/1.1 200 OK\r\ncontent-len",
-            "connection closed in the middle of the answer's head",
-        ),
-        (
-            "HTTP/1.1 100 Continue\r\n\r\n",
-            "connection closed in the middle of the answer's head",
-        ),
+        ("HTTP/1.1 200 OK\r\ncontent-len", "connection closed in the middle of the answer's head"),
+        ("HTTP/1.1 100 Continue\r\n\r\n", "connection closed in the middle of the answer's head"),
     ] {
         let partner = Partner::start(move |mut stream, _| async move {
             read_request(&mut stream).await;
@@ -323,14 +249,9 @@ fn reset(stream: TcpStream) {
 async fn a_reset_half_way_is_a_failure() {
     let partner = Partner::start(async |mut stream, _| {
         read_request(&mut stream).await;
-        stream
-            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nabcd")
-            .await
-            .unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nabcd").await.unwrap();
         // The reset may overtake what was written, so the hub is given the time to have read it.
-        tokio::time::timeout(Duration::from_millis(200), stream.read_u8())
-            .await
-            .unwrap_err();
+        tokio::time::timeout(Duration::from_millis(200), stream.read_u8()).await.unwrap_err();
         reset(stream);
     })
     .await;
@@ -360,10 +281,7 @@ async fn a_kept_connection_that_closes_under_a_request_is_replaced_in_the_same_a
     for is_reset in [false, true] {
         let partner = Partner::start(move |mut stream, _| async move {
             read_request(&mut stream).await;
-            stream
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-                .await
-                .unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
             // It takes the second request in, and closes without a word.
             read_request(&mut stream).await;
             if is_reset {
@@ -383,10 +301,7 @@ async fn a_kept_connection_that_closes_under_a_request_is_replaced_in_the_same_a
 async fn a_connection_closed_while_idle_is_replaced() {
     let partner = Partner::start(async |mut stream, _| {
         read_request(&mut stream).await;
-        stream
-            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-            .await
-            .unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
     })
     .await;
     let channel = channel(&partner.url(), Credential::None);
@@ -401,10 +316,7 @@ async fn an_answer_before_the_message_is_read_counts() {
     let partner = Partner::start(async |mut stream, _| {
         let mut head = [0; 16];
         stream.read_exact(&mut head).await.unwrap();
-        stream
-            .write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 3\r\n\r\nbig")
-            .await
-            .unwrap();
+        stream.write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 3\r\n\r\nbig").await.unwrap();
         std::future::pending::<()>().await;
     })
     .await;
@@ -414,11 +326,7 @@ async fn an_answer_before_the_message_is_read_counts() {
     for number in 1..=2 {
         let answer = answered(channel.send(&message, soon()).await);
         assert_eq!((answer.status, &answer.body[..]), (413, &b"big"[..]));
-        assert_eq!(
-            partner.connections(),
-            number,
-            "a connection with a request half sent is not used again"
-        );
+        assert_eq!(partner.connections(), number, "a connection with a request half sent is not used again");
     }
 }
 
@@ -440,18 +348,10 @@ async fn a_second_answer_that_comes_while_idle_closes_the_connection() {
         let written = written.clone();
         async move {
             read_request(&mut stream).await;
-            stream
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\none")
-                .await
-                .unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\none").await.unwrap();
             // Only once the first was read: the channel has no more use for this connection when it has come.
-            tokio::time::timeout(Duration::from_millis(100), stream.read_u8())
-                .await
-                .unwrap_err();
-            stream
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\ntwo")
-                .await
-                .unwrap();
+            tokio::time::timeout(Duration::from_millis(100), stream.read_u8()).await.unwrap_err();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\ntwo").await.unwrap();
             written.send(()).unwrap();
             std::future::pending::<()>().await;
         }
@@ -463,9 +363,7 @@ async fn a_second_answer_that_comes_while_idle_closes_the_connection() {
         assert_eq!(partner.connections(), number);
         is_written.recv().await.unwrap();
         // One turn of the runtime's reactor shows what the socket has.
-        tokio::time::timeout(Duration::from_millis(20), std::future::pending::<()>())
-            .await
-            .unwrap_err();
+        tokio::time::timeout(Duration::from_millis(20), std::future::pending::<()>()).await.unwrap_err();
     }
 }
 

@@ -76,14 +76,8 @@ async fn one_token_serves_many_messages() {
     assert_eq!(server.connections(), 1, "one attempt fetches for all");
     let request = seen.lock().unwrap()[0].clone();
     // base64 of `hub+1:s3cret%3A%2F`
-    assert!(
-        request.contains("authorization: Basic aHViKzE6czNjcmV0JTNBJTJG\r\n"),
-        "{request}"
-    );
-    assert!(
-        request.ends_with("\n\ngrant_type=client_credentials&scope=hooks+write"),
-        "{request}"
-    );
+    assert!(request.contains("authorization: Basic aHViKzE6czNjcmV0JTNBJTJG\r\n"), "{request}");
+    assert!(request.ends_with("\n\ngrant_type=client_credentials&scope=hooks+write"), "{request}");
 }
 
 #[tokio::test]
@@ -120,38 +114,19 @@ async fn a_token_that_has_expired_is_renewed_first() {
 #[tokio::test]
 async fn without_a_token_nothing_is_sent_and_the_reason_holds_no_secret() {
     for (status, body, reason) in [
-        (
-            "400 Bad Request",
-            r#"{"error":"invalid_client"}"#,
-            "the token url answered 400 (invalid_client)",
-        ),
-        (
-            "401 Unauthorized",
-            r#"{"error":"bad s3cret:/ here"}"#,
-            "the token url answered 401",
-        ),
+        ("400 Bad Request", r#"{"error":"invalid_client"}"#, "the token url answered 400 (invalid_client)"),
+        ("401 Unauthorized", r#"{"error":"bad s3cret:/ here"}"#, "the token url answered 401"),
         ("302 Found", "", "the token url answered 302"),
         ("200 OK", "no", "the token url's answer is not json"),
         ("200 OK", "{}", "the token url's answer holds no access_token"),
-        (
-            "200 OK",
-            r#"{"access_token":"x","token_type":"mac"}"#,
-            "the token is not a bearer token",
-        ),
-        (
-            "200 OK",
-            r#"{"access_token":"x\r\ny: z"}"#,
-            "the token holds a control character",
-        ),
+        ("200 OK", r#"{"access_token":"x","token_type":"mac"}"#, "the token is not a bearer token"),
+        ("200 OK", r#"{"access_token":"x\r\ny: z"}"#, "the token holds a control character"),
     ] {
         let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         let server = Partner::answering(&answer).await;
         let (partner, _) = taking("x").await;
         let channel = open(&partner, server.url());
-        let expected = Failure {
-            stage: Stage::Auth,
-            reason: format!("could not get a token: {reason}"),
-        };
+        let expected = Failure { stage: Stage::Auth, reason: format!("could not get a token: {reason}") };
         assert_eq!(failed(channel.send(&message(), soon()).await), expected);
         assert_eq!(partner.connections(), 0);
     }
@@ -160,11 +135,7 @@ async fn without_a_token_nothing_is_sent_and_the_reason_holds_no_secret() {
 #[tokio::test]
 async fn the_token_url_is_under_the_same_guard() {
     let (partner, _) = taking("x").await;
-    let failure = failed(
-        open(&partner, "https://10.0.0.1/token".to_owned())
-            .send(&message(), soon())
-            .await,
-    );
+    let failure = failed(open(&partner, "https://10.0.0.1/token".to_owned()).send(&message(), soon()).await);
     assert_eq!(failure.stage, Stage::Auth);
     assert!(failure.reason.contains("10.0.0.1 is a private address"), "{failure:?}");
 }

@@ -51,11 +51,7 @@ impl Partner {
                 open.spawn(serve(stream, number));
             }
         });
-        Partner {
-            address,
-            connections,
-            _tasks: tasks,
-        }
+        Partner { address, connections, _tasks: tasks }
     }
 
     /// Gives the same bytes for each request, as long as the connection lasts.
@@ -104,11 +100,7 @@ pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Optio
             let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
             let length: usize = head
                 .lines()
-                .find_map(|line| {
-                    line.to_lowercase()
-                        .strip_prefix("content-length:")
-                        .map(|n| n.trim().parse().unwrap())
-                })
+                .find_map(|line| line.to_lowercase().strip_prefix("content-length:").map(|n| n.trim().parse().unwrap()))
                 .unwrap_or(0);
             let mut body = bytes[end + 4..].to_vec();
             while body.len() < length {

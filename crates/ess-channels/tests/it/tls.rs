@@ -62,11 +62,7 @@ async fn serve(config: ServerConfig) -> (Partner, Arc<AtomicUsize>) {
                 counted.fetch_add(1, Ordering::SeqCst);
             }
             while let Some(request) = read_request(&mut stream).await {
-                let close = if request.head.contains("x-close") {
-                    "connection: close\r\n"
-                } else {
-                    ""
-                };
+                let close = if request.head.contains("x-close") { "connection: close\r\n" } else { "" };
                 let answer = format!("HTTP/1.1 200 OK\r\n{close}content-length: 2\r\n\r\nok");
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }
@@ -137,10 +133,7 @@ async fn a_certificate_that_is_not_trusted_is_refused_with_the_reason() {
     ] {
         let (partner, _) = serve(server(certificate)).await;
         let channel = channel(&https(&partner), Credential::None, vec![authority.pem()]);
-        let expected = Failure {
-            stage: Stage::Tls,
-            reason: format!("certificate not trusted: {why}"),
-        };
+        let expected = Failure { stage: Stage::Tls, reason: format!("certificate not trusted: {why}") };
         assert_eq!(failed(channel.send(&message(), soon()).await), expected);
     }
 }
@@ -157,13 +150,7 @@ async fn a_handshake_that_never_ends_is_left_at_the_deadline() {
     let failure = failed(channel.send(&message(), began + Duration::from_millis(200)).await);
     assert!(began.elapsed() < Duration::from_secs(5));
     let reason = "timed out after 200ms while waiting for the tls handshake".to_owned();
-    assert_eq!(
-        failure,
-        Failure {
-            stage: Stage::Tls,
-            reason
-        }
-    );
+    assert_eq!(failure, Failure { stage: Stage::Tls, reason });
 }
 
 #[tokio::test]
@@ -186,9 +173,7 @@ async fn a_client_certificate_is_shown() {
     let authority = Authority::new();
     let mut roots = RootCertStore::empty();
     roots.add(authority.0.der().clone()).unwrap();
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
-        .build()
-        .unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build().unwrap();
     let (certificate, key) = authority.issue("127.0.0.1", |_| ());
     let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -199,10 +184,7 @@ async fn a_client_certificate_is_shown() {
     let (partner, _) = serve(config).await;
 
     let (certificate, key) = authority.issue("hub", |_| ());
-    let credential = Credential::Mtls {
-        cert_pem: certificate.pem(),
-        key_pem: key.serialize_pem(),
-    };
+    let credential = Credential::Mtls { cert_pem: certificate.pem(), key_pem: key.serialize_pem() };
     let shown = channel(&https(&partner), credential, vec![authority.pem()]);
     assert_eq!(answered(shown.send(&message(), soon()).await).status, 200);
 
@@ -218,18 +200,12 @@ fn a_client_certificate_that_cannot_be_used_is_refused_when_the_channel_is_opene
     let other = KeyPair::generate().unwrap();
     let dialer = dialer(&[], Vec::new());
     let open = |url: &str, cert_pem: &str, key_pem: &str| {
-        let credential = Credential::Mtls {
-            cert_pem: cert_pem.to_owned(),
-            key_pem: key_pem.to_owned(),
-        };
+        let credential = Credential::Mtls { cert_pem: cert_pem.to_owned(), key_pem: key_pem.to_owned() };
         Channel::open(ChannelKind::Webhook, url, credential, &dialer, 1).unwrap_err()
     };
     let (cert, key) = (certificate.pem(), other.serialize_pem());
     assert!(matches!(open("https://h/", &cert, &key), ChannelError::Credential(_)));
     assert!(matches!(open("https://h/", "", &key), ChannelError::Credential(_)));
-    assert!(matches!(
-        open("https://h/", &cert, "nothing"),
-        ChannelError::Credential(_)
-    ));
+    assert!(matches!(open("https://h/", &cert, "nothing"), ChannelError::Credential(_)));
     assert!(matches!(open("http://h/", &cert, &key), ChannelError::Url(_)));
 }

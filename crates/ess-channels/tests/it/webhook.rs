@@ -53,22 +53,15 @@ async fn the_request_is_what_the_message_says() {
     .await;
     let channel = channel(&partner.url(), Credential::Bearer("t0ken".to_owned()));
     let mut message = message();
-    for (name, value) in [
-        ("x-agency", "AOC"),
-        ("host", "elsewhere"),
-        ("content-length", "1"),
-        ("connection", "close"),
-    ] {
+    for (name, value) in [("x-agency", "AOC"), ("host", "elsewhere"), ("content-length", "1"), ("connection", "close")]
+    {
         message.headers.push((name.to_owned(), value.to_owned()));
     }
     let answer = answered(channel.send(&message, soon()).await);
     assert_eq!((answer.status, answer.body.len()), (204, 0));
     let request = seen.lock().unwrap().take().unwrap();
-    let mut lines: Vec<String> = request
-        .head
-        .lines()
-        .map(|line| line.replace(&partner.address.to_string(), "HOST"))
-        .collect();
+    let mut lines: Vec<String> =
+        request.head.lines().map(|line| line.replace(&partner.address.to_string(), "HOST")).collect();
     lines.sort();
     assert_eq!(
         lines,
@@ -90,13 +83,7 @@ async fn the_request_is_what_the_message_says() {
 #[tokio::test]
 async fn a_login_by_password_is_sent() {
     let partner = Partner::echoing().await;
-    let channel = channel(
-        &partner.url(),
-        Credential::Basic {
-            user: "hub".to_owned(),
-            password: "s3:cret".to_owned(),
-        },
-    );
+    let channel = channel(&partner.url(), Credential::Basic { user: "hub".to_owned(), password: "s3:cret".to_owned() });
     let answer = answered(channel.send(&message(), soon()).await);
     let head = String::from_utf8(answer.body.to_vec()).unwrap();
     assert!(head.contains("authorization: Basic aHViOnMzOmNyZXQ="), "{head}");
@@ -107,9 +94,7 @@ async fn a_header_that_is_not_one_fails_the_attempt_without_a_connection() {
     let partner = Partner::echoing().await;
     let channel = channel(&partner.url(), Credential::None);
     let mut message = message();
-    message
-        .headers
-        .push(("x-bad".to_owned(), "a\r\nx-injected: 1".to_owned()));
+    message.headers.push(("x-bad".to_owned(), "a\r\nx-injected: 1".to_owned()));
     let failure = failed(channel.send(&message, soon()).await);
     assert_eq!(failure.stage, Stage::Send);
     assert_eq!(failure.reason, "the header field \"x-bad\" is not valid");
@@ -160,11 +145,7 @@ async fn an_answer_that_ends_with_the_connection_is_read_to_its_end() {
 
 #[tokio::test]
 async fn a_connection_that_is_said_to_close_is_not_used_again() {
-    for head in [
-        "HTTP/1.1 200 OK\r\nConnection: Close",
-        "HTTP/1.1 200 OK\r\nconnection: x, close",
-        "HTTP/1.0 200 OK",
-    ] {
+    for head in ["HTTP/1.1 200 OK\r\nConnection: Close", "HTTP/1.1 200 OK\r\nconnection: x, close", "HTTP/1.0 200 OK"] {
         let partner = Partner::answering(&format!("{head}\r\ncontent-length: 2\r\n\r\nok")).await;
         let channel = channel(&partner.url(), Credential::None);
         for number in 1..=2 {
@@ -221,13 +202,7 @@ async fn nobody_listening_is_named() {
             _ => tokio::task::yield_now().await,
         }
     };
-    assert_eq!(
-        failure,
-        Failure {
-            stage: Stage::Connect,
-            reason: format!("connection refused by {address}")
-        }
-    );
+    assert_eq!(failure, Failure { stage: Stage::Connect, reason: format!("connection refused by {address}") });
 }
 
 #[tokio::test]
@@ -253,17 +228,10 @@ async fn an_attempt_that_is_dropped_closes_its_connection() {
     })
     .await;
     let channel = channel(&partner.url(), Credential::None);
-    let failure = failed(
-        channel
-            .send(&message(), Instant::now() + Duration::from_millis(200))
-            .await,
-    );
+    let failure = failed(channel.send(&message(), Instant::now() + Duration::from_millis(200)).await);
     assert_eq!(failure.stage, Stage::Await);
     assert_eq!(failure.reason, "timed out after 200ms while waiting for the answer");
-    tokio::time::timeout(Duration::from_secs(10), is_closed.recv())
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(10), is_closed.recv()).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -275,10 +243,7 @@ async fn a_sweep_keeps_what_is_open_and_closes_what_the_partner_closed() {
         let (mut is_to_close, closed) = (is_to_close.clone(), closed.clone());
         async move {
             while read_request(&mut stream).await.is_some() {
-                stream
-                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-                    .await
-                    .unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
                 if is_to_close.borrow_and_update().to_owned() {
                     break;
                 }

@@ -12,7 +12,10 @@ use serde_json::Value;
 use crate::scripts::options;
 
 /// Files that serde_json cannot read: they hold lone surrogates, which are no Unicode text.
-const UNREADABLE: [&str; 2] = ["function-encodeUrl/case001.json", "function-encodeUrlComponent/case001.json"];
+const UNREADABLE: [&str; 2] = ["function-encodeUrl/case002.json", "function-encodeUrlComponent/case002.json"];
+
+/// Cases that build ten million numbers, which needs more memory than a hub gives to a script.
+const ROOMY: [&str; 2] = ["range-operator/case021.json[0]", "range-operator/case024.json[0]"];
 
 /// One case of the suite.
 struct Case {
@@ -148,15 +151,17 @@ async fn every_readable_case_of_the_official_suite_passes() {
     assert_eq!(unreadable, UNREADABLE);
     assert!(cases.len() > 1_600, "only {} cases", cases.len());
     // A pool for each set of bounds: the hub's, and those that some cases name.
-    let mut pools: BTreeMap<(Option<Duration>, Option<usize>), Scripts> = BTreeMap::new();
+    let mut pools: BTreeMap<(bool, Option<Duration>, Option<usize>), Scripts> = BTreeMap::new();
     let mut running = Vec::new();
     for case in cases {
-        let pool = pools.entry((case.time, case.depth)).or_insert_with(|| {
+        let is_roomy = ROOMY.contains(&case.name.as_str());
+        let pool = pools.entry((is_roomy, case.time, case.depth)).or_insert_with(|| {
             let options = options();
+            let bounds = if is_roomy { Bounds::roomy() } else { options.bounds.clone() };
             let bounds = Bounds {
-                time: case.time.unwrap_or(options.bounds.time),
-                stack_depth: case.depth.unwrap_or(options.bounds.stack_depth),
-                ..options.bounds.clone()
+                time: case.time.unwrap_or(bounds.time),
+                stack_depth: case.depth.unwrap_or(bounds.stack_depth),
+                ..bounds
             };
             Scripts::start(ScriptsOptions { bounds, ..options })
         });

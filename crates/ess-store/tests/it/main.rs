@@ -1,0 +1,6 @@
+//! What the store promises, asked through its public face alone: another engine runs the same sentences.
+
+mod delivering;
+mod lanes;
+mod publishing;
+mod support;

@@ -1,0 +1,183 @@
+//! A store in a directory of its own, and things to put into it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ess_core::delivery::DeliveryKey;
+use ess_core::event::{Content, Kind, Priority, Trace};
+use ess_core::id::{Digest, EventId, PartnerNo, Seq, Subject, Version};
+use ess_core::lane::{OpenDelivery, OpenState, Sent, Tried};
+use ess_core::receipt::Evidence;
+use ess_core::time::Time;
+use ess_store::{
+    AckReceipt, Audience, Audit, Change, NewEvent, NewPartner, Opened, Options, Publication, Recorded, Start, Store,
+};
+use serde_json::value::RawValue;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+/// A store that is open, in its directory.
+pub(crate) struct Open {
+    pub(crate) store: Store,
+    pub(crate) recorded: mpsc::UnboundedReceiver<Vec<Recorded>>,
+    pub(crate) start: Start,
+    pub(crate) dir: Arc<TempDir>,
+}
+
+pub(crate) fn options(dir: &Path) -> Options {
+    Options { dir: dir.to_owned(), outcome_window: Duration::from_millis(25), readers: 2, bytes_max: None }
+}
+
+pub(crate) fn open() -> Open {
+    open_in(Arc::new(tempfile::tempdir().unwrap()))
+}
+
+pub(crate) fn open_in(dir: Arc<TempDir>) -> Open {
+    let Opened { store, recorded, start } = Store::open(&options(dir.path())).unwrap();
+    Open { store, recorded, start, dir }
+}
+
+impl Open {
+    /// Closes the store and opens it again.
+    pub(crate) async fn reopen(self) -> Open {
+        self.store.close().await;
+        let Open { store, recorded, start, dir } = self;
+        drop((store, recorded, start));
+        open_in(dir)
+    }
+
+    /// Adds partners 1, 2, 3, …
+    pub(crate) async fn add_partners(&self, count: u32) {
+        for no in 1..=count {
+            let added = self.store.put_partner(partner(&format!("P{no}")), audit("partner.add")).await.unwrap();
+            assert_eq!(added, PartnerNo(no));
+        }
+    }
+
+    /// Publishes an event for partners 1 to `partners`; answers its place.
+    pub(crate) async fn publish(&self, id: &str, partners: u32) -> Seq {
+        match self.store.publish(event(id, "1", partners)).await.unwrap() {
+            Publication::Recorded(event) => event.seq,
+            other => panic!("{id} was not recorded: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn record(&self, changes: Vec<Change>) {
+        self.store.record_durably(changes).await.unwrap();
+    }
+}
+
+pub(crate) fn partner(id: &str) -> NewPartner {
+    NewPartner {
+        no: None,
+        id: id.to_owned(),
+        document: format!("{{\"id\":\"{id}\"}}"),
+        secrets: vec![(format!("whsec_{id}"), None)],
+        added_at: Time::from_micros(1),
+    }
+}
+
+pub(crate) fn audit(act: &'static str) -> Audit {
+    Audit { at: Time::from_micros(2), actor: "tok_test".to_owned(), act, object: "x".to_owned(), reason: None }
+}
+
+pub(crate) fn audience(partners: u32) -> Arc<Audience> {
+    Arc::new(Audience::new((1..=partners).map(PartnerNo).collect()))
+}
+
+/// An event of the subject before the first `-`.
+pub(crate) fn event(id: &str, payload: &str, partners: u32) -> NewEvent {
+    let content = Content {
+        id: EventId::trusted(id),
+        version: Version(1),
+        subject: Subject::trusted(id.split('-').next().unwrap_or(id)),
+        payload: Arc::from(RawValue::from_string(payload.to_owned()).unwrap()),
+        source: None,
+        time: None,
+        effective: None,
+        expires: None,
+        priority: Priority::Routine,
+        references: Vec::new(),
+        kind: Kind::Change,
+        test: false,
+    };
+    NewEvent {
+        content_digest: Digest::of(payload.as_bytes()),
+        content,
+        trace: Trace::default(),
+        message_uuid: Uuid::from_u128(7),
+        recorded_at: Time::from_micros(3),
+        audience: audience(partners),
+    }
+}
+
+pub(crate) fn key(seq: Seq, partner: u32) -> DeliveryKey {
+    DeliveryKey { seq, partner: PartnerNo(partner), round: 0 }
+}
+
+pub(crate) const FIRST: DeliveryKey = DeliveryKey { seq: Seq(0), partner: PartnerNo(0), round: 0 };
+
+pub(crate) fn acked(key: DeliveryKey) -> Change {
+    Change::Acked(receipt(key))
+}
+
+/// As it comes when a delivery with rows, or one that a lane does not hold, is acknowledged.
+pub(crate) fn acked_late(key: DeliveryKey) -> Change {
+    Change::Acked(AckReceipt { has_rows: true, ..receipt(key) })
+}
+
+fn receipt(key: DeliveryKey) -> AckReceipt {
+    AckReceipt {
+        key,
+        at: Time::from_micros(9),
+        attempt: 1,
+        evidence: Evidence::Body,
+        body_digest: Digest([5; 32]),
+        version: Version(1),
+        scripts: [].into(),
+        partner_seq: Some(key.seq.0),
+        has_rows: false,
+    }
+}
+
+pub(crate) fn delivery(key: DeliveryKey, state: OpenState) -> OpenDelivery {
+    OpenDelivery {
+        key,
+        subject: Subject::trusted("A"),
+        priority: Priority::Urgent,
+        kind: Kind::Correction,
+        test: false,
+        state,
+        attempts: 2,
+        resends: 1,
+        due_at: Some(Time::from_micros(20)),
+        first_failed_at: Some(Time::from_micros(10)),
+        partner_seq: Some(4),
+        reason: Some("connection refused".to_owned()),
+        mend: Some("hms-ess bridge add".to_owned()),
+        message_uuid: Some(Uuid::from_u128(8)),
+        sent: Some(Sent { version: Version(2), body_digest: Digest([6; 32]), scripts: [Digest([7; 32])].into() }),
+    }
+}
+
+pub(crate) fn tried(number: u32) -> Tried {
+    Tried {
+        number,
+        at: Time::from_micros(i64::from(number)),
+        took: Duration::from_millis(5),
+        status: Some(503),
+        outcome: "failed",
+        reason: "the partner answered 503".to_owned(),
+    }
+}
+
+/// Waits for a condition; a bound instead of a hang.
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "{what}: not within 20 s");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
