@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ess_core::id::{PartnerNo, Seq, Subject};
-use ess_core::lane::{Action, Attempt, Command, Lane, Offer, OpenDelivery, Policy, Report, Sent};
+use ess_core::lane::{Action, Command, Lane, Offer, OpenDelivery, Policy, Report, Sent};
 use ess_core::receipt::Evidence;
 use ess_core::time::Time;
 use ess_store::{LaneStart, Recorded};
@@ -21,8 +21,8 @@ use crate::happenings::Happenings;
 use crate::records;
 use crate::registry::Registered;
 
-/// How many stored deliveries of one line are read at once.
-const LINE_PAGE: usize = 16;
+mod errands;
+
 /// Changes that may wait for the store before lanes stop sending: what a crash could repeat stays bounded.
 const UNRECORDED_MAX: usize = 50_000;
 /// How often idle connections are looked at, and a failing store is asked again.
@@ -210,7 +210,7 @@ impl Lanes {
             seat.lane.note_cursor();
             while let Some(action) = seat.lane.take_action() {
                 if let Action::Record(record) = action {
-                    records::push(&mut self.records, seat.registered.no, record);
+                    records::push(&mut self.records, seat.registered.no, *record);
                 }
             }
         }
@@ -421,20 +421,20 @@ impl Lanes {
             match action {
                 Action::Send(attempt) => {
                     self.under_way += 1;
-                    spawn_attempt(&self.delivery, &self.handle, &seat.registered, attempt);
+                    errands::spawn_attempt(&self.delivery, &self.handle, &seat.registered, attempt);
                 }
                 Action::Record(record) => {
                     tell_record(&self.delivery, &self.happenings, &seat.registered, &record, now);
-                    records::push(&mut self.records, no, record);
+                    records::push(&mut self.records, no, *record);
                 }
-                Action::Load { after, limit } => spawn_load(&self.delivery, &self.handle, no, after, limit),
+                Action::Load { after, limit } => errands::spawn_load(&self.delivery, &self.handle, no, after, limit),
                 Action::LoadLine { subject, test } => {
                     self.delivery.store.record(std::mem::take(&mut self.records));
-                    spawn_load_line(&self.delivery, &self.handle, no, subject, test);
+                    errands::spawn_load_line(&self.delivery, &self.handle, no, subject, test);
                 }
                 Action::LoadOpen { after, limit } => {
                     self.delivery.store.record(std::mem::take(&mut self.records));
-                    spawn_load_open(&self.delivery, &self.handle, no, after, limit);
+                    errands::spawn_load_open(&self.delivery, &self.handle, no, after, limit);
                 }
                 other => {
                     tell_action(&self.delivery, &self.happenings, &seat.registered, &other, now);
@@ -445,7 +445,9 @@ impl Lanes {
                 }
             }
         }
-        if let Some(next) = seat.lane.next_timeout()
+        // A held lane has nothing to do in time: what holds it pumps it again.
+        if !is_held
+            && let Some(next) = seat.lane.next_timeout()
             && seat.armed.is_none_or(|armed| next < armed)
         {
             seat.armed = Some(next);
@@ -480,66 +482,5 @@ async fn sleep_until(next: Option<tokio::time::Instant>) {
     match next {
         Some(next) => tokio::time::sleep_until(next).await,
         None => std::future::pending().await,
-    }
-}
-
-/// An attempt under way; it always comes back as a `Report`, so that the loop knows what is under way.
-fn spawn_attempt(delivery: &Arc<Delivery>, handle: &LanesHandle, registered: &Arc<Registered>, attempt: Attempt) {
-    let (delivery, handle, registered) = (delivery.clone(), handle.clone(), registered.clone());
-    tokio::spawn(async move {
-        let no = registered.no;
-        let announcing = handle.clone();
-        let announce = move |sent| announcing.tell(Input::Prepared(no, attempt.seq, attempt.round, sent));
-        let report = delivery.attempt(&registered, attempt, announce).await;
-        handle.tell(Input::Report(no, Box::new(report)));
-    });
-}
-
-fn spawn_load(delivery: &Arc<Delivery>, handle: &LanesHandle, no: PartnerNo, after: Seq, limit: usize) {
-    let (delivery, handle) = (delivery.clone(), handle.clone());
-    tokio::spawn(async move {
-        let page = until_read(|| delivery.store.backlog(no, after, limit)).await;
-        handle.tell(Input::Loaded(no, page.entries, page.scanned_to));
-    });
-}
-
-fn spawn_load_line(delivery: &Arc<Delivery>, handle: &LanesHandle, no: PartnerNo, subject: Subject, test: bool) {
-    let (delivery, handle) = (delivery.clone(), handle.clone());
-    tokio::spawn(async move {
-        // What was just left in the store must be there before it is read back.
-        until_read(|| delivery.store.record_durably(Vec::new())).await;
-        let read = || delivery.store.open_of_subject(no, &subject, test, LINE_PAGE + 1);
-        let mut line = until_read(read).await;
-        let more = line.len() > LINE_PAGE;
-        line.truncate(LINE_PAGE);
-        handle.tell(Input::LineLoaded(no, subject.clone(), test, line, more));
-    });
-}
-
-fn spawn_load_open(delivery: &Arc<Delivery>, handle: &LanesHandle, no: PartnerNo, after: (Seq, u32), limit: usize) {
-    let (delivery, handle) = (delivery.clone(), handle.clone());
-    tokio::spawn(async move {
-        until_read(|| delivery.store.record_durably(Vec::new())).await;
-        let page = until_read(|| delivery.store.open_deliveries(no, after, limit)).await;
-        let is_full = page.len() >= limit;
-        let next = is_full.then(|| page.last().map(|open| (open.key.seq, open.key.round))).flatten();
-        handle.tell(Input::OpenLoaded(no, page, next));
-    });
-}
-
-/// Reads until it succeeds: a lane that waits for a page has nothing better to do.
-async fn until_read<T, F, R>(mut read: F) -> T
-where
-    F: FnMut() -> R,
-    R: Future<Output = Result<T, ess_store::StoreError>>,
-{
-    loop {
-        match read().await {
-            Ok(value) => return value,
-            Err(error) => {
-                tracing::warn!(%error, "could not read from the store; trying again");
-                tokio::time::sleep(Duration::from_millis(250)).await;
-            }
-        }
     }
 }

@@ -19,7 +19,7 @@ pub enum Action {
     /// Make this attempt and answer with `on_report`.
     Send(Attempt),
     /// Write this down; nothing waits for it.
-    Record(Record),
+    Record(Box<Record>),
     /// Read the backlog after this event and answer with `on_loaded`.
     Load {
         /// Everything up to here was looked at.

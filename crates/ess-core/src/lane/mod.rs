@@ -9,6 +9,8 @@
 mod act;
 mod entry;
 mod health;
+mod lines;
+mod outcome;
 mod supply;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -21,8 +23,7 @@ pub use health::Health;
 use crate::delivery::State;
 use crate::id::{PartnerNo, Seq, Subject};
 use crate::partner::{AckPolicy, Limits, Order, Partner, RetryPolicy};
-use crate::receipt::{Evidence, Verdict};
-use crate::retry;
+use crate::receipt::Evidence;
 use crate::time::Time;
 
 /// How many deliveries a lane holds in memory; the rest of its backlog stays in the store.
@@ -95,6 +96,24 @@ struct OpenScan {
     unblocks: bool,
     /// Held deliveries were let go of, to be read back when bridges change.
     has_evicted: bool,
+    /// To be begun anew when the page under way has come.
+    begins_anew: bool,
+}
+
+impl OpenScan {
+    /// Reads every open delivery of the store once more.
+    fn begin(&mut self) {
+        self.begins_anew = self.is_loading;
+        if !self.is_loading {
+            self.after = Some((Seq(0), 0));
+        }
+    }
+
+    /// A page came; `next` is its last place while there is more.
+    fn loaded(&mut self, next: Option<Place>) {
+        self.is_loading = false;
+        self.after = if std::mem::take(&mut self.begins_anew) { Some((Seq(0), 0)) } else { next };
+    }
 }
 
 impl Lane {
@@ -187,8 +206,7 @@ impl Lane {
 
     /// The answer to `Action::LoadOpen`; `next` is the last place of the page while there is more.
     pub fn on_open_loaded(&mut self, opened: Vec<OpenDelivery>, next: Option<(Seq, u32)>, now: Time) {
-        self.open_scan.is_loading = false;
-        self.open_scan.after = next;
+        self.open_scan.loaded(next);
         let unblocks = self.open_scan.unblocks;
         for mut open in opened {
             if unblocks && open.state == OpenState::Blocked {
@@ -196,7 +214,7 @@ impl Lane {
             }
             self.on_opened(vec![open], now);
         }
-        if next.is_none() {
+        if self.open_scan.after.is_none() {
             self.open_scan.unblocks = false;
         }
     }
@@ -268,7 +286,11 @@ impl Lane {
             }
             Command::Policy(policy) => {
                 self.health.set_window(policy.limits.in_flight.max(1));
+                let has_other_order = policy.order != self.policy.order;
                 self.policy = policy;
+                if has_other_order {
+                    self.line_up_anew(now);
+                }
             }
             Command::Unblock => self.unblock(now),
             Command::Cancel { seq, reason } => self.cancel(seq, &reason, now),
@@ -320,7 +342,7 @@ impl Lane {
     /// Writes down the cursor and the counter as they are now; for an orderly stop.
     pub fn note_cursor(&mut self) {
         let (cursor, counted) = self.cursor();
-        self.actions.push_back(Action::Record(Record::Cursor { cursor, counted }));
+        self.record(Record::Cursor { cursor, counted });
         self.supply.noted();
     }
 
@@ -351,188 +373,12 @@ impl Lane {
 
 /// The steps behind the calls above.
 impl Lane {
-    fn enter_offer(&mut self, offer: Offer, now: Time) {
-        let Some(partner_seq) = self.supply.count(offer.seq) else {
-            return; // Ended in an earlier run.
-        };
-        let place = (offer.seq, 0);
-        if self.entries.contains_key(&place) {
-            return;
-        }
-        let key = (offer.subject.clone(), offer.test);
-        // What waits in the store is newer than what is loaded of its line; after a restart an older one may still come.
-        let must_wait_in_store = self.policy.order == Order::Subject
-            && self
-                .lines
-                .get(&key)
-                .is_some_and(|line| (line.stored || self.is_crowding(line)) && line.places.last() < Some(&place));
-        let entry = entry::Entry::from_offer(offer, partner_seq);
-        if must_wait_in_store {
-            // Behind a held line: an explicit record lets the cursor pass, and the line is read back when it moves.
-            self.actions.push_back(Action::Record(Record::Opened(entry.to_open(self.partner, place))));
-            let line = self.lines.entry(key).or_default();
-            line.stored = true;
-            line.left_again = line.is_loading;
-            return;
-        }
-        self.enter(place, entry, now);
-    }
-
-    /// Whether a line that can't move takes so much of the window that others would starve.
-    fn is_crowding(&self, line: &Line) -> bool {
-        let head_is_held =
-            line.places.first().and_then(|place| self.entries.get(place)).is_some_and(|entry| entry.phase.is_held());
-        head_is_held || line.places.len() > WINDOW / 4
-    }
-
-    fn enter(&mut self, place: Place, entry: entry::Entry, now: Time) {
-        if self.entries.contains_key(&place) {
-            return;
-        }
-        if self.entries.len() >= WINDOW - WINDOW / 4 {
-            self.evict_held();
-        }
-        let key = entry.line_key();
-        let phase = entry.phase.clone();
-        self.entries.insert(place, entry);
-        if self.policy.order == Order::None {
-            return self.settle(place, &phase, now);
-        }
-        self.lines.entry(key.clone()).or_default().places.insert(place);
-        if self.policy.order == Order::Latest {
-            self.supersede_before(&key, now);
-        }
-        if phase == Phase::Waiting {
-            self.promote(&key, now);
-        } else {
-            self.settle(place, &phase, now);
-        }
-    }
-
-    /// Puts a delivery where its phase belongs: the ready set, the timers, or nowhere.
-    fn settle(&mut self, place: Place, phase: &Phase, now: Time) {
-        match phase {
-            Phase::Waiting => self.make_ready(place),
-            Phase::Retrying { due } | Phase::AwaitingAck { due } => {
-                if self.health.is_offline() && matches!(phase, Phase::Retrying { .. }) {
-                    self.make_ready(place);
-                } else {
-                    self.set_timer(place, (*due).max(now));
-                }
-            }
-            Phase::Ready | Phase::Sending | Phase::Blocked | Phase::Outstanding => {}
-        }
-    }
-
     fn set_timer(&mut self, place: Place, due: Time) {
         if let Some(entry) = self.entries.get_mut(&place) {
             if let Some(earlier) = entry.timer.replace(due) {
                 self.timers.remove(&(earlier, place));
             }
             self.timers.insert((due, place));
-        }
-    }
-
-    fn make_ready(&mut self, place: Place) {
-        if let Some(entry) = self.entries.get_mut(&place) {
-            if !matches!(entry.phase, Phase::Retrying { .. }) {
-                entry.phase = Phase::Ready;
-            }
-            self.ready.insert((entry.class(), place));
-        }
-    }
-
-    /// Lets the head of a line go, if it waits for its turn only.
-    fn promote(&mut self, key: &(Subject, bool), now: Time) {
-        let Some(line) = self.lines.get_mut(key) else { return };
-        let head = match self.policy.order {
-            Order::Subject if line.stored && line.places.is_empty() => {
-                if std::mem::replace(&mut line.is_loading, true) {
-                    return;
-                }
-                self.actions.push_back(Action::LoadLine { subject: key.0.clone(), test: key.1 });
-                return;
-            }
-            Order::Subject => line.places.first().copied(),
-            // What was delivered and awaits its ACK does not hold up the newest.
-            Order::Latest => line.places.last().copied().filter(|_| {
-                !line
-                    .places
-                    .iter()
-                    .any(|place| self.entries.get(place).is_some_and(|entry| entry.phase == Phase::Sending))
-            }),
-            Order::None => None,
-        };
-        let Some(head) = head else {
-            if line.places.is_empty() && !line.stored {
-                self.lines.remove(key);
-            }
-            return;
-        };
-        let others_under_way = self.policy.order == Order::Subject
-            && line.places.iter().skip(1).any(|place| {
-                // A replay of an older event may enter in front of one that is under way already.
-                self.entries.get(place).is_some_and(|entry| entry.phase.is_under_way())
-            });
-        if others_under_way {
-            return;
-        }
-        if self.policy.order == Order::Subject {
-            let overtaken: Vec<Place> = line.places.iter().skip(1).copied().collect();
-            for place in overtaken {
-                self.back_to_waiting(place);
-            }
-        }
-        let may_go = head.0 <= self.supply.end().0;
-        if may_go && self.entries.get(&head).is_some_and(|entry| entry.phase == Phase::Waiting) {
-            self.settle(head, &Phase::Waiting, now);
-        }
-    }
-
-    /// Deliveries with records of their own waited for older ones of their line that the backlog might still hold.
-    fn release_up_to(&mut self, before: Seq, now: Time) {
-        let (taken_to, _) = self.supply.end();
-        let passed: Vec<(Subject, bool)> = self
-            .entries
-            .range((before, 0)..=(taken_to, u32::MAX))
-            .filter(|(_, entry)| entry.is_recorded && entry.phase == Phase::Waiting)
-            .map(|(_, entry)| entry.line_key())
-            .collect();
-        for key in passed {
-            self.promote(&key, now);
-        }
-    }
-
-    fn back_to_waiting(&mut self, place: Place) {
-        if let Some(entry) = self.entries.get_mut(&place)
-            && entry.phase == Phase::Ready
-        {
-            entry.phase = Phase::Waiting;
-            self.ready.remove(&(entry.class(), place));
-        }
-    }
-
-    /// Under `order: latest`: everything undelivered before the newest of the line ends.
-    fn supersede_before(&mut self, key: &(Subject, bool), now: Time) {
-        let Some(line) = self.lines.get(key) else { return };
-        let Some(newest) = line.places.last().copied() else {
-            return;
-        };
-        let overtaken: Vec<Place> = line
-            .places
-            .iter()
-            .copied()
-            .filter(|place| *place < newest)
-            .filter(|place| {
-                self.entries.get(place).is_some_and(|entry| {
-                    !matches!(entry.phase, Phase::Sending | Phase::AwaitingAck { .. } | Phase::Outstanding)
-                })
-            })
-            .collect();
-        for place in overtaken {
-            let reason = format!("event {} of the subject took its place", newest.0);
-            let ended = Ended { state: State::Superseded, reason, evidence: None, tried: None, at: now };
-            self.end(place, ended);
         }
     }
 
@@ -563,118 +409,6 @@ impl Lane {
         })
     }
 
-    fn judge(&mut self, place: Place, verdict: Verdict, tried: Tried, now: Time, dice: f64) {
-        match verdict {
-            Verdict::Acked(evidence) => {
-                self.health_success();
-                let attempt = self.entries.get(&place).map_or(1, |entry| entry.attempts);
-                self.end_acked(place, evidence, attempt, now, Some(tried));
-            }
-            Verdict::Received => {
-                self.health_success();
-                self.await_ack(place, "delivered; the ACK comes by callback".to_owned(), tried, now);
-            }
-            Verdict::Unacknowledged { reason } => {
-                // A partner that answers is not offline, whatever it says.
-                self.health_success();
-                self.await_ack(place, reason, tried, now);
-            }
-            Verdict::Nack { reason } => {
-                self.health_success();
-                let evidence = Some(Evidence::Body);
-                self.end(place, Ended { state: State::Nack, reason, evidence, tried: Some(tried), at: now });
-            }
-            Verdict::Refused { reason } => {
-                self.health_success();
-                self.end(place, Ended { state: State::Dead, reason, evidence: None, tried: Some(tried), at: now });
-            }
-            Verdict::Gone { reason } => {
-                self.paused = true;
-                self.retry(place, reason.clone(), None, tried, now, dice);
-                self.actions.push_back(Action::PausePartner { reason });
-            }
-            Verdict::Retry { reason, retry_after } => {
-                self.health_failure(&tried, retry_after, now, dice);
-                self.retry(place, reason, retry_after, tried, now, dice);
-            }
-        }
-    }
-
-    fn await_ack(&mut self, place: Place, reason: String, tried: Tried, now: Time) {
-        let within = self.policy.ack.within;
-        let resend = self.policy.ack.resend;
-        let Some(entry) = self.entries.get_mut(&place) else {
-            return;
-        };
-        let is_overtaken = self.policy.order == Order::Latest
-            && self.lines.get(&entry.line_key()).is_some_and(|line| line.places.last() > Some(&place));
-        entry.reason = Some(reason);
-        // Sent once more for each of `resend`, then left to the partner's word and to Ops. An overtaken one is not sent
-        // again: the partner has something newer.
-        if entry.resends >= resend || is_overtaken {
-            entry.phase = Phase::Outstanding;
-            self.actions.push_back(Action::Outstanding { seq: place.0, round: place.1 });
-        } else {
-            let due = now.after(within);
-            entry.phase = Phase::AwaitingAck { due };
-            self.set_timer(place, due);
-        }
-        let Some(entry) = self.entries.get(&place) else { return };
-        let line_key = entry.line_key();
-        self.record_failed(place, tried);
-        if self.policy.order == Order::Latest {
-            self.promote(&line_key, now);
-        }
-    }
-
-    fn retry(
-        &mut self,
-        place: Place,
-        reason: String,
-        retry_after: Option<std::time::Duration>,
-        tried: Tried,
-        now: Time,
-        dice: f64,
-    ) {
-        let Some(entry) = self.entries.get_mut(&place) else {
-            return;
-        };
-        entry.failures += 1;
-        let first_failed_at = *entry.first_failed_at.get_or_insert(now);
-        let line_key = entry.line_key();
-        if now.since(first_failed_at) >= self.policy.retry.give_up_after {
-            let reason = format!("given up after {} attempts: {reason}", entry.attempts);
-            return self.end(place, Ended { state: State::Dead, reason, evidence: None, tried: Some(tried), at: now });
-        }
-        let backed_off = now.after(retry::delay(&self.policy.retry, entry.failures, dice));
-        let due = retry_after.map_or(backed_off, |span| backed_off.max(now.after(span)));
-        let due = due.max(self.health.not_before());
-        entry.reason = Some(reason);
-        entry.phase = Phase::Retrying { due };
-        self.record_failed(place, tried);
-        if self.policy.order == Order::Latest {
-            self.supersede_before(&line_key, now);
-            self.promote(&line_key, now);
-        }
-        if self.entries.contains_key(&place) {
-            self.settle(place, &Phase::Retrying { due }, now);
-        }
-    }
-
-    fn block(&mut self, place: Place, reason: String, mend: String) {
-        let Some(entry) = self.entries.get_mut(&place) else {
-            return;
-        };
-        entry.phase = Phase::Blocked;
-        entry.reason = Some(reason);
-        entry.mend = Some(mend);
-        entry.is_recorded = true;
-        let open = entry.to_open(self.partner, place);
-        self.actions.push_back(Action::Record(Record::Opened(open)));
-        self.actions.push_back(Action::BecameBlocked { seq: place.0, round: place.1 });
-        self.note_progress();
-    }
-
     fn unblock(&mut self, now: Time) {
         let blocked: Vec<Place> =
             self.entries.iter().filter(|(_, entry)| entry.phase == Phase::Blocked).map(|(place, _)| *place).collect();
@@ -693,8 +427,9 @@ impl Lane {
             }
         }
         if self.open_scan.has_evicted || self.open_scan.after.is_some() {
-            self.open_scan =
-                OpenScan { after: Some((Seq(0), 0)), is_loading: false, unblocks: true, has_evicted: false };
+            self.open_scan.begin();
+            self.open_scan.unblocks = true;
+            self.open_scan.has_evicted = false;
         }
     }
 
@@ -705,33 +440,6 @@ impl Lane {
         }
         self.open_scan.is_loading = true;
         Some(Action::LoadOpen { after, limit: WINDOW - self.entries.len() })
-    }
-
-    /// Lets go of deliveries that only a word from outside can move, so that they don't take the window from others. They have
-    /// records; their lines stay held.
-    fn evict_held(&mut self) {
-        let held: Vec<Place> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.is_recorded && entry.phase.is_held())
-            .map(|(place, _)| *place)
-            .collect();
-        self.open_scan.has_evicted |= !held.is_empty();
-        for place in held {
-            let Some(entry) = self.remove(place) else { continue };
-            if self.policy.order != Order::Subject {
-                continue;
-            }
-            let line = self.lines.entry(entry.line_key()).or_default();
-            line.stored = true;
-            for follower in std::mem::take(&mut line.places) {
-                let Some(entry) = self.remove(follower) else { continue };
-                if !entry.is_recorded {
-                    let open = entry.to_open(self.partner, follower);
-                    self.actions.push_back(Action::Record(Record::Opened(open)));
-                }
-            }
-        }
     }
 
     fn cancel(&mut self, seq: Seq, reason: &str, now: Time) {
@@ -757,93 +465,6 @@ impl Lane {
         }
     }
 
-    fn end_acked(&mut self, place: Place, evidence: Evidence, attempt: u32, now: Time, tried: Option<Tried>) {
-        let Some(entry) = self.remove(place) else { return };
-        self.actions.push_back(Action::Record(Record::Acked {
-            seq: place.0,
-            round: place.1,
-            attempt,
-            evidence,
-            partner_seq: entry.partner_seq,
-            sent: entry.sent.clone(),
-            has_rows: entry.is_recorded,
-            tried,
-            at: now,
-        }));
-        self.after_end(&entry, now);
-    }
-
-    fn end(&mut self, place: Place, ended: Ended) {
-        let now = ended.at;
-        let Some(entry) = self.remove(place) else { return };
-        self.actions.push_back(Action::Record(Record::Ended { open: entry.to_open(self.partner, place), ended }));
-        self.after_end(&entry, now);
-    }
-
-    fn remove(&mut self, place: Place) -> Option<entry::Entry> {
-        let entry = self.entries.remove(&place)?;
-        self.ready.remove(&(entry.class(), place));
-        if let Some(due) = entry.timer {
-            self.timers.remove(&(due, place));
-        }
-        if let Some(line) = self.lines.get_mut(&entry.line_key()) {
-            line.places.remove(&place);
-        }
-        Some(entry)
-    }
-
-    fn after_end(&mut self, entry: &entry::Entry, now: Time) {
-        if self.policy.order != Order::None {
-            self.promote(&entry.line_key(), now);
-        }
-        self.note_progress();
-    }
-
-    fn record_failed(&mut self, place: Place, tried: Tried) {
-        if let Some(entry) = self.entries.get_mut(&place) {
-            entry.is_recorded = true;
-            let open = entry.to_open(self.partner, place);
-            self.actions.push_back(Action::Record(Record::Failed { open, tried }));
-        }
-        self.note_progress();
-    }
-
-    fn health_success(&mut self) {
-        if let Some((health, was_offline)) = self.health.on_success() {
-            self.actions.push_back(Action::Record(Record::Health(health)));
-            if was_offline {
-                self.actions.push_back(Action::Recovered);
-            }
-        }
-    }
-
-    fn health_failure(&mut self, tried: &Tried, retry_after: Option<std::time::Duration>, now: Time, dice: f64) {
-        let was_offline = self.health.is_offline();
-        let Some(health) = self.health.on_failure(&self.policy.retry, tried.at, retry_after, now, dice) else {
-            return;
-        };
-        self.actions.push_back(Action::Record(Record::Health(health)));
-        if self.health.is_offline() && !was_offline {
-            self.actions.push_back(Action::WentOffline);
-            // From here on the probe decides when, not each delivery's own timer.
-            let waiting: Vec<(Time, Place)> = self
-                .timers
-                .iter()
-                .copied()
-                .filter(|(_, place)| {
-                    self.entries.get(place).is_some_and(|entry| matches!(entry.phase, Phase::Retrying { .. }))
-                })
-                .collect();
-            for (due, place) in waiting {
-                self.timers.remove(&(due, place));
-                if let Some(entry) = self.entries.get_mut(&place) {
-                    entry.timer = None;
-                }
-                self.make_ready(place);
-            }
-        }
-    }
-
     /// Everything up to here has ended or has a record of its own; with the partner's counter at that point.
     fn cursor(&self) -> (Seq, u64) {
         let first_unrecorded = self.entries.iter().find(|(place, entry)| place.1 == 0 && !entry.is_recorded);
@@ -853,6 +474,10 @@ impl Lane {
             }
             None => self.supply.end(),
         }
+    }
+
+    fn record(&mut self, record: Record) {
+        self.actions.push_back(Action::Record(Box::new(record)));
     }
 
     fn note_progress(&mut self) {

@@ -251,7 +251,7 @@ fn keep_watch(watch: &Watch, bound: Duration) -> ! {
             idle_looks = 0;
             continue;
         }
-        if turn % 2 == 0 {
+        if turn.is_multiple_of(2) {
             idle_looks += 1;
             continue;
         }
@@ -260,12 +260,11 @@ fn keep_watch(watch: &Watch, bound: Duration) -> ! {
         if taken >= bound * 2 + WATCH_EVERY * 2 {
             std::process::exit(i32::from(EXIT_STOPPED));
         }
-        if taken >= bound {
-            if let Ok(stop) = watch.stop.lock()
-                && stop.0 == turn
-            {
-                stop.1.stop();
-            }
+        if taken >= bound
+            && let Ok(stop) = watch.stop.lock()
+            && stop.0 == turn
+        {
+            stop.1.stop();
         }
     }
 }

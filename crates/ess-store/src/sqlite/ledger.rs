@@ -97,10 +97,12 @@ pub(crate) fn verify_step(reader: &Reader<'_>, from: Walked, stop: u64) -> Resul
 fn verify_row(row: &Row<'_>, before: Walked) -> Result<Walked> {
     let size = before.size;
     let damaged = |what: &str| StoreError::Damaged(format!("ledger entry {size}: {what}"));
-    let read = || -> rusqlite::Result<(u64, u64, Seq, Vec<u8>, Option<Digest>)> {
-        Ok((row.get(0)?, row.get(1)?, Seq(row.get(2)?), row.get(3)?, rows::digest(row, 4)?))
-    };
-    let (first, count, seq, entries, stored) = read().map_err(|_| damaged("the row can't be read"))?;
+    let unreadable = |_| damaged("the row can't be read");
+    let first: u64 = row.get(0).map_err(unreadable)?;
+    let count: u64 = row.get(1).map_err(unreadable)?;
+    let seq = Seq(row.get(2).map_err(unreadable)?);
+    let entries: Vec<u8> = row.get(3).map_err(unreadable)?;
+    let stored = rows::digest(row, 4).map_err(unreadable)?;
     let last = row.get(0)?;
     if first != size {
         return Err(damaged(&format!("missing; the next row begins at {first}")));

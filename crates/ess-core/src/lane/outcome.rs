@@ -1,0 +1,212 @@
+//! What an attempt's end, or the partner's word, does to a delivery and to the partner's health.
+
+use super::act::{Action, Ended, Record, Tried};
+use super::entry::{Entry, Phase};
+use super::{Lane, Place};
+use crate::delivery::State;
+use crate::partner::Order;
+use crate::receipt::{Evidence, Verdict};
+use crate::retry;
+use crate::time::Time;
+
+impl Lane {
+    pub(super) fn judge(&mut self, place: Place, verdict: Verdict, tried: Tried, now: Time, dice: f64) {
+        match verdict {
+            Verdict::Acked(evidence) => {
+                self.health_success();
+                let attempt = self.entries.get(&place).map_or(1, |entry| entry.attempts);
+                self.end_acked(place, evidence, attempt, now, Some(tried));
+            }
+            Verdict::Received => {
+                self.health_success();
+                self.await_ack(place, "delivered; the ACK comes by callback".to_owned(), tried, now);
+            }
+            Verdict::Unacknowledged { reason } => {
+                // A partner that answers is not offline, whatever it says.
+                self.health_success();
+                self.await_ack(place, reason, tried, now);
+            }
+            Verdict::Nack { reason } => {
+                self.health_success();
+                let evidence = Some(Evidence::Body);
+                self.end(place, Ended { state: State::Nack, reason, evidence, tried: Some(tried), at: now });
+            }
+            Verdict::Refused { reason } => {
+                self.health_success();
+                self.end(place, Ended { state: State::Dead, reason, evidence: None, tried: Some(tried), at: now });
+            }
+            Verdict::Gone { reason } => {
+                self.paused = true;
+                self.retry(place, reason.clone(), None, tried, now, dice);
+                self.actions.push_back(Action::PausePartner { reason });
+            }
+            Verdict::Retry { reason, retry_after } => {
+                self.health_failure(&tried, retry_after, now, dice);
+                self.retry(place, reason, retry_after, tried, now, dice);
+            }
+        }
+    }
+
+    pub(super) fn await_ack(&mut self, place: Place, reason: String, tried: Tried, now: Time) {
+        let within = self.policy.ack.within;
+        let resend = self.policy.ack.resend;
+        let Some(entry) = self.entries.get_mut(&place) else {
+            return;
+        };
+        let is_overtaken = self.policy.order == Order::Latest
+            && self.lines.get(&entry.line_key()).is_some_and(|line| line.places.last() > Some(&place));
+        entry.reason = Some(reason);
+        // Sent once more for each of `resend`, then left to the partner's word and to Ops. An overtaken one is not sent
+        // again: the partner has something newer.
+        if entry.resends >= resend || is_overtaken {
+            entry.phase = Phase::Outstanding;
+            self.actions.push_back(Action::Outstanding { seq: place.0, round: place.1 });
+        } else {
+            let due = now.after(within);
+            entry.phase = Phase::AwaitingAck { due };
+            self.set_timer(place, due);
+        }
+        let Some(entry) = self.entries.get(&place) else { return };
+        let line_key = entry.line_key();
+        self.record_failed(place, tried);
+        if self.policy.order == Order::Latest {
+            self.promote(&line_key, now);
+        }
+    }
+
+    pub(super) fn retry(
+        &mut self,
+        place: Place,
+        reason: String,
+        retry_after: Option<std::time::Duration>,
+        tried: Tried,
+        now: Time,
+        dice: f64,
+    ) {
+        let Some(entry) = self.entries.get_mut(&place) else {
+            return;
+        };
+        entry.failures += 1;
+        let first_failed_at = *entry.first_failed_at.get_or_insert(now);
+        let line_key = entry.line_key();
+        if now.since(first_failed_at) >= self.policy.retry.give_up_after {
+            let reason = format!("given up after {} attempts: {reason}", entry.attempts);
+            return self.end(place, Ended { state: State::Dead, reason, evidence: None, tried: Some(tried), at: now });
+        }
+        let backed_off = now.after(retry::delay(&self.policy.retry, entry.failures, dice));
+        let due = retry_after.map_or(backed_off, |span| backed_off.max(now.after(span)));
+        let due = due.max(self.health.not_before());
+        entry.reason = Some(reason);
+        entry.phase = Phase::Retrying { due };
+        self.record_failed(place, tried);
+        if self.policy.order == Order::Latest {
+            self.supersede_before(&line_key, now);
+            self.promote(&line_key, now);
+        }
+        if self.entries.contains_key(&place) {
+            self.settle(place, &Phase::Retrying { due }, now);
+        }
+    }
+
+    pub(super) fn block(&mut self, place: Place, reason: String, mend: String) {
+        let Some(entry) = self.entries.get_mut(&place) else {
+            return;
+        };
+        entry.phase = Phase::Blocked;
+        entry.reason = Some(reason);
+        entry.mend = Some(mend);
+        entry.is_recorded = true;
+        let open = entry.to_open(self.partner, place);
+        self.record(Record::Opened(open));
+        self.actions.push_back(Action::BecameBlocked { seq: place.0, round: place.1 });
+        self.note_progress();
+    }
+
+    pub(super) fn end_acked(
+        &mut self,
+        place: Place,
+        evidence: Evidence,
+        attempt: u32,
+        now: Time,
+        tried: Option<Tried>,
+    ) {
+        let Some(entry) = self.remove(place) else { return };
+        self.record(Record::Acked {
+            seq: place.0,
+            round: place.1,
+            attempt,
+            evidence,
+            partner_seq: entry.partner_seq,
+            sent: entry.sent.clone(),
+            has_rows: entry.is_recorded,
+            tried,
+            at: now,
+        });
+        self.after_end(&entry, now);
+    }
+
+    pub(super) fn end(&mut self, place: Place, ended: Ended) {
+        let now = ended.at;
+        let Some(entry) = self.remove(place) else { return };
+        self.record(Record::Ended { open: entry.to_open(self.partner, place), ended });
+        self.after_end(&entry, now);
+    }
+
+    pub(super) fn after_end(&mut self, entry: &Entry, now: Time) {
+        if self.policy.order != Order::None {
+            self.promote(&entry.line_key(), now);
+        }
+        self.note_progress();
+    }
+
+    pub(super) fn record_failed(&mut self, place: Place, tried: Tried) {
+        if let Some(entry) = self.entries.get_mut(&place) {
+            entry.is_recorded = true;
+            let open = entry.to_open(self.partner, place);
+            self.record(Record::Failed { open, tried });
+        }
+        self.note_progress();
+    }
+
+    pub(super) fn health_success(&mut self) {
+        if let Some((health, was_offline)) = self.health.on_success() {
+            self.record(Record::Health(health));
+            if was_offline {
+                self.actions.push_back(Action::Recovered);
+            }
+        }
+    }
+
+    pub(super) fn health_failure(
+        &mut self,
+        tried: &Tried,
+        retry_after: Option<std::time::Duration>,
+        now: Time,
+        dice: f64,
+    ) {
+        let was_offline = self.health.is_offline();
+        let Some(health) = self.health.on_failure(&self.policy.retry, tried.at, retry_after, now, dice) else {
+            return;
+        };
+        self.record(Record::Health(health));
+        if self.health.is_offline() && !was_offline {
+            self.actions.push_back(Action::WentOffline);
+            // From here on the probe decides when, not each delivery's own timer.
+            let waiting: Vec<(Time, Place)> = self
+                .timers
+                .iter()
+                .copied()
+                .filter(|(_, place)| {
+                    self.entries.get(place).is_some_and(|entry| matches!(entry.phase, Phase::Retrying { .. }))
+                })
+                .collect();
+            for (due, place) in waiting {
+                self.timers.remove(&(due, place));
+                if let Some(entry) = self.entries.get_mut(&place) {
+                    entry.timer = None;
+                }
+                self.make_ready(place);
+            }
+        }
+    }
+}
