@@ -32,8 +32,8 @@ pub(crate) struct Redrive {
 pub(crate) struct Discard {
     partner: Option<String>,
     event: Option<String>,
-    /// Why; stands in the audit trail.
-    reason: String,
+    /// Why; stands in the audit trail. May come in `X-HMS-Reason` instead.
+    reason: Option<String>,
 }
 
 /// How many are tried again.
@@ -119,15 +119,16 @@ pub(crate) async fn discard_dead_letters(
     State(site): State<Arc<Site>>,
     caller: Caller,
     query: Query,
+    Reason(told): Reason,
     request: Request,
 ) -> Answer {
     caller.permit(&Act::Operate)?;
     query.only(&[])?;
     let body = read_json(&site, request, SMALL_BODY_BYTES_MAX).await?;
     let Discard { partner, event, reason } = document::read(&body.bytes)?;
-    let reason = reason.trim().to_owned();
+    let reason = reason.or(told).unwrap_or_default().trim().to_owned();
     if reason.is_empty() || reason.len() > REASON_BYTES_MAX {
-        let detail = format!("a reason has 1 to {REASON_BYTES_MAX} bytes");
+        let detail = format!("say why, in 1 to {REASON_BYTES_MAX} bytes: `reason`, or the header X-HMS-Reason");
         return Err(Problem::new(Code::Invalid, detail).with_field("reason").into());
     }
     let (partner, event) = chosen(partner.as_deref(), event.as_deref())?;

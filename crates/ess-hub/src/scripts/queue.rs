@@ -141,7 +141,8 @@ impl Queue {
         let share = self.turns.iter().filter_map(|script| self.lanes.get(script)).map(|lane| lane.calls.len());
         let share = share.sum::<usize>().div_ceil(workers).clamp(1, BATCH_MAX);
         let mut calls: Vec<Call> = Vec::new();
-        for _ in 0..self.turns.len().max(share) {
+        // As many as it may take, and each script that can't go now once.
+        for _ in 0..self.turns.len() + share {
             let Some(script) = self.turns.pop_front() else { break };
             let Some(lane) = self.lanes.get_mut(&script) else {
                 continue;

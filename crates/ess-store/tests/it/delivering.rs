@@ -262,9 +262,9 @@ async fn a_question_sees_one_moment() {
         }
     });
     while !writing.is_finished() {
-        let start = open.store.lane_start(PartnerNo(1)).await.unwrap();
         let (size, _) = open.store.ledger_head().await.unwrap();
-        assert!(start.ended.len() as u64 + 1 >= size.saturating_sub(1), "{} of {size}", start.ended.len());
+        let start = open.store.lane_start(PartnerNo(1)).await.unwrap();
+        assert!(start.ended.len() as u64 >= size, "{} of {size}", start.ended.len());
         let mut seqs: Vec<u64> = start.ended.iter().map(|seq| seq.0).collect();
         seqs.sort_unstable();
         assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>(), "none is missing in between");

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::client::Client;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::output::Output;
 use crate::stream::Stream;
 
@@ -14,7 +14,7 @@ pub(crate) struct TapArgs {
     partner: Option<String>,
 }
 
-/// Follows until the hub ends the stream.
+/// Follows until the hub ends the stream, which is no success: whoever follows wants to hear of it.
 pub(crate) async fn run(args: &TapArgs, client: &Client, output: &Output) -> Result<()> {
     let mut stream = Stream::open(client).await?;
     output.note("listening; Ctrl-C ends it");
@@ -34,5 +34,5 @@ pub(crate) async fn run(args: &TapArgs, client: &Client, output: &Output) -> Res
             ))?;
         }
     }
-    Ok(())
+    Err(Failure::refused("the hub ended the stream"))
 }
