@@ -25,6 +25,8 @@ mod errands;
 
 /// Changes that may wait for the store before lanes stop sending: what a crash could repeat stays bounded.
 const UNRECORDED_MAX: usize = 50_000;
+/// Deliveries that all lanes together hold in memory, as far as each keeps its least.
+const HELD_MAX: usize = 262_144;
 /// How often idle connections are looked at, and a failing store is asked again.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -355,6 +357,10 @@ impl Lanes {
         lane.on_command(Command::Unblock, now);
         let no = registered.no;
         self.seats.insert(no, Seat { lane, registered, armed: None, last_error: None });
+        let room = HELD_MAX / self.seats.len();
+        for seat in self.seats.values_mut() {
+            seat.lane.set_room(room);
+        }
     }
 
     fn reseat(&mut self, registered: Arc<Registered>, now: Time) {

@@ -20,6 +20,7 @@ mod records;
 mod registry;
 mod replay;
 pub mod scripts;
+mod snapshot;
 mod tokens;
 pub mod view;
 

@@ -1,5 +1,6 @@
 //! Publishing: who it is for, the durable append, and the word to the publisher.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::cells::Cell;
 use crate::hub::Hub;
 use crate::lanes::Input;
 use crate::metrics::PublishResult;
-use crate::registry::{Registered, Snapshot};
+use crate::registry::Snapshot;
 use crate::scripts::Evaluation;
 use crate::view::{BlockedPartner, Plan, PlanEntry, PublishReceipt};
 
@@ -114,10 +115,10 @@ impl Hub {
         if wanting.filtered.is_empty() {
             return Ok(wanting.audience.clone());
         }
-        let mut unwanted: Vec<PartnerNo> = Vec::new();
-        for registered in &wanting.filtered {
-            if !self.passes_filter(registered, content).await {
-                unwanted.push(registered.no);
+        let mut unwanted: HashSet<PartnerNo> = HashSet::new();
+        for filtered in &wanting.filtered {
+            if !self.passes(&filtered.filter, content).await {
+                unwanted.extend(&filtered.partners);
             }
         }
         let kept = wanting.audience.partners().iter().filter(|no| !unwanted.contains(no)).copied().collect();
@@ -125,8 +126,7 @@ impl Hub {
     }
 
     /// A filter that fails lets the event through: too much is better than a missed rule.
-    async fn passes_filter(&self, registered: &Registered, content: &Content) -> bool {
-        let Some(filter) = &registered.partner.filter else { return true };
+    async fn passes(&self, filter: &str, content: &Content) -> bool {
         // `payload` is a name in the predicate, as the contract writes it: `payload.county = "Cook"`.
         let envelope = serde_json::json!({
             "id": content.id.as_str(),
@@ -146,7 +146,7 @@ impl Hub {
         match self.delivery.workshop.scripts.evaluate(evaluation).await {
             Ok(result) => result.as_deref() == Some("true"),
             Err(error) => {
-                tracing::warn!(partner.id = %registered.partner.id, %error, "a `where` filter failed; the event goes out");
+                tracing::warn!(filter, event.id = %content.id, %error, "a `where` filter failed; the event goes out");
                 true
             }
         }

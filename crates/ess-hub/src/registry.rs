@@ -1,21 +1,15 @@
-//! Partners and bridges as one immutable snapshot that is swapped whole: what began with one sees it to the end.
+//! Partners that are ready to be delivered to, and the snapshot of now.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use ess_channels::{Channel, Credential, Dialer};
 use ess_core::bridge::{Bridge, Bridges};
 use ess_core::id::{Digest, PartnerId, PartnerNo, Subject, Version};
 use ess_core::partner::{Auth, Partner, SecretRef, Tests};
-use ess_core::problem::{Code, Problem};
 use ess_core::signature::SigningSecret;
 use ess_core::time::Time;
-use ess_store::Audience;
 
-use crate::view::BlockedPartner;
-
-/// How many audiences a snapshot remembers.
-const AUDIENCES_MAX: usize = 16_384;
+pub use crate::snapshot::Snapshot;
 
 /// Finds a secret that a configuration names: an environment variable, a file, or the text itself.
 pub type FindSecret = Arc<dyn Fn(&SecretRef) -> Result<String, String> + Send + Sync>;
@@ -128,112 +122,6 @@ impl Opener {
             },
             Some(Auth::Mtls { cert, key }) => Credential::Mtls { cert_pem: find(cert)?, key_pem: find(key)? },
         })
-    }
-}
-
-/// Who gets an event of a subject, before filters.
-#[derive(Debug)]
-pub struct Wanting {
-    /// Everyone.
-    pub audience: Arc<Audience>,
-    /// Those of them who look at the payload first.
-    pub filtered: Vec<Arc<Registered>>,
-    /// The versions that they pinned.
-    pub versions: Vec<Version>,
-}
-
-/// Partners and bridges at one moment.
-#[derive(Debug, Default)]
-pub struct Snapshot {
-    /// By id.
-    pub partners: BTreeMap<PartnerId, Arc<Registered>>,
-    /// By number.
-    pub by_no: HashMap<PartnerNo, Arc<Registered>>,
-    /// The ways between versions.
-    pub bridges: Arc<Bridges>,
-    /// Counts changes of the bridges, so that what an older set made is not taken for the newer one's.
-    pub generation: u64,
-    /// Guards the remembered audiences; held for look-ups only.
-    wanting: Mutex<HashMap<(Subject, bool), Arc<Wanting>>>,
-}
-
-impl Snapshot {
-    /// A snapshot of these.
-    #[must_use]
-    pub fn new(partners: BTreeMap<PartnerId, Arc<Registered>>, bridges: Arc<Bridges>, generation: u64) -> Self {
-        let by_no = partners.values().map(|registered| (registered.no, registered.clone())).collect();
-        Self { partners, by_no, bridges, generation, wanting: Mutex::default() }
-    }
-
-    /// The partner, or the problem that says it is not there.
-    ///
-    /// # Errors
-    /// No partner has this id.
-    pub fn partner(&self, id: &PartnerId) -> Result<&Arc<Registered>, Problem> {
-        self.partners.get(id).ok_or_else(|| {
-            Problem::new(Code::NotFound, format!("there is no partner {id}"))
-                .with_hint("`hms-ess partner list` shows the partners")
-        })
-    }
-
-    /// Who gets an event of this subject; remembered, so that 10,000 partners cost a publish no more than one.
-    #[must_use]
-    pub fn wanting(&self, subject: &Subject, test: bool) -> Arc<Wanting> {
-        let mut wanting = self.wanting.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (subject.clone(), test);
-        if let Some(known) = wanting.get(&key) {
-            return known.clone();
-        }
-        let found = Arc::new(self.find_wanting(subject, test));
-        if wanting.len() >= AUDIENCES_MAX {
-            wanting.clear();
-        }
-        wanting.insert(key, found.clone());
-        found
-    }
-
-    fn find_wanting(&self, subject: &Subject, test: bool) -> Wanting {
-        let mut numbers = Vec::new();
-        let mut filtered = Vec::new();
-        let mut versions = Vec::new();
-        for registered in self.partners.values() {
-            let partner = &registered.partner;
-            if !partner.wants(subject) || (test && partner.tests == Tests::Skip) {
-                continue;
-            }
-            numbers.push(registered.no);
-            if partner.filter.is_some() {
-                filtered.push(registered.clone());
-            }
-            if let Some(version) = partner.pinned_version(subject)
-                && !versions.contains(&version)
-            {
-                versions.push(version);
-            }
-        }
-        Wanting { audience: Arc::new(Audience::new(numbers)), filtered, versions }
-    }
-
-    /// The partners of an audience who pinned a version that can't be had, each with the same reason.
-    #[must_use]
-    pub fn those_on(
-        &self,
-        audience: &Audience,
-        subject: &Subject,
-        version: Version,
-        blocked: &crate::cells::Blocked,
-    ) -> Vec<BlockedPartner> {
-        audience
-            .partners()
-            .iter()
-            .filter_map(|no| self.by_no.get(no))
-            .filter(|registered| registered.partner.pinned_version(subject) == Some(version))
-            .map(|registered| BlockedPartner {
-                partner: registered.partner.id.clone(),
-                reason: blocked.reason.clone(),
-                mend: blocked.mend.clone(),
-            })
-            .collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whose turn it is: deliveries of a subject in their line, as the partner's `order` asks.
 
 use super::entry::{self, Phase};
-use super::{Ended, Lane, Line, Place, WINDOW};
+use super::{Ended, Lane, Line, Place};
 use crate::delivery::State;
 use crate::id::{Seq, Subject};
 use crate::partner::Order;
@@ -42,14 +42,14 @@ impl Lane {
     pub(super) fn is_crowding(&self, line: &Line) -> bool {
         let head_is_held =
             line.places.first().and_then(|place| self.entries.get(place)).is_some_and(|entry| entry.phase.is_held());
-        head_is_held || line.places.len() > WINDOW / 4
+        head_is_held || line.places.len() > self.room / 4
     }
 
     pub(super) fn enter(&mut self, place: Place, entry: entry::Entry, now: Time) {
         if self.entries.contains_key(&place) {
             return;
         }
-        if self.entries.len() >= WINDOW - WINDOW / 4 {
+        if self.entries.len() >= self.room - self.room / 4 {
             self.evict_held();
         }
         let key = entry.line_key();

@@ -26,8 +26,11 @@ use crate::partner::{AckPolicy, Limits, Order, Partner, RetryPolicy};
 use crate::receipt::Evidence;
 use crate::time::Time;
 
-/// How many deliveries a lane holds in memory; the rest of its backlog stays in the store.
+/// How many deliveries a lane holds in memory at most; the rest of its backlog stays in the store.
 pub const WINDOW: usize = 1_024;
+
+/// The least that a lane holds, so that it keeps its partner busy between two pages.
+pub const WINDOW_MIN: usize = 64;
 
 /// How many ended deliveries may lie past the stored cursor: what a restart has to look through.
 const CURSOR_STRIDE: u32 = 256;
@@ -79,6 +82,8 @@ pub struct Lane {
     ready: BTreeSet<(u8, Place)>,
     timers: BTreeSet<(Time, Place)>,
     in_flight: u32,
+    /// How many deliveries it may hold.
+    room: usize,
     health: health::Breaker,
     supply: supply::Supply,
     next_send_at: Time,
@@ -130,6 +135,7 @@ impl Lane {
             ready: BTreeSet::new(),
             timers: BTreeSet::new(),
             in_flight: 0,
+            room: WINDOW,
             health: health::Breaker::new(window),
             supply: supply::Supply::new(cursor, counted),
             next_send_at: Time::default(),
@@ -145,9 +151,14 @@ impl Lane {
         self.supply.resume(ended, head);
     }
 
+    /// How many deliveries it may hold in memory, between `WINDOW_MIN` and `WINDOW`: lanes share what there is.
+    pub fn set_room(&mut self, room: usize) {
+        self.room = room.clamp(WINDOW_MIN, WINDOW);
+    }
+
     /// A newly recorded event that is for this partner. Events come in the order of the log.
     pub fn offer(&mut self, offer: Offer, now: Time) {
-        if self.supply.takes(offer.seq, self.entries.len()) {
+        if self.supply.takes(offer.seq, self.entries.len(), self.room) {
             self.enter_offer(offer, now);
         }
     }
@@ -328,7 +339,7 @@ impl Lane {
         if let Some(attempt) = self.next_attempt(now) {
             return Some(Action::Send(attempt));
         }
-        if let Some((after, limit)) = self.supply.wants(self.entries.len()) {
+        if let Some((after, limit)) = self.supply.wants(self.entries.len(), self.room) {
             return Some(Action::Load { after, limit });
         }
         self.next_open_page()
@@ -435,11 +446,11 @@ impl Lane {
 
     fn next_open_page(&mut self) -> Option<Action> {
         let after = self.open_scan.after?;
-        if self.open_scan.is_loading || self.entries.len() > WINDOW / 2 {
+        if self.open_scan.is_loading || self.entries.len() > self.room / 2 {
             return None;
         }
         self.open_scan.is_loading = true;
-        Some(Action::LoadOpen { after, limit: WINDOW - self.entries.len() })
+        Some(Action::LoadOpen { after, limit: self.room - self.entries.len() })
     }
 
     fn cancel(&mut self, seq: Seq, reason: &str, now: Time) {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use super::WINDOW;
 use crate::id::Seq;
 
 #[derive(Debug)]
@@ -30,8 +29,8 @@ impl Supply {
     }
 
     /// Whether a newly recorded event goes straight into the lane; otherwise it is read back from the store in its turn.
-    pub(super) fn takes(&mut self, seq: Seq, loaded: usize) -> bool {
-        let keeps_up = self.taken_to >= self.newest && !self.is_loading && loaded < WINDOW;
+    pub(super) fn takes(&mut self, seq: Seq, loaded: usize, room: usize) -> bool {
+        let keeps_up = self.taken_to >= self.newest && !self.is_loading && loaded < room;
         self.newest = self.newest.max(seq);
         keeps_up
     }
@@ -52,12 +51,12 @@ impl Supply {
     }
 
     /// What to read next, if there is something and there is room.
-    pub(super) fn wants(&mut self, loaded: usize) -> Option<(Seq, usize)> {
-        if self.is_loading || self.taken_to >= self.newest || loaded > WINDOW / 2 {
+    pub(super) fn wants(&mut self, loaded: usize, room: usize) -> Option<(Seq, usize)> {
+        if self.is_loading || self.taken_to >= self.newest || loaded > room / 2 {
             return None;
         }
         self.is_loading = true;
-        Some((self.taken_to, WINDOW - loaded))
+        Some((self.taken_to, room - loaded))
     }
 
     /// Everything that was taken, and how many.

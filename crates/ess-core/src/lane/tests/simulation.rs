@@ -38,11 +38,13 @@ impl World {
         for _ in 0..3 {
             dice.next(2);
         }
+        let mut lane = lane(Order::Subject);
+        lane.set_room(if dice.next(2) == 0 { WINDOW_MIN } else { WINDOW });
         Self {
             dice,
             now: START,
             store: Store::default(),
-            lane: lane(Order::Subject),
+            lane,
             under_way: Vec::new(),
             seen: HashMap::new(),
             failing: false,
@@ -63,6 +65,7 @@ impl World {
         self.under_way.clear();
         let (cursor, counted) = self.store.cursor;
         self.lane = Lane::new(PartnerNo(1), policy(Order::Subject), cursor, counted);
+        self.lane.set_room(if self.dice.next(2) == 0 { WINDOW_MIN } else { WINDOW });
         let ended: Vec<Seq> = self
             .store
             .acked

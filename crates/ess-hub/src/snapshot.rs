@@ -1,0 +1,207 @@
+//! Partners and bridges as one immutable snapshot that is swapped whole: what began with one sees it to the end.
+//!
+//! Most partners want the same: those with one subscription, filter and pin form a group, and who gets an event is decided
+//! for groups. So a publish costs the same for one partner and for 10,000.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use ess_core::bridge::Bridges;
+use ess_core::id::{PartnerId, PartnerNo, Subject, Version};
+use ess_core::partner::{Glob, Partner, Tests};
+use ess_core::problem::{Code, Problem};
+use ess_store::Audience;
+
+use crate::registry::Registered;
+use crate::view::BlockedPartner;
+
+/// Subjects whose groups a snapshot remembers.
+const SUBJECTS_MAX: usize = 16_384;
+/// Partners in the audiences that a snapshot remembers: 4 bytes each.
+const REMEMBERED_PARTNERS_MAX: usize = 4_000_000;
+
+/// What decides who gets an event.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Taste {
+    subscribe: Vec<Glob>,
+    filter: Option<String>,
+    accepts_version: Vec<(Glob, Version)>,
+    skips_tests: bool,
+}
+
+impl Taste {
+    fn of(partner: &Partner) -> Self {
+        Self {
+            subscribe: partner.subscribe.clone(),
+            filter: partner.filter.clone(),
+            accepts_version: partner.accepts_version.clone(),
+            skips_tests: partner.tests == Tests::Skip,
+        }
+    }
+}
+
+/// Partners of one taste.
+#[derive(Debug)]
+struct Group {
+    sample: Arc<Registered>,
+    skips_tests: bool,
+    numbers: Vec<PartnerNo>,
+}
+
+/// Partners who look at the payload first, by the predicate that they share.
+#[derive(Debug)]
+pub struct Filtered {
+    /// The predicate.
+    pub filter: String,
+    /// Whose it is.
+    pub partners: Vec<PartnerNo>,
+}
+
+/// Who gets an event of a subject, before filters.
+#[derive(Debug)]
+pub struct Wanting {
+    /// Everyone.
+    pub audience: Arc<Audience>,
+    /// Those of them who look at the payload first.
+    pub filtered: Vec<Filtered>,
+    /// The versions that they pinned.
+    pub versions: Vec<Version>,
+}
+
+/// What was found out before. Who wants a subject is shared by all subjects that the same groups want in the same versions.
+#[derive(Debug, Default)]
+struct Remembered {
+    by_subject: HashMap<(Subject, bool), Arc<Wanting>>,
+    by_groups: HashMap<Vec<(usize, Option<Version>)>, Arc<Wanting>>,
+    partners: usize,
+}
+
+/// Partners and bridges at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// By id.
+    pub partners: BTreeMap<PartnerId, Arc<Registered>>,
+    /// By number.
+    pub by_no: HashMap<PartnerNo, Arc<Registered>>,
+    /// The ways between versions.
+    pub bridges: Arc<Bridges>,
+    /// Counts changes of the bridges, so that what an older set made is not taken for the newer one's.
+    pub generation: u64,
+    /// Made when first asked for: thousands of partners are added one after the other.
+    groups: OnceLock<Vec<Group>>,
+    /// Guards what was found out; held for look-ups and the decision itself.
+    remembered: Mutex<Remembered>,
+}
+
+impl Snapshot {
+    /// A snapshot of these.
+    #[must_use]
+    pub fn new(partners: BTreeMap<PartnerId, Arc<Registered>>, bridges: Arc<Bridges>, generation: u64) -> Self {
+        let by_no = partners.values().map(|registered| (registered.no, registered.clone())).collect();
+        Self { partners, by_no, bridges, generation, groups: OnceLock::new(), remembered: Mutex::default() }
+    }
+
+    /// The partner, or the problem that says it is not there.
+    ///
+    /// # Errors
+    /// No partner has this id.
+    pub fn partner(&self, id: &PartnerId) -> Result<&Arc<Registered>, Problem> {
+        self.partners.get(id).ok_or_else(|| {
+            Problem::new(Code::NotFound, format!("there is no partner {id}"))
+                .with_hint("`hms-ess partner list` shows the partners")
+        })
+    }
+
+    /// Who gets an event of this subject.
+    #[must_use]
+    pub fn wanting(&self, subject: &Subject, test: bool) -> Arc<Wanting> {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (subject.clone(), test);
+        if let Some(known) = remembered.by_subject.get(&key) {
+            return known.clone();
+        }
+        let groups = self.groups.get_or_init(|| group(self.partners.values()));
+        let fits = |group: &Group| group.sample.partner.wants(subject) && !(test && group.skips_tests);
+        let fitting: Vec<(usize, Option<Version>)> = groups
+            .iter()
+            .enumerate()
+            .filter(|(_, group)| fits(group))
+            .map(|(index, group)| (index, group.sample.partner.pinned_version(subject)))
+            .collect();
+        let known = remembered.by_groups.get(&fitting).cloned();
+        let found = known.unwrap_or_else(|| {
+            let found = Arc::new(wanting(groups, &fitting));
+            if remembered.partners + found.audience.len() > REMEMBERED_PARTNERS_MAX {
+                *remembered = Remembered::default();
+            }
+            // An audience without partners takes room too.
+            remembered.partners += found.audience.len() + 16;
+            remembered.by_groups.insert(fitting, found.clone());
+            found
+        });
+        if remembered.by_subject.len() >= SUBJECTS_MAX {
+            remembered.by_subject.clear();
+        }
+        remembered.by_subject.insert(key, found.clone());
+        found
+    }
+
+    /// The partners of an audience who pinned a version that can't be had, each with the same reason.
+    #[must_use]
+    pub fn those_on(
+        &self,
+        audience: &Audience,
+        subject: &Subject,
+        version: Version,
+        blocked: &crate::cells::Blocked,
+    ) -> Vec<BlockedPartner> {
+        audience
+            .partners()
+            .iter()
+            .filter_map(|no| self.by_no.get(no))
+            .filter(|registered| registered.partner.pinned_version(subject) == Some(version))
+            .map(|registered| BlockedPartner {
+                partner: registered.partner.id.clone(),
+                reason: blocked.reason.clone(),
+                mend: blocked.mend.clone(),
+            })
+            .collect()
+    }
+}
+
+fn group<'a>(partners: impl Iterator<Item = &'a Arc<Registered>>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    let mut known: HashMap<Taste, usize> = HashMap::new();
+    for registered in partners {
+        let taste = Taste::of(&registered.partner);
+        let skips_tests = taste.skips_tests;
+        let index = *known.entry(taste).or_insert_with(|| {
+            groups.push(Group { sample: registered.clone(), skips_tests, numbers: Vec::new() });
+            groups.len() - 1
+        });
+        groups[index].numbers.push(registered.no);
+    }
+    groups
+}
+
+fn wanting(groups: &[Group], fitting: &[(usize, Option<Version>)]) -> Wanting {
+    let mut numbers = Vec::new();
+    let mut filtered: Vec<Filtered> = Vec::new();
+    let mut versions: Vec<Version> = Vec::new();
+    for (index, version) in fitting {
+        let group = &groups[*index];
+        numbers.extend_from_slice(&group.numbers);
+        if let Some(filter) = &group.sample.partner.filter {
+            match filtered.iter_mut().find(|same| same.filter == *filter) {
+                Some(same) => same.partners.extend_from_slice(&group.numbers),
+                None => filtered.push(Filtered { filter: filter.clone(), partners: group.numbers.clone() }),
+            }
+        }
+        if let Some(version) = version
+            && !versions.contains(version)
+        {
+            versions.push(*version);
+        }
+    }
+    Wanting { audience: Arc::new(Audience::new(numbers)), filtered, versions }
+}
