@@ -19,6 +19,7 @@ impl Lane {
         if self.entries.contains_key(&place) {
             return;
         }
+        self.make_room();
         let key = (offer.subject.clone(), offer.test);
         // What waits in the store is newer than what is loaded of its line; after a restart an older one may still come.
         let must_wait_in_store = self.policy.order == Order::Subject
@@ -48,9 +49,6 @@ impl Lane {
     pub(super) fn enter(&mut self, place: Place, entry: entry::Entry, now: Time) {
         if self.entries.contains_key(&place) {
             return;
-        }
-        if self.entries.len() >= self.room - self.room / 4 {
-            self.evict_held();
         }
         let key = entry.line_key();
         let phase = entry.phase.clone();
@@ -187,9 +185,16 @@ impl Lane {
         }
     }
 
+    /// Before a delivery is looked at: to let go of its line's head afterwards would let it overtake.
+    pub(super) fn make_room(&mut self) {
+        if self.entries.len() >= self.room - self.room / 4 {
+            self.evict_held();
+        }
+    }
+
     /// Lets go of deliveries that only a word from outside can move, so that they don't take the window from others. They have
     /// records; their lines stay held.
-    pub(super) fn evict_held(&mut self) {
+    fn evict_held(&mut self) {
         let held: Vec<Place> = self
             .entries
             .iter()

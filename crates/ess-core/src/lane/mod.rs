@@ -11,6 +11,7 @@ mod entry;
 mod health;
 mod lines;
 mod outcome;
+mod scan;
 mod supply;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -87,38 +88,8 @@ pub struct Lane {
     health: health::Breaker,
     supply: supply::Supply,
     next_send_at: Time,
-    open_scan: OpenScan,
+    open_scan: scan::OpenScan,
     actions: VecDeque<Action>,
-}
-
-/// Reading back open deliveries that did not fit into the window.
-#[derive(Debug, Default)]
-struct OpenScan {
-    /// The last place looked at, while there is more to look at.
-    after: Option<Place>,
-    is_loading: bool,
-    /// What was blocked goes out again.
-    unblocks: bool,
-    /// Held deliveries were let go of, to be read back when bridges change.
-    has_evicted: bool,
-    /// To be begun anew when the page under way has come.
-    begins_anew: bool,
-}
-
-impl OpenScan {
-    /// Reads every open delivery of the store once more.
-    fn begin(&mut self) {
-        self.begins_anew = self.is_loading;
-        if !self.is_loading {
-            self.after = Some((Seq(0), 0));
-        }
-    }
-
-    /// A page came; `next` is its last place while there is more.
-    fn loaded(&mut self, next: Option<Place>) {
-        self.is_loading = false;
-        self.after = if std::mem::take(&mut self.begins_anew) { Some((Seq(0), 0)) } else { next };
-    }
 }
 
 impl Lane {
@@ -139,7 +110,7 @@ impl Lane {
             health: health::Breaker::new(window),
             supply: supply::Supply::new(cursor, counted),
             next_send_at: Time::default(),
-            open_scan: OpenScan::default(),
+            open_scan: scan::scan::OpenScan::default(),
             actions: VecDeque::new(),
         }
     }
@@ -177,6 +148,7 @@ impl Lane {
     /// Deliveries with records of their own: at the start, a line's stored part, a replay, a redrive.
     pub fn on_opened(&mut self, opened: Vec<OpenDelivery>, now: Time) {
         for open in opened {
+            self.make_room();
             let place = (open.key.seq, open.key.round);
             let key = (open.subject.clone(), open.test);
             let is_behind_stored = self.policy.order == Order::Subject
@@ -191,6 +163,7 @@ impl Lane {
 
     /// The answer to `Action::LoadLine`: the oldest stored deliveries of a subject, and whether there are more.
     pub fn on_line_loaded(&mut self, subject: &Subject, test: bool, opened: Vec<OpenDelivery>, more: bool, now: Time) {
+        self.make_room();
         let key = (subject.clone(), test);
         if let Some(line) = self.lines.get_mut(&key) {
             line.stored = more || line.left_again;
@@ -339,7 +312,7 @@ impl Lane {
         if let Some(attempt) = self.next_attempt(now) {
             return Some(Action::Send(attempt));
         }
-        if let Some((after, limit)) = self.supply.wants(self.entries.len(), self.room) {
+        if let Some((after, limit)) = self.supply.wants(self.loaded_of_backlog(), self.room) {
             return Some(Action::Load { after, limit });
         }
         self.next_open_page()
@@ -420,37 +393,13 @@ impl Lane {
         })
     }
 
-    fn unblock(&mut self, now: Time) {
-        let blocked: Vec<Place> =
-            self.entries.iter().filter(|(_, entry)| entry.phase == Phase::Blocked).map(|(place, _)| *place).collect();
-        for place in blocked {
-            let Some(entry) = self.entries.get_mut(&place) else {
-                continue;
-            };
-            entry.phase = Phase::Waiting;
-            entry.reason = None;
-            entry.mend = None;
-            let key = entry.line_key();
-            if self.policy.order == Order::None {
-                self.settle(place, &Phase::Waiting, now);
-            } else {
-                self.promote(&key, now);
-            }
+    /// What is loaded past the backlog's end waits for the backlog, so it must not keep the backlog out.
+    fn loaded_of_backlog(&self) -> usize {
+        let (taken_to, _) = self.supply.end();
+        match self.entries.last_key_value() {
+            Some((last, _)) if last.0 > taken_to => self.entries.range(..=(taken_to, u32::MAX)).count(),
+            _ => self.entries.len(),
         }
-        if self.open_scan.has_evicted || self.open_scan.after.is_some() {
-            self.open_scan.begin();
-            self.open_scan.unblocks = true;
-            self.open_scan.has_evicted = false;
-        }
-    }
-
-    fn next_open_page(&mut self) -> Option<Action> {
-        let after = self.open_scan.after?;
-        if self.open_scan.is_loading || self.entries.len() > self.room / 2 {
-            return None;
-        }
-        self.open_scan.is_loading = true;
-        Some(Action::LoadOpen { after, limit: self.room - self.entries.len() })
     }
 
     fn cancel(&mut self, seq: Seq, reason: &str, now: Time) {
