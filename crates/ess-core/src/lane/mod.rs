@@ -110,7 +110,7 @@ impl Lane {
             health: health::Breaker::new(window),
             supply: supply::Supply::new(cursor, counted),
             next_send_at: Time::default(),
-            open_scan: scan::scan::OpenScan::default(),
+            open_scan: scan::OpenScan::default(),
             actions: VecDeque::new(),
         }
     }
