@@ -4,13 +4,13 @@
 //! lane records is handed to the store in the order of the lane's own steps.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ess_core::id::{PartnerNo, Seq, Subject};
-use ess_core::lane::{Action, Command, Lane, Offer, OpenDelivery, Policy, Report, Sent};
-use ess_core::receipt::Evidence;
+use ess_core::event::Event;
+use ess_core::id::{PartnerNo, Seq};
+use ess_core::lane::{Action, Command, Lane, Offer, OpenDelivery, Policy, Report};
 use ess_core::time::Time;
 use ess_store::{LaneStart, Recorded};
 use tokio::sync::{mpsc, oneshot};
@@ -22,109 +22,18 @@ use crate::records;
 use crate::registry::Registered;
 
 mod errands;
+mod input;
+
+pub use input::{Input, LaneReport, LanesHandle, Wish, Word};
 
 /// Changes that may wait for the store before lanes stop sending: what a crash could repeat stays bounded.
 const UNRECORDED_MAX: usize = 50_000;
 /// Deliveries that all lanes together hold in memory, as far as each keeps its least.
 const HELD_MAX: usize = 262_144;
+/// Offers before the loop looks at its other inputs again.
+const FAN_OUT_AT_ONCE: usize = 256;
 /// How often idle connections are looked at, and a failing store is asked again.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Everything that can wake the loop.
-pub enum Input {
-    /// An attempt ended.
-    Report(PartnerNo, Box<Report>),
-    /// An attempt is about to be sent whose ACK may overtake its answer.
-    Prepared(PartnerNo, Seq, u32, Sent),
-    /// A page of the backlog was read.
-    Loaded(PartnerNo, Vec<Offer>, Seq),
-    /// A line was read.
-    LineLoaded(PartnerNo, Subject, bool, Vec<OpenDelivery>, bool),
-    /// A page of open deliveries was read.
-    OpenLoaded(PartnerNo, Vec<OpenDelivery>, Option<(Seq, u32)>),
-    /// Replays and redriven dead letters.
-    Opened(PartnerNo, Vec<OpenDelivery>),
-    /// A partner's word; answers whether the delivery was open here.
-    Word(PartnerNo, Word, oneshot::Sender<bool>),
-    /// A delivery that was not loaded ended in the store.
-    EndedInStore(PartnerNo, Subject, bool),
-    /// Bridges changed: every lane tries again what was blocked.
-    UnblockAll,
-    /// An open delivery of this event is taken back everywhere.
-    CancelAll(Seq, String),
-    /// A partner joins, with what the store remembers.
-    Seat(Arc<Registered>, Box<LaneStart>, Vec<OpenDelivery>, Seq),
-    /// A partner's configuration, state or secrets changed.
-    Reseat(Arc<Registered>),
-    /// A partner leaves.
-    Unseat(PartnerNo),
-    /// How a lane fares.
-    Inspect(PartnerNo, oneshot::Sender<LaneReport>),
-    /// Send nothing more; answers when nothing is under way.
-    Drain(oneshot::Sender<()>),
-}
-
-/// A partner's word by another way than the answer.
-#[derive(Debug, Clone)]
-pub enum Word {
-    /// It has it.
-    Ack { seq: Seq, round: u32, evidence: Evidence },
-    /// It refuses it.
-    Nack { seq: Seq, round: u32, evidence: Evidence, reason: String },
-}
-
-/// How a lane fares.
-#[derive(Debug, Clone, Default)]
-pub struct LaneReport {
-    /// Attempts under way.
-    pub in_flight: u32,
-    /// Since when the partner is offline.
-    pub offline_since: Option<Time>,
-    /// Its last failure.
-    pub last_error: Option<String>,
-}
-
-/// What lanes ask of the registry.
-#[derive(Debug)]
-pub enum Wish {
-    /// Pause this partner: its address is gone.
-    Pause(PartnerNo, String),
-}
-
-/// The loop's ear.
-#[derive(Clone)]
-pub struct LanesHandle {
-    inputs: mpsc::UnboundedSender<Input>,
-}
-
-impl LanesHandle {
-    /// Hands an input to the loop; dropped when the loop has ended, as nothing is sent any more then.
-    pub fn tell(&self, input: Input) {
-        drop(self.inputs.send(input));
-    }
-
-    /// How a partner's lane fares.
-    pub async fn inspect(&self, no: PartnerNo) -> LaneReport {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Input::Inspect(no, reply));
-        answer.await.unwrap_or_default()
-    }
-
-    /// Passes a partner's word on; true when the delivery was open.
-    pub async fn word(&self, no: PartnerNo, word: Word) -> bool {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Input::Word(no, word, reply));
-        answer.await.unwrap_or(false)
-    }
-
-    /// Stops sending and waits until nothing is under way.
-    pub async fn drain(&self) {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Input::Drain(reply));
-        // The loop that is gone has nothing under way.
-        drop(answer.await);
-    }
-}
 
 struct Seat {
     lane: Lane,
@@ -147,6 +56,9 @@ pub struct Lanes {
     records: Vec<ess_store::Change>,
     under_way: usize,
     is_stalled: bool,
+    /// Events on their way into the lanes, and how many partners of the first have it.
+    fanning: VecDeque<Recorded>,
+    fanned: usize,
     draining: Vec<oneshot::Sender<()>>,
     is_draining: bool,
     dice: u64,
@@ -163,7 +75,7 @@ impl Lanes {
         seed: u64,
     ) -> (Self, LanesHandle) {
         let (sender, inputs) = mpsc::unbounded_channel();
-        let handle = LanesHandle { inputs: sender };
+        let handle = LanesHandle::new(sender);
         let lanes = Self {
             delivery,
             happenings,
@@ -176,6 +88,8 @@ impl Lanes {
             records: Vec::new(),
             under_way: 0,
             is_stalled: false,
+            fanning: VecDeque::new(),
+            fanned: 0,
             draining: Vec::new(),
             is_draining: false,
             dice: seed | 1,
@@ -199,7 +113,11 @@ impl Lanes {
                         self.take(input);
                     }
                 }
-                Some(recorded) = self.recorded.recv() => self.fan_out(recorded),
+                Some(recorded) = self.recorded.recv() => self.fanning.extend(recorded),
+                () = std::future::ready(()), if !self.fanning.is_empty() => {
+                    self.fan_out_some();
+                    tokio::task::yield_now().await;
+                }
                 () = sleep_until(next) => self.fire(),
                 _ = tick.tick() => self.tick(),
             }
@@ -227,6 +145,10 @@ impl Lanes {
     }
 
     fn take(&mut self, input: Input) {
+        // An operator's word holds for every event that was recorded before it.
+        while !input.is_of_lanes_own() && !self.fanning.is_empty() {
+            self.fan_out_some();
+        }
         let now = self.now();
         let no = match input {
             Input::Report(no, report) => {
@@ -324,21 +246,40 @@ impl Lanes {
         }
     }
 
-    fn fan_out(&mut self, recorded: Vec<Recorded>) {
+    /// Offers the next deliveries to their lanes, so many at a time that reports and answers come in between.
+    fn fan_out_some(&mut self) {
+        let mut room = FAN_OUT_AT_ONCE;
+        while room > 0
+            && let Some(Recorded { event, audience }) = self.fanning.front().cloned()
+        {
+            let partners = &audience.partners()[self.fanned..];
+            let part = &partners[..partners.len().min(room)];
+            self.offer(&event, part);
+            room -= part.len();
+            self.fanned += part.len();
+            if part.len() == partners.len() {
+                self.fanning.pop_front();
+                self.fanned = 0;
+            }
+        }
+    }
+
+    fn offer(&mut self, event: &Arc<Event>, partners: &[PartnerNo]) {
         let now = self.now();
-        for Recorded { event, audience } in recorded {
-            self.delivery.cells.keep(&event);
-            let content = &event.content;
-            for no in audience.partners() {
-                let Some(seat) = self.seats.get_mut(no) else { continue };
-                let offer = Offer {
-                    seq: event.seq,
-                    subject: content.subject.clone(),
-                    priority: content.priority,
-                    kind: content.kind,
-                    test: content.test,
-                };
-                seat.lane.offer(offer, now);
+        if self.fanned == 0 {
+            self.delivery.cells.keep(event);
+        }
+        let content = &event.content;
+        let offer = Offer {
+            seq: event.seq,
+            subject: content.subject.clone(),
+            priority: content.priority,
+            kind: content.kind,
+            test: content.test,
+        };
+        for no in partners {
+            let Some(seat) = self.seats.get_mut(no) else { continue };
+            if seat.lane.offer(&offer, now) {
                 self.pump(*no);
             }
         }

@@ -127,11 +127,14 @@ impl Lane {
         self.room = room.clamp(WINDOW_MIN, WINDOW);
     }
 
-    /// A newly recorded event that is for this partner. Events come in the order of the log.
-    pub fn offer(&mut self, offer: Offer, now: Time) {
-        if self.supply.takes(offer.seq, self.entries.len(), self.room) {
-            self.enter_offer(offer, now);
+    /// A newly recorded event that is for this partner. Events come in the order of the log. False when it stays in the store
+    /// for now, so that nothing changed.
+    pub fn offer(&mut self, offer: &Offer, now: Time) -> bool {
+        let is_taken = self.supply.takes(offer.seq, self.entries.len(), self.room);
+        if is_taken {
+            self.enter_offer(offer.clone(), now);
         }
+        is_taken
     }
 
     /// A page of the backlog, as `Action::Load` asked for: everything up to `scanned_to` was looked at.

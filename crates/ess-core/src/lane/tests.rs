@@ -84,7 +84,7 @@ fn failure() -> Verdict {
 fn a_subject_goes_out_one_by_one_and_subjects_side_by_side() {
     let mut lane = lane(Order::Subject);
     for (seq, subject) in [(1, "a"), (2, "a"), (3, "b")] {
-        lane.offer(offer(seq, subject), START);
+        lane.offer(&offer(seq, subject), START);
     }
     let first = sends(&mut lane, START);
     assert_eq!(seqs(&first), [1, 3]);
@@ -95,8 +95,8 @@ fn a_subject_goes_out_one_by_one_and_subjects_side_by_side() {
 #[test]
 fn a_failed_delivery_holds_its_subject_and_comes_back_when_due() {
     let mut lane = lane(Order::Subject);
-    lane.offer(offer(1, "a"), START);
-    lane.offer(offer(2, "a"), START);
+    lane.offer(&offer(1, "a"), START);
+    lane.offer(&offer(2, "a"), START);
     let first = sends(&mut lane, START);
     report(&mut lane, first[0], failure(), START);
     assert!(sends(&mut lane, START).is_empty());
@@ -111,7 +111,7 @@ fn a_failed_delivery_holds_its_subject_and_comes_back_when_due() {
 fn another_order_takes_hold_of_what_is_loaded() {
     let mut lane = lane(Order::Subject);
     for seq in 1..=3 {
-        lane.offer(offer(seq, "a"), START);
+        lane.offer(&offer(seq, "a"), START);
     }
     let first = sends(&mut lane, START);
     assert_eq!(seqs(&first), [1]);
@@ -123,7 +123,7 @@ fn another_order_takes_hold_of_what_is_loaded() {
     report(&mut lane, rest[1], failure(), START);
     lane.on_command(Command::Policy(policy(Order::Subject)), START);
     report(&mut lane, first[0], Verdict::Acked(Evidence::Body), START);
-    lane.offer(offer(4, "a"), START);
+    lane.offer(&offer(4, "a"), START);
     let due = lane.next_timeout().unwrap();
     lane.on_timeout(due);
     assert!(!seqs(&sends(&mut lane, due)).contains(&4), "4 waits for 2 and 3");
@@ -145,7 +145,7 @@ fn another_order_takes_hold_of_what_is_loaded() {
 fn the_newest_takes_the_place_of_what_was_not_delivered() {
     let mut lane = lane(Order::Latest);
     for seq in 1..=3 {
-        lane.offer(offer(seq, "a"), START);
+        lane.offer(&offer(seq, "a"), START);
     }
     let mut ended = Vec::new();
     let mut sent = Vec::new();
@@ -167,7 +167,7 @@ fn the_newest_takes_the_place_of_what_was_not_delivered() {
 #[test]
 fn an_unanswered_delivery_is_sent_again_three_times_and_then_left_outstanding() {
     let mut lane = lane(Order::Subject);
-    lane.offer(offer(1, "a"), START);
+    lane.offer(&offer(1, "a"), START);
     let mut now = START;
     let mut count = 0;
     let mut outstanding = false;
@@ -195,7 +195,7 @@ fn an_unanswered_delivery_is_sent_again_three_times_and_then_left_outstanding() 
 fn an_offline_partner_is_probed_one_at_a_time_and_drained_on_recovery() {
     let mut lane = lane(Order::None);
     for seq in 1..=50 {
-        lane.offer(offer(seq, "a"), START);
+        lane.offer(&offer(seq, "a"), START);
     }
     let mut now = START;
     let mut rounds = Vec::new();
@@ -245,7 +245,7 @@ fn a_blocked_subject_leaves_the_window_to_others_and_goes_on_when_mended() {
     let mut mended = false;
     for seq in 1..=3_000u64 {
         let subject = if seq % 2 == 0 { "blocked".to_owned() } else { format!("s{seq}") };
-        lane.offer(offer(seq, &subject), START);
+        lane.offer(&offer(seq, &subject), START);
         drive(&mut lane, &mut store, &mut acked, mended);
     }
     assert_eq!(acked.len(), 1_500, "the other subjects went out");
@@ -290,7 +290,7 @@ fn a_blocked_subject_leaves_the_window_to_others_and_goes_on_when_mended() {
 fn a_paused_lane_sends_nothing_and_goes_on_when_resumed() {
     let mut lane = lane(Order::Subject);
     lane.on_command(Command::Pause, START);
-    lane.offer(offer(1, "a"), START);
+    lane.offer(&offer(1, "a"), START);
     assert!(sends(&mut lane, START).is_empty());
     lane.on_command(Command::Resume, START);
     assert_eq!(seqs(&sends(&mut lane, START)), [1]);
@@ -302,7 +302,7 @@ fn a_rate_limit_spaces_attempts() {
     policy.limits.per_second = 10.0;
     let mut lane = Lane::new(PartnerNo(1), policy, Seq(0), 0);
     for seq in 1..=3 {
-        lane.offer(offer(seq, "a"), START);
+        lane.offer(&offer(seq, "a"), START);
     }
     let mut now = START;
     let mut times = Vec::new();
@@ -317,7 +317,7 @@ fn a_rate_limit_spaces_attempts() {
 #[test]
 fn an_ack_that_overtakes_the_answer_ends_the_delivery_once() {
     let mut lane = lane(Order::Subject);
-    lane.offer(offer(1, "a"), START);
+    lane.offer(&offer(1, "a"), START);
     let attempt = sends(&mut lane, START)[0];
     assert!(lane.on_ack(Seq(1), 0, Evidence::Callback, START));
     report(&mut lane, attempt, Verdict::Received, START);
@@ -331,7 +331,7 @@ fn an_ack_that_overtakes_the_answer_ends_the_delivery_once() {
 fn a_replay_goes_before_what_is_newer_and_not_yet_under_way() {
     let mut lane = lane(Order::Subject);
     lane.on_command(Command::Pause, START);
-    lane.offer(offer(5, "a"), START);
+    lane.offer(&offer(5, "a"), START);
     lane.on_opened(
         vec![OpenDelivery {
             key: DeliveryKey { seq: Seq(2), partner: PartnerNo(1), round: 1 },

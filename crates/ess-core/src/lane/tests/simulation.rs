@@ -57,7 +57,7 @@ impl World {
         let subject = format!("s{}", self.dice.next(6));
         let offer = offer(seq, &subject);
         self.store.log.push(offer.clone());
-        self.lane.offer(offer, self.now);
+        self.lane.offer(&offer, self.now);
     }
 
     /// The hub dies and starts again from what was recorded.
