@@ -16,9 +16,10 @@ BODY_PAUSE_SECONDS = 10
 HEADER_SECONDS = 75
 SLACK_SECONDS = 6
 AT_ONCE_SECONDS = 3
+ENDLESS_SECONDS_MAX = 30
 EVENT_BYTES_MAX = 1024 * 1024
 LORISES = 50
-IDLE_CONNECTIONS = 6_000
+IDLE_CONNECTIONS = 10_000
 
 
 class Lorises:
@@ -192,16 +193,17 @@ def test_an_endless_chunked_body_is_ended_at_the_bound(hub: Hub) -> None:
         began = time.monotonic()
         connection.sendall(head(hub, "transfer-encoding: chunked"))
         try:
-            while sent < 64 * EVENT_BYTES_MAX:
+            while time.monotonic() < began + ENDLESS_SECONDS_MAX:
                 connection.sendall(chunk)
                 sent += 65_536
         except (ConnectionError, TimeoutError):
             pass
-        heard = listen(connection, began, AT_ONCE_SECONDS)
-    # An answer may be lost to the reset that ends the sending; to be stopped is the point.
+        seconds = time.monotonic() - began
+        heard = listen(connection, began, ENDLESS_SECONDS_MAX)
+    # The hub refuses at the bound, then reads and drops for two seconds, so that an honest sender can read the answer. One that
+    # goes on loses it to the reset; to be stopped is the point.
     assert heard.status in (413, None), heard
-    # What was in the sockets' buffers was sent, too.
-    assert sent < 32 * EVENT_BYTES_MAX, f"{sent} bytes were taken of an endless body"
+    assert seconds < AT_ONCE_SECONDS + 2, f"{sent} bytes were taken of an endless body in {seconds} s"
 
 
 def test_the_largest_event_is_taken_and_one_byte_more_is_not(hub: Hub, client: Client) -> None:
