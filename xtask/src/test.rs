@@ -61,13 +61,14 @@ impl Suites {
         self.check("mypy", in_sdk(&python, &["-m", "mypy"]));
         self.runner("python sdk", in_sdk(&python, &["-m", "pytest", "--color=no"]));
         if shell::run("cargo", &["build", "--package", "hms-ess"]).is_err() {
-            self.fail("the mission: hms-ess did not build");
+            self.fail("the mission, the system: hms-ess did not build");
             return;
         }
-        let mut mission =
-            shell::command(&python.to_string_lossy(), &["-m", "pytest", "--color=no", "-ra", "tests/mission"]);
-        mission.env("HMS_ESS_BIN", prepare::target().join("debug/hms-ess"));
-        self.runner("the mission", mission);
+        for (name, folder) in [("the mission", "tests/mission"), ("the system", "tests/system")] {
+            let mut suite = shell::command(&python.to_string_lossy(), &["-m", "pytest", "--color=no", "-ra", folder]);
+            suite.env("HMS_ESS_BIN", prepare::target().join("debug/hms-ess"));
+            self.runner(name, suite);
+        }
     }
 
     /// Runs a test runner and adds its own counts.

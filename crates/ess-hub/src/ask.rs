@@ -184,7 +184,7 @@ impl Hub {
                 index: line.index,
                 event_id: recorded.event.content.id.clone(),
                 sequence: line.seq,
-                partner: partner_name(&snapshot, line.entry.partner),
+                partner: snapshot.name(line.entry.partner),
                 round: line.entry.round,
                 word: if line.entry.word == LedgerWord::Ack { "ack" } else { "nack" },
                 at: line.entry.at,
@@ -292,7 +292,7 @@ fn words(deliveries: &[StoredDelivery], snapshot: &Snapshot) -> Vec<(PartnerId, 
             None if !delivery.state.is_end() => State::Cancelled.word(),
             _ => delivery.state.word(),
         };
-        let known = words.entry(partner_name(snapshot, no)).or_insert(word);
+        let known = words.entry(snapshot.name(no)).or_insert(word);
         if *known != State::Acked.word() {
             *known = word;
         }
@@ -303,14 +303,6 @@ fn words(deliveries: &[StoredDelivery], snapshot: &Snapshot) -> Vec<(PartnerId, 
 fn event_view(recorded: &Recorded) -> EventView {
     let partners = u32::try_from(recorded.audience.len()).unwrap_or(u32::MAX);
     EventView { event: recorded.event.clone(), partners }
-}
-
-/// A partner that was removed has no name in the snapshot any more.
-fn partner_name(snapshot: &Snapshot, no: PartnerNo) -> PartnerId {
-    match snapshot.by_no.get(&no) {
-        Some(registered) => registered.partner.id.clone(),
-        None => PartnerId::trusted(&format!("removed-{}", no.0)),
-    }
 }
 
 fn view(delivery: StoredDelivery, event: &Arc<Event>, snapshot: &Snapshot) -> Option<DeliveryView> {
@@ -329,7 +321,7 @@ fn view(delivery: StoredDelivery, event: &Arc<Event>, snapshot: &Snapshot) -> Op
     Some(DeliveryView {
         event_id: event.content.id.clone(),
         sequence: event.seq,
-        partner: partner_name(snapshot, delivery.key.partner),
+        partner: snapshot.name(delivery.key.partner),
         round: delivery.key.round,
         test,
         paused: is_open && registered.is_some_and(|registered| registered.paused_since.is_some()),

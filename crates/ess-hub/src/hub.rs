@@ -9,7 +9,7 @@ use ess_channels::Dialer;
 use ess_core::access::{Principal, Role};
 use ess_core::bridge::{Bridge, Bridges};
 use ess_core::delivery::DeliveryKey;
-use ess_core::id::{EventId, PartnerNo, Seq};
+use ess_core::id::{EventId, PartnerId, PartnerNo, Seq};
 use ess_core::lane::OpenDelivery;
 use ess_core::partner::Partner;
 use ess_core::problem::{Code, Problem};
@@ -253,7 +253,9 @@ fn first_snapshot(opener: &Opener, partners: &[StoredPartner], bridges: &[String
             bridges::read(document).map(Arc::new).map_err(|error| StoreError::Damaged(format!("bridge: {error}")))
         })
         .collect();
-    Ok(Snapshot::new(registered, Arc::new(Bridges::new(bridges?)), 0))
+    let former = partners.iter().filter(|stored| stored.removed_at.is_some());
+    let former = former.map(|stored| (stored.no, PartnerId::trusted(&stored.id))).collect();
+    Ok(Snapshot::new(registered, Arc::new(former), Arc::new(Bridges::new(bridges?)), 0))
 }
 
 fn read_partner(stored: &StoredPartner) -> Result<Partner, StoreError> {

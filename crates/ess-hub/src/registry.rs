@@ -146,21 +146,29 @@ impl Registry {
         let now = self.snapshot();
         let mut partners = now.partners.clone();
         partners.insert(registered.partner.id.clone(), registered);
-        self.swap(Snapshot::new(partners, now.bridges.clone(), now.generation));
+        self.swap(Snapshot::new(partners, now.former.clone(), now.bridges.clone(), now.generation));
     }
 
     /// Leaves a partner out of the next snapshot.
     pub fn remove(&self, id: &PartnerId) {
         let now = self.snapshot();
         let mut partners = now.partners.clone();
-        partners.remove(id);
-        self.swap(Snapshot::new(partners, now.bridges.clone(), now.generation));
+        let mut former = now.former.as_ref().clone();
+        if let Some(removed) = partners.remove(id) {
+            former.insert(removed.no, id.clone());
+        }
+        self.swap(Snapshot::new(partners, Arc::new(former), now.bridges.clone(), now.generation));
     }
 
     /// Another set of bridges.
     pub fn set_bridges(&self, bridges: Vec<Arc<Bridge>>) {
         let now = self.snapshot();
-        self.swap(Snapshot::new(now.partners.clone(), Arc::new(Bridges::new(bridges)), now.generation + 1));
+        self.swap(Snapshot::new(
+            now.partners.clone(),
+            now.former.clone(),
+            Arc::new(Bridges::new(bridges)),
+            now.generation + 1,
+        ));
     }
 
     /// The whole, at the start.

@@ -83,6 +83,8 @@ pub struct Snapshot {
     pub partners: BTreeMap<PartnerId, Arc<Registered>>,
     /// By number.
     pub by_no: HashMap<PartnerNo, Arc<Registered>>,
+    /// The names of partners that were removed: they stay on record.
+    pub former: Arc<BTreeMap<PartnerNo, PartnerId>>,
     /// The ways between versions.
     pub bridges: Arc<Bridges>,
     /// Counts changes of the bridges, so that what an older set made is not taken for the newer one's.
@@ -96,9 +98,14 @@ pub struct Snapshot {
 impl Snapshot {
     /// A snapshot of these.
     #[must_use]
-    pub fn new(partners: BTreeMap<PartnerId, Arc<Registered>>, bridges: Arc<Bridges>, generation: u64) -> Self {
+    pub fn new(
+        partners: BTreeMap<PartnerId, Arc<Registered>>,
+        former: Arc<BTreeMap<PartnerNo, PartnerId>>,
+        bridges: Arc<Bridges>,
+        generation: u64,
+    ) -> Self {
         let by_no = partners.values().map(|registered| (registered.no, registered.clone())).collect();
-        Self { partners, by_no, bridges, generation, groups: OnceLock::new(), remembered: Mutex::default() }
+        Self { partners, by_no, former, bridges, generation, groups: OnceLock::new(), remembered: Mutex::default() }
     }
 
     /// The partner, or the problem that says it is not there.
@@ -110,6 +117,15 @@ impl Snapshot {
             Problem::new(Code::NotFound, format!("there is no partner {id}"))
                 .with_hint("`hms-ess partner list` shows the partners")
         })
+    }
+
+    /// What a partner is or was called.
+    #[must_use]
+    pub fn name(&self, no: PartnerNo) -> PartnerId {
+        let present = self.by_no.get(&no).map(|registered| &registered.partner.id);
+        let name = present.or_else(|| self.former.get(&no));
+        // One that was added a moment after this snapshot is not in it.
+        name.cloned().unwrap_or_else(|| PartnerId::trusted(&format!("partner-{}", no.0)))
     }
 
     /// Who gets an event of this subject.

@@ -25,7 +25,8 @@ pub(super) const OPEN_OF_EVENT: &str = "select partner, seq, round, subject, tes
     from open_delivery where seq = ?1";
 pub(super) const OPEN_EVERYWHERE: &str = "select partner, seq, round, subject, test, kind, priority, state, attempts, \
     resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts \
-    from open_delivery where (seq, partner, round) > (?1, ?2, ?3) and test = 0 order by seq, partner, round limit ?4";
+    from open_delivery where (seq, partner, round) > (?1, ?2, ?3) and test = 0 \
+    and partner in (select no from partner where removed_at is null) order by seq, partner, round limit ?4";
 pub(super) const ENDED_OF_EVENT: &str = "select partner, seq, round, state, at, reason, attempts, partner_seq, \
     message, sent_version, sent_digest from ended_delivery where seq = ?1";
 pub(super) const DEAD: &str = "select partner, seq, round, state, at, reason, attempts, partner_seq, \

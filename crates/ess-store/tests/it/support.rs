@@ -172,12 +172,3 @@ pub(crate) fn tried(number: u32) -> Tried {
         reason: "the partner answered 503".to_owned(),
     }
 }
-
-/// Waits for a condition; a bound instead of a hang.
-pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while !is_so() {
-        assert!(std::time::Instant::now() < deadline, "{what}: not within 20 s");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
