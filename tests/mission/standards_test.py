@@ -14,7 +14,7 @@ from cloudevents.core.bindings.http import HTTPMessage, to_binary_event, to_stru
 from cloudevents.core.v1.event import CloudEvent
 from conftest import Partner, Received, RunningHub, wait_for
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from standardwebhooks.webhooks import Webhook
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from hms_ess import BadSignature, ChangeEvent, Conflict, NotFound, Unauthorized, publish, status, verify
 
@@ -62,6 +62,28 @@ def test_a_delivery_is_signed_with_ed25519_too(hub: RunningHub, partner: Partner
     key = Ed25519PublicKey.from_public_bytes(base64.b64decode(public[5:]))
     key.verify(base64.b64decode(signature), signed)
     assert verify(received.body, received.headers, public)
+
+
+def test_both_secrets_sign_while_one_is_exchanged(hub: RunningHub, partner: Partner) -> None:
+    old = add(hub, partner)
+    overlap = json.dumps({"overlap": "1h"}).encode()
+    rotated = ask(
+        hub, "POST", "/v1/partners/COURT-CAL/rotate-secret", overlap, **{"Content-Type": "application/json"}
+    )
+    new = str(rotated["secret"])
+    assert new != old
+    received = delivered(hub, partner)
+    for secret in (old, new):
+        Webhook(secret).verify(received.body.decode(), received.headers)
+    # Without an overlap the older ones end at once.
+    none = json.dumps({"overlap": "0s"}).encode()
+    last = ask(hub, "POST", "/v1/partners/COURT-CAL/rotate-secret", none, **{"Content-Type": "application/json"})
+    publish(ChangeEvent("RULE-COURT-DEADLINE-V4", 3, {}))
+    received = wait_for("the next delivery", lambda: partner.received[1:])[0]
+    Webhook(str(last["secret"])).verify(received.body.decode(), received.headers)
+    for secret in (old, new):
+        with pytest.raises(WebhookVerificationError):
+            Webhook(secret).verify(received.body.decode(), received.headers)
 
 
 def cloud_event(id: str) -> CloudEvent:
