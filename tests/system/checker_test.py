@@ -148,6 +148,18 @@ def stuck(client: Client) -> str:
     return json.dumps({"partners": views, "oldest": deliveries}, indent=1)
 
 
+def settle(client: Client) -> None:
+    """Waits for every delivery's end, as long as they go on ending: a busy machine may be slow, but nothing may be stranded."""
+    left = open_deliveries(client)
+    while left:
+        before = left
+        try:
+            wait_for("another end", lambda: open_deliveries(client) < before, SETTLE_SECONDS_MAX)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {stuck(client)}") from None
+        left = open_deliveries(client)
+
+
 def test_every_receipts_count_ends_delivery_by_delivery(start_hub: Callable[..., Hub], loop: Loop) -> None:
     world = World(loop)
     hub = start_hub()
@@ -168,10 +180,7 @@ def test_every_receipts_count_ends_delivery_by_delivery(start_hub: Callable[...,
         world.removed.add(STUCK)
     for id in sorted(world.present):
         assert client.ask("POST", f"/v1/partners/{id}/resume").status == 200
-    try:
-        wait_for("every delivery's end", lambda: open_deliveries(client) == 0, seconds=SETTLE_SECONDS_MAX)
-    except AssertionError as error:
-        raise AssertionError(f"{error}: {stuck(client)}") from None
+    settle(client)
 
     assert [one["sequence"] for one in client.pages("/v1/events")] == list(range(1, len(world.receipts) + 1))
     states: Counter[str] = Counter()
