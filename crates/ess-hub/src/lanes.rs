@@ -35,6 +35,25 @@ const FAN_OUT_AT_ONCE: usize = 256;
 /// How often idle connections are looked at, and a failing store is asked again.
 const TICK: Duration = Duration::from_secs(1);
 
+/// Lanes that read what comes from the store: nothing is offered to them, so that 10,000 paused partners cost a publish little.
+#[derive(Default)]
+struct Behind(Vec<bool>);
+
+impl Behind {
+    fn contains(&self, no: PartnerNo) -> bool {
+        self.0.get(no.0 as usize).copied().unwrap_or(false)
+    }
+
+    /// Numbers are given one after the other, so the list is as long as there were partners.
+    fn set(&mut self, no: PartnerNo, is_behind: bool) {
+        let index = no.0 as usize;
+        if self.0.len() <= index {
+            self.0.resize(index + 1, false);
+        }
+        self.0[index] = is_behind;
+    }
+}
+
 struct Seat {
     lane: Lane,
     registered: Arc<Registered>,
@@ -59,6 +78,9 @@ pub struct Lanes {
     /// Events on their way into the lanes, and how many partners of the first have it.
     fanning: VecDeque<Recorded>,
     fanned: usize,
+    /// The newest event that went into the lanes.
+    head: Seq,
+    behind: Behind,
     draining: Vec<oneshot::Sender<()>>,
     is_draining: bool,
     dice: u64,
@@ -90,6 +112,8 @@ impl Lanes {
             is_stalled: false,
             fanning: VecDeque::new(),
             fanned: 0,
+            head: Seq(0),
+            behind: Behind::default(),
             draining: Vec::new(),
             is_draining: false,
             dice: seed | 1,
@@ -268,6 +292,7 @@ impl Lanes {
         let now = self.now();
         if self.fanned == 0 {
             self.delivery.cells.keep(event);
+            self.head = event.seq;
         }
         let content = &event.content;
         let offer = Offer {
@@ -278,6 +303,9 @@ impl Lanes {
             test: content.test,
         };
         for no in partners {
+            if self.behind.contains(*no) {
+                continue;
+            }
             let Some(seat) = self.seats.get_mut(no) else { continue };
             if seat.lane.offer(&offer, now) {
                 self.pump(*no);
@@ -364,6 +392,9 @@ impl Lanes {
         let now = self.now();
         let is_held = self.is_draining || self.is_stalled;
         let Some(seat) = self.seats.get_mut(&no) else { return };
+        if self.behind.contains(no) {
+            seat.lane.hear_of(self.head);
+        }
         while let Some(action) = if is_held { seat.lane.take_action() } else { seat.lane.poll(now) } {
             match action {
                 Action::Send(attempt) => {
@@ -392,6 +423,7 @@ impl Lanes {
                 }
             }
         }
+        self.behind.set(no, !seat.lane.keeps_up());
         // A held lane has nothing to do in time: what holds it pumps it again.
         if !is_held
             && let Some(next) = seat.lane.next_timeout()

@@ -137,6 +137,18 @@ impl Lane {
         is_taken
     }
 
+    /// Whether the next offer would be taken. One that does not keep up need not be offered anything, but must `hear_of` the
+    /// log's head before it is polled.
+    #[must_use]
+    pub fn keeps_up(&self) -> bool {
+        self.supply.keeps_up(self.entries.len(), self.room)
+    }
+
+    /// Something as new as this lies in the log, and may be for the partner.
+    pub fn hear_of(&mut self, head: Seq) {
+        self.supply.hear_of(head);
+    }
+
     /// A page of the backlog, as `Action::Load` asked for: everything up to `scanned_to` was looked at.
     pub fn on_loaded(&mut self, offers: Vec<Offer>, scanned_to: Seq, now: Time) {
         let (before, _) = self.supply.end();

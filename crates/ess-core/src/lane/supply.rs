@@ -30,9 +30,19 @@ impl Supply {
 
     /// Whether a newly recorded event goes straight into the lane; otherwise it is read back from the store in its turn.
     pub(super) fn takes(&mut self, seq: Seq, loaded: usize, room: usize) -> bool {
-        let keeps_up = self.taken_to >= self.newest && !self.is_loading && loaded < room;
-        self.newest = self.newest.max(seq);
+        let keeps_up = self.keeps_up(loaded, room);
+        self.hear_of(seq);
         keeps_up
+    }
+
+    /// Whether the next recorded event would go straight into the lane.
+    pub(super) fn keeps_up(&self, loaded: usize, room: usize) -> bool {
+        self.taken_to >= self.newest && !self.is_loading && loaded < room
+    }
+
+    /// Something as new as this lies in the log.
+    pub(super) fn hear_of(&mut self, seq: Seq) {
+        self.newest = self.newest.max(seq);
     }
 
     /// Counts an event of the partner; its counter, or `None` when it is known already.
