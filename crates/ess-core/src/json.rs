@@ -91,11 +91,14 @@ pub fn check_nesting(text: &str) -> Result<(), Problem> {
 ///
 /// The text is read once, however deep it nests. Text that was not checked gives some text, never a panic.
 pub fn write_canonical(text: &str, out: &mut String) {
-    Node::read(&mut Rest(text)).write(out);
+    let mut node = Node::parse(text);
+    node.sort();
+    node.write(out);
 }
 
-/// JSON text, taken apart but not interpreted.
-enum Node<'a> {
+/// JSON text, taken apart but not interpreted: fields in their order, numbers as written.
+#[derive(Debug)]
+pub(crate) enum Node<'a> {
     /// A number, `true`, `false` or `null`, as written.
     Word(&'a str),
     Text(Text<'a>),
@@ -104,9 +107,11 @@ enum Node<'a> {
 }
 
 /// What a JSON string stands for. A lone surrogate is no string in Rust: its escape, as written, is its form.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Text<'a> {
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Text<'a> {
+    /// The text itself.
     Read(Cow<'a, str>),
+    /// With its quotes.
     Raw(&'a str),
 }
 
@@ -152,6 +157,24 @@ impl<'a> Rest<'a> {
 }
 
 impl<'a> Node<'a> {
+    /// Takes checked JSON text apart. Text that was not checked gives some node, never a panic.
+    pub(crate) fn parse(text: &'a str) -> Self {
+        Self::read(&mut Rest(text))
+    }
+
+    /// Sorts the fields of every map by name.
+    fn sort(&mut self) {
+        match self {
+            Node::Word(_) | Node::Text(_) => {}
+            Node::List(items) => items.iter_mut().for_each(Self::sort),
+            Node::Map(fields) => {
+                // A stable sort: of two fields of one name the later one wins for every reader, so both stay, in order.
+                fields.sort_by(|(a, _), (b, _)| a.cmp(b));
+                fields.iter_mut().for_each(|(_, value)| value.sort());
+            }
+        }
+    }
+
     fn read(rest: &mut Rest<'a>) -> Self {
         match rest.peek() {
             Some(b'{') => {
@@ -168,8 +191,6 @@ impl<'a> Node<'a> {
                     }
                 }
                 rest.take(1);
-                // A stable sort: of two fields of one name the later one wins for every reader, so both stay, in order.
-                fields.sort_by(|(a, _), (b, _)| a.cmp(b));
                 Node::Map(fields)
             }
             Some(b'[') => {

@@ -18,6 +18,8 @@ pub const NESTING_MAX: usize = 128;
 pub const REFERENCES_MAX: usize = 100;
 /// Bytes of `source`.
 pub const SOURCE_BYTES_MAX: usize = 2_048;
+/// Bytes of a body that a format writes.
+pub const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a bulk body (NDJSON, CloudEvents batch).
 pub const BULK_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Events in a bulk body.

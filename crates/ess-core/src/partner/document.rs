@@ -146,8 +146,15 @@ const ACK_BYS: [(&str, AckBy); 5] = [
     ("file", AckBy::File),
     ("topic", AckBy::Topic),
 ];
-const FORMATS: [(&str, Format); 4] =
-    [("json", Format::Json), ("form", Format::Form), ("text", Format::Text), ("cloudevents", Format::CloudEvents)];
+const FORMATS: [(&str, Format); 7] = [
+    ("json", Format::Json),
+    ("xml", Format::Xml),
+    ("csv", Format::Csv),
+    ("form", Format::Form),
+    ("text", Format::Text),
+    ("hl7", Format::Hl7),
+    ("cloudevents", Format::CloudEvents),
+];
 const REDRIVES: [(&str, Redrive); 2] = [("on_recovery", Redrive::OnRecovery), ("manual", Redrive::Manual)];
 
 impl Format {

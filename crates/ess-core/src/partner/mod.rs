@@ -108,6 +108,12 @@ pub enum Format {
     /// `application/json`.
     #[default]
     Json,
+    /// `application/xml`.
+    Xml,
+    /// `text/csv`, RFC 4180.
+    Csv,
+    /// HL7 v2, ER7.
+    Hl7,
     /// `application/x-www-form-urlencoded`.
     Form,
     /// `text/plain`.
