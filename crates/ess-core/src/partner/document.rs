@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::words::{ACK_BYS, FORMATS, ORDERS, REDRIVES, word_of};
 use super::{
     AckBy, AckPolicy, Auth, ChannelKind, Escalate, Fallback, Format, Glob, Limits, Order, Partner, Redrive,
     RetryPolicy, SecretRef, Tests,
@@ -135,33 +136,6 @@ impl<'a> Part<'a> {
             .map(|item| item.as_str().map(str::to_owned).ok_or_else(|| expected(&path, "a list of texts", item)))
             .collect();
         texts.map(Some)
-    }
-}
-
-const ORDERS: [(&str, Order); 3] = [("subject", Order::Subject), ("latest", Order::Latest), ("none", Order::None)];
-const ACK_BYS: [(&str, AckBy); 5] = [
-    ("body", AckBy::Body),
-    ("status", AckBy::Status),
-    ("callback", AckBy::Callback),
-    ("file", AckBy::File),
-    ("topic", AckBy::Topic),
-];
-const FORMATS: [(&str, Format); 7] = [
-    ("json", Format::Json),
-    ("xml", Format::Xml),
-    ("csv", Format::Csv),
-    ("form", Format::Form),
-    ("text", Format::Text),
-    ("hl7", Format::Hl7),
-    ("cloudevents", Format::CloudEvents),
-];
-const REDRIVES: [(&str, Redrive); 2] = [("on_recovery", Redrive::OnRecovery), ("manual", Redrive::Manual)];
-
-impl Format {
-    /// The contract's word.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        word_of(&FORMATS, self)
     }
 }
 
@@ -550,11 +524,6 @@ fn checked_url(url: &str, field: &str) -> Result<String, Problem> {
         return refuse("an address has a host, and neither user information nor a fragment; use `auth` for logins");
     }
     Ok(url.to_owned())
-}
-
-fn word_of<T: PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
-    // Invariant: the tables above name every variant.
-    words.iter().find(|(_, known)| *known == value).map(|(word, _)| *word).expect("every variant has a word")
 }
 
 /// `2` rather than `2.0`, as people write it.

@@ -1,6 +1,7 @@
 //! An outside system: where it is, what it wants, in which version and shape, and with which patience.
 
 mod document;
+mod words;
 
 pub use document::{Secrets, differences};
 
