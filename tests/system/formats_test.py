@@ -54,6 +54,24 @@ def test_the_page_is_what_goes_out(path: Path, start_hub: Callable[..., Hub], lo
     assert arrival.headers["content-type"] == page.content_type
 
 
+def test_the_binary_mode_of_cloudevents_has_its_attributes_in_the_head(
+    start_hub: Callable[..., Hub], loop: Loop
+) -> None:
+    client = start_hub().client()
+    partner = Sink(loop)
+    add_partner(client, "COUNTY", partner.url, format="cloudevents-binary")
+    answer = client.ask("POST", "/v1/events", {"id": "R-V3", "version": 3, "source": "é", "payload": {"a": 1}})
+    assert answer.status == 202, answer
+    arrival = wait_for("the delivery", lambda: partner.arrivals)[0]
+    assert json.loads(arrival.body) == {"a": 1} and arrival.headers["content-type"] == "application/json"
+    said = {name: value for name, value in arrival.headers.items() if name.startswith("ce-")}
+    assert said.pop("ce-time")
+    assert said == {
+        "ce-specversion": "1.0", "ce-id": "R-V3", "ce-source": "%C3%A9", "ce-type": "hms.ess.change",
+        "ce-subject": "R", "ce-hmsversion": "3", "ce-hmssequence": "1",
+    }  # fmt: skip
+
+
 def test_other_readers_understand_the_pages() -> None:
     pages = {path.stem: read(path) for path in PAGES}
     root = xml.etree.ElementTree.fromstring(pages["xml"].body)

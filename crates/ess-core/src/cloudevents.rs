@@ -90,21 +90,35 @@ pub fn from_binary(headers: &[(&str, &str)], body: &[u8], test: bool) -> Result<
 /// Writes an event in the structured mode; `data` is JSON text in `version`.
 #[must_use]
 pub fn structured(event: &Event, version: Version, data: &str) -> String {
-    let content = &event.content;
     let mut out = String::from("{\"specversion\":\"1.0\"");
-    let mut put = |name: &str, value: &str| {
+    attributes(event, version, &mut |name, value| {
         out.push_str(",\"");
         out.push_str(name);
         out.push_str("\":");
         // Invariant: a string always serialises.
         out.push_str(&serde_json::to_string(value).expect("a string serialises"));
-    };
+    });
+    out.push_str(",\"datacontenttype\":\"application/json\",\"data\":");
+    out.push_str(data);
+    out.push('}');
+    out
+}
+
+/// The attributes of the binary mode as header fields; the body is the payload, and its media type `datacontenttype`.
+#[must_use]
+pub fn binary(event: &Event, version: Version) -> Vec<(String, String)> {
+    let mut headers = vec![("ce-specversion".to_owned(), "1.0".to_owned())];
+    attributes(event, version, &mut |name, value| headers.push((format!("ce-{name}"), percent_encoded(value))));
+    headers
+}
+
+fn attributes(event: &Event, version: Version, put: &mut dyn FnMut(&str, &str)) {
+    let content = &event.content;
     put("id", content.id.as_str());
     put("source", content.source.as_deref().unwrap_or("urn:hms-ess"));
     put("type", &format!("hms.ess.{}", content.kind.word()));
     put("subject", content.subject.as_str());
     put("time", content.time.as_deref().unwrap_or(&event.recorded_at.to_string()));
-    put("datacontenttype", "application/json");
     put("hmsversion", &version.to_string());
     put("hmssequence", &event.seq.to_string());
     if content.priority == Priority::Urgent {
@@ -124,9 +138,18 @@ pub fn structured(event: &Event, version: Version, data: &str) -> String {
             put(name, value);
         }
     }
-    out.push_str(",\"data\":");
-    out.push_str(data);
-    out.push('}');
+}
+
+/// CloudEvents HTTP binding, section 3.1.3.2: blank, quote, percent and what is no printable ASCII.
+fn percent_encoded(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        if matches!(byte, 0x21..=0x7e) && !matches!(byte, b'"' | b'%') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
     out
 }
 
@@ -243,6 +266,24 @@ mod tests {
             let text = EVENT.replace(&format!("\"{name}\""), "\"other\"");
             assert_eq!(from_structured(text.as_bytes(), false).unwrap_err().field.as_deref(), Some(name));
         }
+    }
+
+    #[test]
+    fn the_binary_mode_is_read_back() {
+        let body = br#"{"id":"R-V3","version":3,"payload":[1],"source":"a \u00e9\"%","priority":"urgent"}"#;
+        let event = Event {
+            seq: crate::id::Seq(1),
+            recorded_at: crate::time::Time::from_micros(0),
+            content: Content::from_json(body, false).unwrap(),
+            trace: crate::event::Trace::default(),
+            content_digest: crate::id::Digest([0; 32]),
+            message_uuid: uuid::Uuid::nil(),
+        };
+        let headers = binary(&event, Version(3));
+        assert!(headers.contains(&("ce-source".to_owned(), "a%20%C3%A9%22%25".to_owned())));
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let content = from_binary(&headers, b"[1]", false).unwrap();
+        assert_eq!((&content.source, content.version), (&event.content.source, Version(3)));
     }
 
     proptest::proptest! {

@@ -44,7 +44,11 @@ pub(crate) async fn hub(config: &Config) -> Result<Hub> {
         proxy: None,
     })
     .map_err(|error| refused(&error))?;
-    let scripts = Scripts::start(ScriptsOptions { workers: config.script_workers, ..script_options()? });
+    let scripts = Scripts::start(ScriptsOptions {
+        workers: config.script_workers,
+        bounds: config.script_bounds.clone(),
+        ..script_options()?
+    });
     let options = HubOptions {
         opened,
         dir: config.data.clone(),

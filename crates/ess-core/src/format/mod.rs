@@ -79,6 +79,11 @@ pub fn write(format: Format, value: String, context: &Context<'_>) -> Result<Wri
             written(body.into_bytes(), "application/hl7-v2; charset=utf-8", "hl7")
         }
         Format::Form => written(write_form(&value)?.into_bytes(), "application/x-www-form-urlencoded", "form"),
+        Format::CloudEventsBinary => {
+            let data = if context.has_adapter { value } else { context.payload.to_owned() };
+            let headers = cloudevents::binary(context.event, context.version);
+            Written { headers, ..written(data.into_bytes(), "application/json", "json") }
+        }
         Format::CloudEvents => {
             let data = if context.has_adapter { &value } else { context.payload };
             let body = cloudevents::structured(context.event, context.version, data);

@@ -119,8 +119,10 @@ pub enum Format {
     Form,
     /// `text/plain`.
     Text,
-    /// `application/cloudevents+json`.
+    /// `application/cloudevents+json`: CloudEvents 1.0, structured mode.
     CloudEvents,
+    /// CloudEvents 1.0, binary mode: the attributes as `ce-` header fields.
+    CloudEventsBinary,
 }
 
 /// What counts as the receipt.

@@ -11,7 +11,7 @@ pub(super) const ACK_BYS: [(&str, AckBy); 5] = [
     ("file", AckBy::File),
     ("topic", AckBy::Topic),
 ];
-pub(super) const FORMATS: [(&str, Format); 7] = [
+pub(super) const FORMATS: [(&str, Format); 8] = [
     ("json", Format::Json),
     ("xml", Format::Xml),
     ("csv", Format::Csv),
@@ -19,6 +19,7 @@ pub(super) const FORMATS: [(&str, Format); 7] = [
     ("text", Format::Text),
     ("hl7", Format::Hl7),
     ("cloudevents", Format::CloudEvents),
+    ("cloudevents-binary", Format::CloudEventsBinary),
 ];
 pub(super) const REDRIVES: [(&str, Redrive); 2] = [("on_recovery", Redrive::OnRecovery), ("manual", Redrive::Manual)];
 

@@ -11,13 +11,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use ess_core::limits::{EVENT_BYTES_MAX, SCRIPT_BYTES_MAX};
 use ess_core::nearest::nearest;
 use ess_core::partner::{AllowNet, SecretRef};
+use ess_core::script::Bounds;
 
 use crate::failure::{Failure, Result};
 
 /// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 15] = [
+pub(crate) const KEYS: [(&str, &str); 22] = [
     ("listen", "127.0.0.1:8443"),
     ("data", "hms-ess-data"),
     ("store", ""),
@@ -32,6 +34,13 @@ pub(crate) const KEYS: [(&str, &str); 15] = [
     ("store_bytes_max", ""),
     ("free_bytes_min", "67108864"),
     ("script_workers", "2"),
+    ("script_time", "50ms"),
+    ("script_depth", "5000"),
+    ("script_sequence_max", "1000000"),
+    ("script_bytes_max", "262144"),
+    ("script_input_bytes_max", "8388608"),
+    ("script_output_bytes_max", "1048576"),
+    ("script_memory_bytes_max", "67108864"),
     ("stop_within", "10s"),
 ];
 
@@ -103,6 +112,8 @@ pub(crate) struct Config {
     pub(crate) free_bytes_min: u64,
     /// Evaluation processes.
     pub(crate) script_workers: usize,
+    /// How much a script may take.
+    pub(crate) script_bounds: Bounds,
     /// How long an orderly stop may take.
     pub(crate) stop_within: Duration,
 }
@@ -212,6 +223,11 @@ impl Config {
         let address =
             |key: &str| text(key).parse::<SocketAddr>().map_err(|_| wrong(key, "an address such as 127.0.0.1:8443"));
         let number = |key: &str| text(key).parse::<u64>().map_err(|_| wrong(key, "a whole number"));
+        let within = |key: &str, range: std::ops::RangeInclusive<usize>| {
+            let value = text(key).parse::<usize>().ok().filter(|value| range.contains(value));
+            value.ok_or_else(|| wrong(key, &format!("a whole number from {} to {}", range.start(), range.end())))
+        };
+        let span = |key: &str| ess_core::duration::parse(text(key)).map_err(|_| wrong(key, "a duration such as 10s"));
         let mut nets = Vec::new();
         for net in items("allow_net") {
             nets.push(net.parse().map_err(|_| wrong("allow_net", "address ranges such as 10.0.0.0/8"))?);
@@ -246,10 +262,22 @@ impl Config {
             store_bytes_max: if text("store_bytes_max").is_empty() { None } else { Some(number("store_bytes_max")?) },
             free_bytes_min: number("free_bytes_min")?,
             script_workers: usize::try_from(number("script_workers")?.clamp(1, 64)).unwrap_or(2),
-            stop_within: ess_core::duration::parse(text("stop_within"))
-                .map_err(|_| wrong("stop_within", "a duration such as 10s"))?,
+            script_bounds: Bounds {
+                time: bounded_time(span("script_time")?).ok_or_else(|| wrong("script_time", "1ms to 60s"))?,
+                stack_depth: within("script_depth", 10..=20_000)?,
+                sequence_length_max: within("script_sequence_max", 1_000..=10_000_000)?,
+                script_bytes_max: within("script_bytes_max", 1_024..=SCRIPT_BYTES_MAX)?,
+                input_bytes_max: within("script_input_bytes_max", EVENT_BYTES_MAX..=64 << 20)?,
+                output_bytes_max: within("script_output_bytes_max", 1_024..=64 << 20)?,
+                memory_bytes_max: within("script_memory_bytes_max", 16 << 20..=1 << 30)?,
+            },
+            stop_within: span("stop_within")?,
         })
     }
+}
+
+fn bounded_time(time: Duration) -> Option<Duration> {
+    (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&time).then_some(time)
 }
 
 /// Finds a partner's secret on the hub's machine.
@@ -282,6 +310,25 @@ mod tests {
         assert_eq!(config.allow_net.0.len(), 2);
         assert_eq!(config.stop_within, Duration::from_secs(3));
         assert_eq!(config.metrics_listen.unwrap().port(), 9100);
+    }
+
+    #[test]
+    fn the_bounds_of_scripts_are_the_engines_unless_written_and_stay_within_reason() {
+        let config = Config::read(&layers(&ServeArgs::default()).unwrap()).unwrap();
+        assert_eq!(config.script_bounds, Bounds::default());
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hub.yaml");
+        let read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Config::read(&layers(&ServeArgs { config: Some(file.clone()), ..ServeArgs::default() }).unwrap())
+        };
+        let config = read("script_time: 200ms\nscript_memory_bytes_max: 134217728\n").unwrap();
+        assert_eq!(config.script_bounds.time, Duration::from_millis(200));
+        assert_eq!(config.script_bounds.memory_bytes_max, 128 << 20);
+        for wrong in ["script_time: 2h", "script_depth: 1", "script_output_bytes_max: 1e9"] {
+            let failure = read(wrong).unwrap_err();
+            assert!(failure.detail.contains("hub.yaml:1: script_"), "{}", failure.detail);
+        }
     }
 
     #[test]
