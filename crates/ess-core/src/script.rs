@@ -133,6 +133,8 @@ pub const CODE_OUTPUT: &str = "E_OUTPUT";
 pub const CODE_EXACT: &str = "E_EXACT";
 /// The script rolls dice where results must repeat.
 pub const CODE_RANDOM: &str = "E_RANDOM";
+/// A time or a time zone is none.
+pub const CODE_ZONE: &str = "E_ZONE";
 /// The engine or its process failed.
 pub const CODE_ENGINE: &str = "E_ENGINE";
 

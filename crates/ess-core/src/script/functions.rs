@@ -1,17 +1,19 @@
-//! The functions that the hub puts in the place of the engine's: clock and dice.
+//! The functions that the hub puts in the place of the engine's, clock and dice, and those that it adds: time zones by name.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
+use jiff::tz::TimeZoneDatabase;
+use jiff::{Timestamp, ZonedDateTime};
 use jsonata_core::evaluator::{Evaluator, EvaluatorError, EvaluatorOptions};
 use jsonata_core::parser;
 use jsonata_core::value::JValue;
 
-use super::{CODE_RANDOM, Clock, ScriptError};
+use super::{CODE_RANDOM, CODE_ZONE, Clock, ScriptError};
 
 /// Which of the names that need the slower evaluator a script may use; `true` when in doubt.
 pub(super) struct Uses {
-    /// Clock or dice.
+    /// Clock, dice or time zones.
     clock: bool,
     /// `$eval`, which may use anything.
     eval: bool,
@@ -20,7 +22,8 @@ pub(super) struct Uses {
 impl Uses {
     /// What this text may use. A name that does not stand in the text cannot be used by it, save through `$eval`.
     pub(super) fn of(text: &str) -> Self {
-        let clock = ["$now", "$millis", "$random", "$shuffle"].iter().any(|name| text.contains(name));
+        let clock =
+            ["$now", "$millis", "$random", "$shuffle", "$toZone", "$zoneOffset"].iter().any(|name| text.contains(name));
         Self { clock, eval: text.contains("$eval") }
     }
 
@@ -60,7 +63,37 @@ pub(super) fn install(evaluator: &mut Evaluator, clock: Clock) -> Result<(), Scr
             nothing_given("random", args).map(|()| JValue::Number((dice.roll() >> 11) as f64 / (1_u64 << 53) as f64))
         })
         .map_err(failed)?;
+    evaluator
+        .register_fn("toZone", |args: &[JValue]| {
+            in_zone("toZone", args, |time| time.strftime("%Y-%m-%dT%H:%M:%S%.f%:z").to_string())
+        })
+        .map_err(failed)?;
+    evaluator
+        .register_fn("zoneOffset", |args: &[JValue]| {
+            in_zone("zoneOffset", args, |time| time.strftime("%z").to_string())
+        })
+        .map_err(failed)?;
     Ok(())
+}
+
+/// `f(timestamp, zone)`: an RFC 3339 text, or milliseconds since 1970, in an IANA time zone. Undefined in, undefined out.
+///
+/// The zones are those that the program was built with: the machine's own would make another machine's replay differ.
+fn in_zone(name: &str, args: &[JValue], show: impl Fn(&ZonedDateTime) -> String) -> Result<JValue, EvaluatorError> {
+    let refuse = |what: &str| Err(EvaluatorError::EvaluationError(format!("{CODE_ZONE}: ${name}(): {what}")));
+    let [time, zone] = args else { return refuse("takes a time and a zone, such as America/Chicago") };
+    let timestamp = match time {
+        JValue::Undefined => return Ok(JValue::Undefined),
+        JValue::Number(millis) => Timestamp::from_millisecond(*millis as i64).ok(),
+        JValue::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    let Some(timestamp) = timestamp else { return refuse("the time is neither RFC 3339 nor milliseconds") };
+    let JValue::String(zone) = zone else { return refuse("the zone is no text") };
+    match TimeZoneDatabase::bundled().get(zone) {
+        Ok(zone) => Ok(JValue::from(show(&timestamp.to_zoned_datetime(zone)))),
+        Err(_) => refuse(&format!("there is no time zone {zone:?}")),
+    }
 }
 
 /// xorshift64*: even enough for what scripts do, and it repeats.

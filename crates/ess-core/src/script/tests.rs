@@ -51,6 +51,23 @@ fn the_clock_is_the_events_and_dice_are_refused() {
 }
 
 #[test]
+fn times_are_told_in_named_zones() {
+    let input = r#"{"t":"2026-07-01T16:00:00Z"}"#;
+    check("$toZone(t, 'America/Chicago')", input, r#""2026-07-01T11:00:00-05:00""#);
+    check("$toZone('2026-01-01T16:00:00.5Z', 'America/Chicago')", input, r#""2026-01-01T10:00:00.5-06:00""#);
+    check("$zoneOffset(0, 'Asia/Kolkata')", input, r#""+0530""#);
+    check(
+        "$fromMillis($toMillis(t), '[H01]:[m01] [D1] [MNn]', $zoneOffset(t, 'Pacific/Honolulu'))",
+        input,
+        r#""06:00 1 July""#,
+    );
+    assert_eq!(run("$toZone(missing, 'Europe/Paris')", input), Ok(None));
+    for wrong in ["$toZone(t, 'Europe/Pariss')", "$toZone('noon', 'Europe/Paris')", "$toZone(t)", "$zoneOffset(t, 1)"] {
+        check_error(wrong, input, "E_ZONE");
+    }
+}
+
+#[test]
 fn a_number_that_a_double_cannot_hold_is_copied_as_written() {
     let input = r#"{"n":9007199254740993,"d":0.1000000000000000055,"l":[{"id":12345678901234567890,"x":2},{"id":-1e400,"x":1}]}"#;
     check("$", input, input);
