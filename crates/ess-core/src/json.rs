@@ -96,6 +96,14 @@ pub fn write_canonical(text: &str, out: &mut String) {
     node.write(out);
 }
 
+/// Writes checked JSON text for people: a field a line, two blanks a level, order and numbers as they were written.
+#[must_use]
+pub fn pretty(text: &str) -> String {
+    let mut out = String::new();
+    Node::parse(text).write_pretty(0, &mut out);
+    out
+}
+
 /// JSON text, taken apart but not interpreted: fields in their order, numbers as written.
 #[derive(Debug)]
 pub(crate) enum Node<'a> {
@@ -248,6 +256,40 @@ impl<'a> Node<'a> {
     }
 }
 
+impl Node<'_> {
+    fn write_pretty(&self, level: usize, out: &mut String) {
+        let line = |level: usize, out: &mut String| {
+            out.push('\n');
+            out.extend(std::iter::repeat_n("  ", level));
+        };
+        match self {
+            Node::List(items) if !items.is_empty() => {
+                out.push('[');
+                for (index, item) in items.iter().enumerate() {
+                    out.push_str(if index > 0 { "," } else { "" });
+                    line(level + 1, out);
+                    item.write_pretty(level + 1, out);
+                }
+                line(level, out);
+                out.push(']');
+            }
+            Node::Map(fields) if !fields.is_empty() => {
+                out.push('{');
+                for (index, (name, value)) in fields.iter().enumerate() {
+                    out.push_str(if index > 0 { "," } else { "" });
+                    line(level + 1, out);
+                    name.write(out);
+                    out.push_str(": ");
+                    value.write_pretty(level + 1, out);
+                }
+                line(level, out);
+                out.push('}');
+            }
+            _ => self.write(out),
+        }
+    }
+}
+
 impl Text<'_> {
     fn write(&self, out: &mut String) {
         match self {
@@ -270,6 +312,12 @@ mod tests {
         let mut out = String::new();
         write_canonical(text, &mut out);
         out
+    }
+
+    #[test]
+    fn people_read_a_field_a_line() {
+        let text = r#"{"b":[1.50,{}],"a":{"c":[]}}"#;
+        assert_eq!(pretty(text), "{\n  \"b\": [\n    1.50,\n    {}\n  ],\n  \"a\": {\n    \"c\": []\n  }\n}");
     }
 
     #[test]

@@ -105,6 +105,11 @@ impl Stop {
     }
 }
 
+/// How much of a script's line is shown.
+const EXCERPT_CHARS: usize = 100;
+/// How much of an offending word is told.
+const WORD_CHARS: usize = 40;
+
 /// Why a script gave no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
@@ -155,6 +160,38 @@ impl ScriptError {
     #[must_use]
     pub fn place(&self, script: &str) -> Option<Place> {
         self.position.map(|position| place::at(script, position))
+    }
+
+    /// One line: code, message and place.
+    #[must_use]
+    pub fn told(&self, script: &str) -> String {
+        match self.place(script) {
+            Some(place) if place.text.is_empty() => format!("{self} (line {}, column {})", place.line, place.column),
+            Some(place) => {
+                let word: String = place.text.chars().take(WORD_CHARS).collect();
+                format!("{self} (line {}, column {}, at `{word}`)", place.line, place.column)
+            }
+            None => self.to_string(),
+        }
+    }
+
+    /// Code, message and place, with the line itself and a mark under the offending word.
+    #[must_use]
+    pub fn shown(&self, script: &str) -> String {
+        let Some(place) = self.place(script) else { return self.to_string() };
+        let before = (place.column as usize).saturating_sub(1);
+        // A long line is cut so that the word can be seen.
+        let cut = before.saturating_sub(EXCERPT_CHARS / 2);
+        let line: String = place.line_text.chars().skip(cut).take(EXCERPT_CHARS).collect();
+        let number = place.line.to_string();
+        let mark = "^".repeat(place.text.chars().count().clamp(1, EXCERPT_CHARS));
+        format!(
+            "{}\n{number} | {line}\n{:width$} | {}{mark}",
+            self.told(script),
+            "",
+            " ".repeat(before - cut),
+            width = number.len()
+        )
     }
 }
 

@@ -215,7 +215,7 @@ impl Hub {
 }
 
 fn script_problem(error: &ess_core::script::ScriptError, script: &str) -> Problem {
-    let problem = Problem::new(Code::ScriptFailed, format!("{}: {}", error.code, error.message)).with_field("script");
+    let problem = Problem::new(Code::ScriptFailed, error.shown(script)).with_field("script");
     match error.place(script) {
         Some(place) => problem.with_position(place.line, place.column),
         None => problem,

@@ -112,7 +112,7 @@ impl Hub {
         for (field, script) in [("adapter", &partner.adapter), ("where", &partner.filter)] {
             let Some(script) = script else { continue };
             if let Err(error) = self.delivery.workshop.scripts.check(script).await {
-                let detail = format!("{field}: {}: {}", error.code, error.message);
+                let detail = format!("{field}: {}", error.shown(script));
                 let problem = Problem::new(Code::ScriptFailed, detail).with_field(field);
                 return Err(match error.place(script) {
                     Some(place) => problem.with_position(place.line, place.column),

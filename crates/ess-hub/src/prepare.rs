@@ -70,11 +70,10 @@ impl Workshop {
                 now: Some(event.recorded_at),
             };
             let mend = mend_bridge(&content.subject, &bridge.id);
-            let output = self
-                .scripts
-                .evaluate(evaluation)
-                .await
-                .map_err(|error| Blocked { reason: format!("bridge {}: {error}", bridge.id), mend: mend.clone() })?;
+            let output = self.scripts.evaluate(evaluation).await.map_err(|error| Blocked {
+                reason: format!("bridge {}: {}", bridge.id, error.told(text)),
+                mend: mend.clone(),
+            })?;
             let output = output
                 .ok_or_else(|| Blocked { reason: format!("bridge {} gave no result (undefined)", bridge.id), mend })?;
             payload = Arc::from(output);
@@ -158,11 +157,10 @@ impl Workshop {
             bindings: Arc::from(bindings),
             now: Some(event.recorded_at),
         };
-        let output = self
-            .scripts
-            .evaluate(evaluation)
-            .await
-            .map_err(|error| Blocked { reason: format!("adapter: {error}"), mend: mend_adapter(registered) })?;
+        let output = self.scripts.evaluate(evaluation).await.map_err(|error| Blocked {
+            reason: format!("adapter: {}", error.told(adapter)),
+            mend: mend_adapter(registered),
+        })?;
         output.ok_or_else(|| Blocked {
             reason: "adapter gave no result (undefined)".to_owned(),
             mend: mend_adapter(registered),

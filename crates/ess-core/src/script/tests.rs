@@ -186,6 +186,17 @@ fn a_place_names_line_column_and_word() {
 }
 
 #[test]
+fn an_error_is_shown_with_its_line_and_a_mark() {
+    let script = "{\n  'a': 1,\n  'b': $number(t) + 1\n}";
+    let error = run(script, r#"{"t":"x"}"#).unwrap_err();
+    assert_eq!(
+        error.shown(script),
+        "D3030: Cannot convert 'x' to number (line 3, column 8, at `$number`)\n3 |   'b': $number(t) + 1\n  |        ^^^^^^^"
+    );
+    assert_eq!(ScriptError::new("E_X", "y").shown(script), "E_X: y");
+}
+
+#[test]
 fn what_is_too_large_or_too_deep_is_refused() {
     check_error(&format!("'{}'", "x".repeat(300 << 10)), "{}", CODE_SCRIPT);
     check_error(&format!("{}1{}", "(".repeat(10_000), ")".repeat(10_000)), "{}", CODE_NESTING);

@@ -276,6 +276,8 @@ impl Writer {
         state.waiting.drain(..count);
         state.dealt_with += count as u64;
         self.shared.unrecorded.fetch_sub(count, Ordering::Relaxed);
+        // Before any answer: whoever has one finds its commit counted.
+        self.shared.commits.send_modify(|commits| *commits += 1);
         let mut recorded = Vec::new();
         let publications = batch.news.into_iter().zip(written.places);
         let publications = publications.map(|(new, place)| Ok(publication(new, place?, &mut recorded))).collect();
@@ -288,7 +290,6 @@ impl Writer {
             drop(reply.send(answer));
         }
         self.answer_durables(written.refused);
-        self.shared.commits.send_modify(|commits| *commits += 1);
     }
 
     fn answer_durables(&mut self, refused: Option<StoreError>) {

@@ -1,13 +1,16 @@
 //! Outcomes of deliveries: what is recorded is what is read back.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use ess_core::delivery::{DeliveryKey, State};
 use ess_core::id::{Digest, PartnerNo, Seq, Subject, Version};
 use ess_core::lane::OpenState;
 use ess_core::receipt::Evidence;
 use ess_core::time::Time;
-use ess_store::{Change, StoreError, StoredDelivery, Word};
+use ess_store::{Change, Options, StoreError, StoredDelivery, Word};
 
-use crate::support::{FIRST, Open, acked, acked_late, audience, delivery, event, key, open, tried};
+use crate::support::{FIRST, Open, acked, acked_late, audience, delivery, event, key, open, open_with, options, tried};
 
 fn ended(key: DeliveryKey, state: State) -> Change {
     Change::Ended {
@@ -218,7 +221,13 @@ async fn outcomes_are_durable_within_the_window_and_a_publish_takes_them_along()
     open.store.record(vec![acked(key(seq, 1))]);
     tokio::time::timeout(std::time::Duration::from_secs(5), commits.changed()).await.unwrap().unwrap();
     assert_eq!(open.store.unrecorded(), 0);
+    // Where outcomes alone would wait for a minute, a publish takes them along at once.
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let patient = Options { outcome_window: Duration::from_secs(60), ..options(dir.path()) };
+    let open = open_with(dir, &patient);
+    open.add_partners(1).await;
     let second = open.publish("A-2", 1).await;
+    let commits = open.store.commits();
     let before = *commits.borrow();
     open.store.record(vec![acked(key(second, 1))]);
     open.publish("A-3", 1).await;

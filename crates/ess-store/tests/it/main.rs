@@ -2,5 +2,6 @@
 
 mod delivering;
 mod lanes;
+mod lasting;
 mod publishing;
 mod support;

@@ -35,7 +35,12 @@ pub(crate) fn open() -> Open {
 }
 
 pub(crate) fn open_in(dir: Arc<TempDir>) -> Open {
-    let Opened { store, recorded, start } = Store::open(&options(dir.path())).unwrap();
+    let options = options(dir.path());
+    open_with(dir, &options)
+}
+
+pub(crate) fn open_with(dir: Arc<TempDir>, options: &Options) -> Open {
+    let Opened { store, recorded, start } = Store::open(options).unwrap();
     Open { store, recorded, start, dir }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
+use similar::{DiffTag, TextDiff};
 
 use super::{client, field, read_input};
 use crate::cli::Globals;
@@ -91,10 +92,35 @@ pub(crate) async fn run(command: &BridgeCommand, globals: &Globals, output: &Out
                 return output.line(text);
             }
             let output_text = text.strip_prefix("{\"output\":").and_then(|rest| rest.strip_suffix('}'));
-            output.line(output_text.unwrap_or(&text))
+            let output_text = output_text.unwrap_or(&text);
+            side_by_side(&format!("VERSION {from}"), payload.trim(), &format!("VERSION {to}"), output_text, output)
         }
         BridgeCommand::Test => test(&client, output).await,
     }
+}
+
+/// Two payloads beside each other, as `diff -y` does it: `|` differs, `<` is gone, `>` is new.
+fn side_by_side(left: &str, input: &str, right: &str, converted: &str, output: &Output) -> Result<()> {
+    let (input, converted) = (ess_core::json::pretty(input), ess_core::json::pretty(converted));
+    let diff = TextDiff::from_lines(&input, &converted);
+    let (old, new) = (diff.old_slices(), diff.new_slices());
+    let line = |lines: &[&str], at: usize| lines.get(at).map_or_else(String::new, |line| line.trim_end().to_owned());
+    let mut rows = Vec::new();
+    for op in diff.ops() {
+        let (olds, news) = (op.old_range(), op.new_range());
+        for step in 0..olds.len().max(news.len()) {
+            let was = (step < olds.len()).then(|| line(old, olds.start + step));
+            let is = (step < news.len()).then(|| line(new, news.start + step));
+            let mark = match (op.tag(), &was, &is) {
+                (DiffTag::Equal, ..) => "",
+                (_, Some(_), Some(_)) => "|",
+                (_, Some(_), None) => "<",
+                _ => ">",
+            };
+            rows.push(vec![was.unwrap_or_default(), mark.to_owned(), is.unwrap_or_default()]);
+        }
+    }
+    output.table(&[left, "", right], rows)
 }
 
 /// A bridge's document from its script and the examples beside it.

@@ -100,7 +100,16 @@ fn what_is_blocked_names_its_cure_and_the_cure_works() {
     assert!(partner.wait(1)[0].body.contains(r#""payload":{"deadline":"16:00:00"}"#));
     hub.file("payload.json", r#"{"deadline":"09:00"}"#);
     let said = hub.run(&["bridge", "try", "payload.json", "--subject", "RULE-A", "--from", "3", "--to", "1"]).ok();
-    assert_eq!(said, "{\"deadline\":\"09:00:00\"}\n");
+    assert_eq!(said.lines().nth(2), Some("  \"deadline\": \"09:00\"  |    \"deadline\": \"09:00:00\""), "{said}");
+    // A script that fails is shown where it does.
+    hub.file("bad.jsonata", "{\"deadline\":\n  deadline + 1}");
+    let bad =
+        ["bridge", "try", "payload.json", "--subject", "RULE-A", "--from", "3", "--to", "1", "--script", "bad.jsonata"];
+    let said = hub.run(&bad).refused(1);
+    assert!(
+        said.contains("T2001") && said.contains("line 2, column 12, at `+`") && said.contains("2 |   deadline + 1}"),
+        "{said}"
+    );
     assert!(hub.run(&["bridge", "list"]).ok().contains("RULE-A/3-to-1"));
     hub.run(&["bridge", "remove", "RULE-A/3-to-1"]).ok();
 }
