@@ -22,6 +22,7 @@ use crate::bridges;
 use crate::cells::Cells;
 use crate::clock::Clock;
 use crate::deliver::Delivery;
+use crate::filters::Filters;
 use crate::happenings::Happenings;
 use crate::lanes::{Input, Lanes, LanesHandle, Wish};
 use crate::metrics::Metrics;
@@ -61,6 +62,7 @@ pub struct Hub {
     pub(crate) access: Arc<Access>,
     pub(crate) opener: Arc<Opener>,
     pub(crate) lanes: LanesHandle,
+    pub(crate) filters: Arc<Filters>,
     space: Arc<Space>,
     /// Guards the loops' handles until they are joined.
     loops: Arc<Mutex<Vec<tokio::task::JoinHandle<()>>>>,
@@ -109,6 +111,7 @@ impl Hub {
             access: Arc::new(Access::new(start.tokens)),
             opener,
             lanes,
+            filters: Arc::default(),
             space,
             loops: Arc::default(),
         };

@@ -9,6 +9,7 @@ mod cells;
 mod clock;
 mod dead_letters;
 mod deliver;
+mod filters;
 mod happenings;
 mod hub;
 mod lanes;

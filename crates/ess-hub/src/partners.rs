@@ -317,6 +317,7 @@ impl Hub {
             backlog: backlog.map_err(|error| unavailable(&error))?,
             in_flight: lane.in_flight,
             last_error: lane.last_error.or_else(|| registered.channel.as_ref().err().cloned()),
+            filter: registered.partner.filter.as_ref().map(|_| self.filters.of(registered.no)),
         })
     }
 

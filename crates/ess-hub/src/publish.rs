@@ -11,6 +11,7 @@ use ess_core::problem::{Code, Problem};
 use ess_store::{Audience, NewEvent, Publication, StoreError};
 
 use crate::cells::Cell;
+use crate::filters::Look;
 use crate::hub::Hub;
 use crate::lanes::Input;
 use crate::metrics::PublishResult;
@@ -21,6 +22,12 @@ use crate::view::{BlockedPartner, Plan, PlanEntry, PublishReceipt};
 /// How long a publisher waits for conversions after the event is durable, to be told of those that fail.
 const CONVERSIONS_WAIT: Duration = Duration::from_millis(100);
 
+/// Who gets an event, and what the predicates said on the way.
+struct Chosen {
+    audience: Arc<Audience>,
+    looks: Vec<(Arc<[PartnerNo]>, Look)>,
+}
+
 impl Hub {
     /// Records the event and hands it to the lanes; answers after the fsync.
     ///
@@ -29,7 +36,7 @@ impl Hub {
     pub async fn publish(&self, content: Content, trace: Trace, by: &Principal) -> Result<PublishReceipt, Problem> {
         self.check_room()?;
         let snapshot = self.delivery.registry.snapshot();
-        let audience = self.audience(&snapshot, &content).await?;
+        let Chosen { audience, looks } = self.choose(&snapshot, &content).await?;
         let id = content.id.clone();
         let new = NewEvent {
             content_digest: content.digest(),
@@ -43,6 +50,7 @@ impl Hub {
         match self.delivery.store.publish(new).await {
             Ok(Publication::Recorded(event)) => {
                 metrics.count_publish(PublishResult::Recorded);
+                looks.iter().for_each(|(partners, look)| self.filters.count(partners, *look));
                 self.tell_recorded(&event, by);
                 self.stop_retracted(&event).await;
                 let blocked = self.blocked(&snapshot, &event, &audience).await;
@@ -74,7 +82,7 @@ impl Hub {
     /// A retraction of nothing, or the store can't be read.
     pub async fn plan(&self, content: Content) -> Result<Plan, Problem> {
         let snapshot = self.delivery.registry.snapshot();
-        let audience = self.audience(&snapshot, &content).await?;
+        let Chosen { audience, .. } = self.choose(&snapshot, &content).await?;
         let event = Arc::new(Event {
             seq: Seq(0),
             recorded_at: self.delivery.clock.now(),
@@ -107,26 +115,29 @@ impl Hub {
     }
 
     /// Who gets it: by subject and filter; a retraction goes to those who got what it takes back.
-    async fn audience(&self, snapshot: &Snapshot, content: &Content) -> Result<Arc<Audience>, Problem> {
+    async fn choose(&self, snapshot: &Snapshot, content: &Content) -> Result<Chosen, Problem> {
         if content.kind == Kind::Retraction {
-            return self.retraction_audience(content).await;
+            return Ok(Chosen { audience: self.retraction_audience(content).await?, looks: Vec::new() });
         }
         let wanting = snapshot.wanting(&content.subject, content.test);
         if wanting.filtered.is_empty() {
-            return Ok(wanting.audience.clone());
+            return Ok(Chosen { audience: wanting.audience.clone(), looks: Vec::new() });
         }
         let mut unwanted: HashSet<PartnerNo> = HashSet::new();
+        let mut looks = Vec::with_capacity(wanting.filtered.len());
         for filtered in &wanting.filtered {
-            if !self.passes(&filtered.filter, content).await {
-                unwanted.extend(&filtered.partners);
+            let look = self.look(&filtered.filter, content).await;
+            if look == Look::LeftOut {
+                unwanted.extend(filtered.partners.iter());
             }
+            looks.push((filtered.partners.clone(), look));
         }
         let kept = wanting.audience.partners().iter().filter(|no| !unwanted.contains(no)).copied().collect();
-        Ok(Arc::new(Audience::new(kept)))
+        Ok(Chosen { audience: Arc::new(Audience::new(kept)), looks })
     }
 
-    /// A filter that fails lets the event through: too much is better than a missed rule.
-    async fn passes(&self, filter: &str, content: &Content) -> bool {
+    /// What a predicate says of the event.
+    async fn look(&self, filter: &str, content: &Content) -> Look {
         // `payload` is a name in the predicate, as the contract writes it: `payload.county = "Cook"`.
         let envelope = serde_json::json!({
             "id": content.id.as_str(),
@@ -144,10 +155,11 @@ impl Hub {
             now: Some(self.delivery.clock.now()),
         };
         match self.delivery.workshop.scripts.evaluate(evaluation).await {
-            Ok(result) => result.as_deref() == Some("true"),
+            Ok(Some(result)) if result == "true" => Look::Matched,
+            Ok(_) => Look::LeftOut,
             Err(error) => {
                 tracing::warn!(filter, event.id = %content.id, %error, "a `where` filter failed; the event goes out");
-                true
+                Look::Failed
             }
         }
     }

@@ -54,7 +54,7 @@ pub struct Filtered {
     /// The predicate.
     pub filter: String,
     /// Whose it is.
-    pub partners: Vec<PartnerNo>,
+    pub partners: Arc<[PartnerNo]>,
 }
 
 /// Who gets an event of a subject, before filters.
@@ -202,16 +202,13 @@ fn group<'a>(partners: impl Iterator<Item = &'a Arc<Registered>>) -> Vec<Group> 
 
 fn wanting(groups: &[Group], fitting: &[(usize, Option<Version>)]) -> Wanting {
     let mut numbers = Vec::new();
-    let mut filtered: Vec<Filtered> = Vec::new();
+    let mut filtered: BTreeMap<&str, Vec<PartnerNo>> = BTreeMap::new();
     let mut versions: Vec<Version> = Vec::new();
     for (index, version) in fitting {
         let group = &groups[*index];
         numbers.extend_from_slice(&group.numbers);
         if let Some(filter) = &group.sample.partner.filter {
-            match filtered.iter_mut().find(|same| same.filter == *filter) {
-                Some(same) => same.partners.extend_from_slice(&group.numbers),
-                None => filtered.push(Filtered { filter: filter.clone(), partners: group.numbers.clone() }),
-            }
+            filtered.entry(filter).or_default().extend_from_slice(&group.numbers);
         }
         if let Some(version) = version
             && !versions.contains(version)
@@ -219,5 +216,7 @@ fn wanting(groups: &[Group], fitting: &[(usize, Option<Version>)]) -> Wanting {
             versions.push(*version);
         }
     }
-    Wanting { audience: Arc::new(Audience::new(numbers)), filtered, versions }
+    let filtered = filtered.into_iter();
+    let filtered = filtered.map(|(filter, partners)| Filtered { filter: filter.to_owned(), partners: partners.into() });
+    Wanting { audience: Arc::new(Audience::new(numbers)), filtered: filtered.collect(), versions }
 }

@@ -155,6 +155,19 @@ pub struct PartnerView {
     pub in_flight: u32,
     /// The last failure.
     pub last_error: Option<String>,
+    /// What its `where` said since the hub began; absent without one.
+    pub filter: Option<FilterCounts>,
+}
+
+/// What a `where` predicate said of the events of the partner's subjects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FilterCounts {
+    /// They went out.
+    pub matched: u64,
+    /// They did not.
+    pub left_out: u64,
+    /// The predicate failed; they went out.
+    pub failed: u64,
 }
 
 /// What adding or replacing a partner did.

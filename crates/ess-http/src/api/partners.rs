@@ -102,6 +102,20 @@ pub(crate) struct PartnerState {
     in_flight: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
+    /// What its `where` said since the hub began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    where_counts: Option<WhereCounts>,
+}
+
+/// What a `where` predicate said of the events of the partner's subjects.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct WhereCounts {
+    /// They went out.
+    matched: u64,
+    /// They did not.
+    left_out: u64,
+    /// The predicate failed; they went out.
+    failed: u64,
 }
 
 impl PartnerState {
@@ -121,6 +135,11 @@ impl PartnerState {
             backlog: view.backlog,
             in_flight: view.in_flight,
             last_error: view.last_error.clone(),
+            where_counts: view.filter.map(|counts| WhereCounts {
+                matched: counts.matched,
+                left_out: counts.left_out,
+                failed: counts.failed,
+            }),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use ess_core::partner::Glob;
 use ess_core::partner_file::PartnerFile;
 use http::Method;
 use serde_json::{Value, json};
@@ -34,6 +35,9 @@ pub(crate) enum PartnerCommand {
     Test {
         /// Its id.
         id: String,
+        /// Send nothing; say whether it would get this event, and what.
+        #[arg(long, value_name = "FILE")]
+        event: Option<PathBuf>,
     },
     /// Send it nothing until it is resumed.
     Pause {
@@ -69,7 +73,8 @@ pub(crate) async fn run(command: &PartnerCommand, client: &Client, output: &Outp
             let view = client.get(&format!("/v1/partners/{}", encode(id))).await?;
             if output.json { output.json(&view) } else { output.text(&shown(&view, output)) }
         }
-        PartnerCommand::Test { id } => test(id, client, output).await,
+        PartnerCommand::Test { id, event: None } => test(id, client, output).await,
+        PartnerCommand::Test { id, event: Some(file) } => would_get(id, file, client, output).await,
         PartnerCommand::Pause { id } => change(id, "pause", client, output).await,
         PartnerCommand::Resume { id } => change(id, "resume", client, output).await,
         PartnerCommand::Remove { id } => {
@@ -163,6 +168,13 @@ fn shown(view: &Value, output: &Output) -> String {
         }
     }
     text.push_str(&format!("\nopen deliveries: {}, in flight: {}\n", field(view, "backlog"), field(view, "in_flight")));
+    if let Some(counts) = view["where_counts"].as_object() {
+        let count = |name: &str| counts.get(name).and_then(Value::as_u64).unwrap_or(0);
+        let (matched, left_out, failed) = (count("matched"), count("left_out"), count("failed"));
+        text.push_str(&format!(
+            "where, since the hub began: {matched} matched, {left_out} left out, {failed} failed and went out\n"
+        ));
+    }
     if let Some(error) = view["last_error"].as_str() {
         text.push_str(&format!("last error: {error}\n"));
     }
@@ -183,6 +195,33 @@ async fn test(id: &str, client: &Client, output: &Output) -> Result<()> {
         output.line(format_args!("{id}: {} ({status}{took})", field(&value, "reason")))?;
     }
     if value["acked"] == true { Ok(()) } else { Err(Failure::told()) }
+}
+
+/// Whether the partner would get an event, and the body; exit 1 when it would not.
+async fn would_get(id: &str, file: &Path, client: &Client, output: &Output) -> Result<()> {
+    let partner = client.get(&format!("/v1/partners/{}", encode(id))).await?;
+    let body = Body::Bytes("application/json", read_input(file)?.into());
+    let plan = client.ask(Method::POST, "/v1/events?plan=true", body).await?.value()?;
+    let planned = plan["partners"].as_array().into_iter().flatten().find(|entry| entry["partner"] == *id);
+    if output.json {
+        output.json(planned.unwrap_or(&Value::Null))?;
+        return if planned.is_some_and(|entry| entry["outcome"] != "blocked") { Ok(()) } else { Err(Failure::told()) };
+    }
+    let (event, subject) = (field(&plan, "id"), field(&plan, "subject"));
+    let Some(entry) = planned else {
+        let globs = partner["config"]["subscribe"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let is_subscribed = globs.map(Glob::trusted).any(|glob| glob.matches(&subject));
+        let why = if is_subscribed { "its `where` leaves it out" } else { "it did not subscribe to the subject" };
+        output.line(format_args!("{id} would not get {event} of {subject}: {why}"))?;
+        return Err(Failure::told());
+    };
+    if entry["outcome"] == "blocked" {
+        output.line(format_args!("{id} would not get {event} yet: {}", field(entry, "reason")))?;
+        output.line(format_args!("  mend with: {}", field(entry, "mend")))?;
+        return Err(Failure::told());
+    }
+    output.line(format_args!("{id} would get {event} in version {}:", field(entry, "version")))?;
+    output.line(field(entry, "body"))
 }
 
 async fn change(id: &str, verb: &str, client: &Client, output: &Output) -> Result<()> {

@@ -237,3 +237,27 @@ fn what_happens_is_followed_live() {
     tap.wait().unwrap();
     assert!(line.contains("delivery.acked") && line.contains("RULE-A-V1"), "{line}");
 }
+
+#[test]
+fn a_predicate_is_tried_with_an_event_and_counted() {
+    let hub = RunningHub::start();
+    let partner = Partner::listen(Manner::Acks);
+    add(&hub, "COOK", &partner, "subscribe: [\"RULE-*\"]\nwhere: payload.county = \"Cook\"\n");
+    hub.file("cook.json", r#"{"id":"RULE-A-V1","version":1,"payload":{"county":"Cook"}}"#);
+    hub.file("lake.json", r#"{"id":"RULE-A-V2","version":1,"payload":{"county":"Lake"}}"#);
+    hub.file("other.json", r#"{"id":"NOTICE","version":1,"payload":{"county":"Cook"}}"#);
+    let said = hub.run(&["partner", "test", "COOK", "--event", "cook.json"]).ok();
+    assert!(said.starts_with("COOK would get RULE-A-V1 in version 1:\n{\"id\":\"RULE-A-V1\""), "{said}");
+    let said = hub.run(&["partner", "test", "COOK", "--event", "lake.json"]);
+    assert_eq!(
+        (said.code, said.out.as_str()),
+        (Some(1), "COOK would not get RULE-A-V2 of RULE-A: its `where` leaves it out\n")
+    );
+    let said = hub.run(&["partner", "test", "COOK", "--event", "other.json"]);
+    assert!(said.code == Some(1) && said.out.contains("it did not subscribe"), "{said:?}");
+    hub.run(&["publish", "cook.json"]).ok();
+    hub.run(&["publish", "lake.json"]).ok();
+    partner.wait(1);
+    let said = hub.run(&["partner", "show", "COOK"]).ok();
+    assert!(said.contains("where, since the hub began: 1 matched, 1 left out, 0 failed"), "{said}");
+}
