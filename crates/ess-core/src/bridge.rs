@@ -38,11 +38,7 @@ impl Bridge {
 
     /// What the shortest path prefers among equals: the more specific subject, the exact version, the lower id.
     fn preference(&self) -> (Reverse<usize>, bool, &str) {
-        let pattern = self.subject.as_str();
-        let literal = pattern.chars().filter(|character| *character != '*').count();
-        // An exact subject is more specific than a glob with as many literal characters.
-        let specific = literal * 2 + usize::from(!pattern.contains('*'));
-        (Reverse(specific), matches!(self.from, FromVersion::AtLeast(_)), &self.id)
+        (Reverse(self.subject.specificity()), matches!(self.from, FromVersion::AtLeast(_)), &self.id)
     }
 }
 

@@ -21,6 +21,8 @@ pub mod partner_file;
 pub mod problem;
 pub mod receipt;
 pub mod retry;
+pub mod schema;
 pub mod script;
 pub mod signature;
+pub mod table;
 pub mod time;

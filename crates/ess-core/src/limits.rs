@@ -34,6 +34,14 @@ pub const REASON_BYTES_MAX: usize = 500;
 pub const WORDS_CHARS_MAX: usize = 300;
 /// Bytes of a script.
 pub const SCRIPT_BYTES_MAX: usize = 1024 * 1024;
+/// A JSON Schema.
+pub const SCHEMA_BYTES_MAX: usize = 256 * 1024;
+/// A lookup table, as JSON.
+pub const TABLE_BYTES_MAX: usize = 1024 * 1024;
+/// All lookup tables together: each evaluation process holds them.
+pub const TABLES_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A lookup table's name.
+pub const TABLE_NAME_BYTES_MAX: usize = 64;
 /// Bytes of a partner's file.
 pub const PARTNER_FILE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Fixed headers of a partner.

@@ -9,6 +9,8 @@ mod engine;
 mod exact;
 mod functions;
 mod place;
+mod strict;
+mod tables;
 
 use std::time::Duration;
 
@@ -16,6 +18,9 @@ use jsonata_core::Expression;
 use jsonata_core::evaluator::CancelToken;
 
 use crate::time::Time;
+
+pub use strict::Unresolved;
+pub use tables::Tables;
 
 /// The level of the language that the engine speaks, for `hms-ess version`.
 pub const JSONATA_LEVEL: &str = "2.2";
@@ -105,6 +110,19 @@ impl Stop {
     }
 }
 
+/// What an evaluation has around it: the same for every script of a hub but for the time.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// What it may take.
+    pub bounds: &'a Bounds,
+    /// Ends it.
+    pub stop: &'a Stop,
+    /// The time it sees.
+    pub clock: Clock,
+    /// What it may look up.
+    pub tables: &'a Tables,
+}
+
 /// How much of a script's line is shown.
 const EXCERPT_CHARS: usize = 100;
 /// How much of an offending word is told.
@@ -138,6 +156,10 @@ pub const CODE_OUTPUT: &str = "E_OUTPUT";
 pub const CODE_EXACT: &str = "E_EXACT";
 /// The script rolls dice where results must repeat.
 pub const CODE_RANDOM: &str = "E_RANDOM";
+/// A JSON Schema that is none, or a payload that none can check.
+pub const CODE_SCHEMA: &str = "E_SCHEMA";
+/// A lookup table that is not there.
+pub const CODE_TABLE: &str = "E_TABLE";
 /// A time or a time zone is none.
 pub const CODE_ZONE: &str = "E_ZONE";
 /// The engine or its process failed.
@@ -238,10 +260,24 @@ impl Script {
         &self,
         input: Option<&str>,
         bindings: &[(&str, &str)],
-        limits: (&Bounds, &Stop),
-        clock: Clock,
+        around: Surroundings<'_>,
     ) -> Result<Option<String>, ScriptError> {
-        engine::evaluate(self, input, bindings, limits, clock).map_err(|error| place::locate_run(&self.text, error))
+        let result = engine::evaluate(self, input, bindings, around);
+        result.map_err(|error| place::locate_run(&self.text, error))
+    }
+
+    /// The paths of the script that gave nothing on this input, as [`Script::evaluate`] runs it: as a rule a misspelt name.
+    ///
+    /// # Errors
+    /// The script fails on the input.
+    pub fn unresolved(
+        &self,
+        input: Option<&str>,
+        bindings: &[(&str, &str)],
+        around: Surroundings<'_>,
+    ) -> Result<Vec<Unresolved>, ScriptError> {
+        let result = engine::follow(self, input, bindings, around);
+        result.map_err(|error| place::locate_run(&self.text, error))
     }
 }
 

@@ -13,14 +13,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use ess_core::script::{Bounds, CODE_ENGINE, CODE_INPUT, Clock, ScriptError};
+use ess_core::schema::Violation;
+use ess_core::script::{Bounds, CODE_ENGINE, CODE_INPUT, Clock, ScriptError, Unresolved};
+use ess_core::table::Table;
 use ess_core::time::Time;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 pub use worker::worker_main;
 
-use queue::{Call, CallKind, Queue};
+use queue::{Call, CallKind, Given, Queue};
 use wire::Answer;
 
 /// How evaluation processes are started.
@@ -36,13 +38,15 @@ pub struct ScriptsOptions {
     pub bounds: Bounds,
     /// How long a process with nothing to do is kept.
     pub idle: Duration,
+    /// What scripts may look up.
+    pub tables: Vec<Arc<Table>>,
 }
 
 impl ScriptsOptions {
     /// Two processes with the default bounds.
     #[must_use]
     pub fn of_program(program: PathBuf, args: Vec<String>) -> Self {
-        Self { program, args, workers: 2, bounds: Bounds::default(), idle: Duration::from_secs(60) }
+        Self { program, args, workers: 2, bounds: Bounds::default(), idle: Duration::from_secs(60), tables: Vec::new() }
     }
 }
 
@@ -86,12 +90,20 @@ struct Program {
     args: Vec<String>,
 }
 
+/// Lookup tables, and which set of them it is.
+struct TableSet {
+    generation: u64,
+    tables: Vec<Arc<Table>>,
+}
+
 /// What callers and the processes' owners share.
 struct Shared {
     program: Program,
     bounds: Bounds,
     idle: Duration,
     workers: usize,
+    /// Guards the pointer; held for a clone or a swap.
+    tables: Mutex<Arc<TableSet>>,
     /// Guards the queue for as long as it takes to put in or take out.
     queue: Mutex<Queue>,
     arrival: Notify,
@@ -113,6 +125,7 @@ impl Scripts {
             bounds: options.bounds,
             idle: options.idle,
             workers,
+            tables: Mutex::new(Arc::new(TableSet { generation: 0, tables: options.tables })),
             queue: Mutex::default(),
             arrival: Notify::new(),
             closed: AtomicBool::new(false),
@@ -141,6 +154,21 @@ impl Scripts {
     /// # Errors
     /// JSONata's code, or one of the `E_…` codes of [`ess_core::script`].
     pub async fn evaluate(&self, evaluation: Evaluation) -> Answer {
+        let (script, given) = self.given(evaluation)?;
+        self.call(script, CallKind::Evaluate(given)).await
+    }
+
+    /// The paths of a script that give nothing on this input.
+    ///
+    /// # Errors
+    /// As [`Scripts::evaluate`].
+    pub async fn unresolved(&self, evaluation: Evaluation) -> Result<Vec<Unresolved>, ScriptError> {
+        let (script, given) = self.given(evaluation)?;
+        let answer = self.call(script, CallKind::Follow(given)).await?;
+        read_answer(answer.as_deref().unwrap_or("[]"))
+    }
+
+    fn given(&self, evaluation: Evaluation) -> Result<(Arc<str>, Given), ScriptError> {
         let Evaluation { script, input, bindings, now } = evaluation;
         let bytes_max = self.shared.bounds.input_bytes_max;
         let bytes = input.as_ref().map_or(0, |input| input.len())
@@ -149,7 +177,32 @@ impl Scripts {
             return Err(ScriptError::new(CODE_INPUT, format!("the input is larger than {bytes_max} bytes")));
         }
         let clock = now.map_or_else(|| Clock::Free(clock_now()), Clock::Event);
-        self.call(script, CallKind::Evaluate { input, bindings, clock }).await
+        Ok((script, Given { input, bindings, clock }))
+    }
+
+    /// Compiles a JSON Schema without using it.
+    ///
+    /// # Errors
+    /// `E_SCHEMA` with what is wrong with it.
+    pub async fn check_schema(&self, schema: &Arc<str>) -> Result<(), ScriptError> {
+        self.call(schema.clone(), CallKind::CheckSchema).await.map(|_| ())
+    }
+
+    /// What is wrong with a payload by a JSON Schema, at most the first few things.
+    ///
+    /// # Errors
+    /// The schema can't be used, or takes more than it may.
+    pub async fn validate(&self, schema: &Arc<str>, payload: Arc<str>) -> Result<Vec<Violation>, ScriptError> {
+        match self.call(schema.clone(), CallKind::Validate { payload }).await? {
+            None => Ok(Vec::new()),
+            Some(violations) => read_answer(&violations),
+        }
+    }
+
+    /// Other lookup tables from now on; what is being evaluated ends with those that it began with.
+    pub fn set_tables(&self, tables: Vec<Arc<Table>>) {
+        let mut current = self.shared.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(TableSet { generation: current.generation + 1, tables });
     }
 
     /// Parses a script without running it.
@@ -220,6 +273,10 @@ impl Shared {
     fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
         // The queue is whole between any two of its methods, so a panic elsewhere leaves it usable.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tables(&self) -> Arc<TableSet> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn is_closed(&self) -> bool {
@@ -295,6 +352,10 @@ pub async fn evaluate_once(options: ScriptsOptions, once: Once<'_>) -> Answer {
     let answer = scripts.evaluate(evaluation).await;
     scripts.close().await;
     answer
+}
+
+fn read_answer<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, ScriptError> {
+    serde_json::from_str(text).map_err(|_| ScriptError::new(CODE_ENGINE, "the evaluation process was misunderstood"))
 }
 
 type Bindings = std::collections::BTreeMap<String, Box<serde_json::value::RawValue>>;

@@ -77,6 +77,14 @@ impl Glob {
         &self.0
     }
 
+    /// Which of two patterns that fit is taken: the greater one. Literal characters count, and no `*` at all counts more.
+    #[must_use]
+    pub fn specificity(&self) -> usize {
+        let literal = self.0.chars().filter(|character| *character != '*').count();
+        // An exact subject is more specific than a glob with as many literal characters.
+        literal * 2 + usize::from(!self.0.contains('*'))
+    }
+
     /// Whether the whole text fits; linear in the text for each `*`, never exponential.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {

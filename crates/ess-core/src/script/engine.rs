@@ -9,9 +9,8 @@ use serde::ser::{Error as _, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::exact::{Choice, Input, Numbers, RUNS};
-use super::{
-    Bounds, CODE_ENGINE, CODE_INPUT, CODE_OUTPUT, CODE_STOPPED, Clock, Script, ScriptError, Stop, code, functions,
-};
+use super::strict::{Paths, Unresolved};
+use super::{CODE_ENGINE, CODE_INPUT, CODE_OUTPUT, CODE_STOPPED, Script, ScriptError, Surroundings, code, functions};
 
 /// What one evaluation is given; the same for each of its runs.
 struct Given<'a> {
@@ -19,21 +18,45 @@ struct Given<'a> {
     input: Option<Input<'a>>,
     bindings: Vec<(&'a str, Input<'a>)>,
     numbers: Numbers,
-    bounds: &'a Bounds,
-    stop: &'a Stop,
-    clock: Clock,
+    around: Surroundings<'a>,
 }
 
 pub(super) fn evaluate(
     script: &Script,
     input: Option<&str>,
     bindings: &[(&str, &str)],
-    (bounds, stop): (&Bounds, &Stop),
-    clock: Clock,
+    around: Surroundings<'_>,
 ) -> Result<Option<String>, ScriptError> {
+    let given = read(script, input, bindings, around)?;
+    if given.numbers.is_empty() { given.print(&given.run(&Choice::first())?) } else { given.run_exactly() }
+}
+
+/// Runs the script with an eye on each of its paths.
+pub(super) fn follow(
+    script: &Script,
+    input: Option<&str>,
+    bindings: &[(&str, &str)],
+    around: Surroundings<'_>,
+) -> Result<Vec<Unresolved>, ScriptError> {
+    let given = read(script, input, bindings, around)?;
+    let choice = Choice::first();
+    let mut paths = Paths::of(script.text(), script.expression.ast())?;
+    let mut evaluator = given.evaluator(&choice)?;
+    paths.watch(&mut evaluator)?;
+    let value = given.input(&choice)?;
+    evaluator.evaluate(paths.ast(), &value).map_err(|error| code::of_evaluator(&error))?;
+    Ok(paths.unresolved())
+}
+
+fn read<'a>(
+    script: &'a Script,
+    input: Option<&'a str>,
+    bindings: &[(&'a str, &'a str)],
+    around: Surroundings<'a>,
+) -> Result<Given<'a>, ScriptError> {
     let bytes = input.map_or(0, str::len) + bindings.iter().map(|(_, text)| text.len()).sum::<usize>();
-    if bytes > bounds.input_bytes_max {
-        let limit = bounds.input_bytes_max;
+    if bytes > around.bounds.input_bytes_max {
+        let limit = around.bounds.input_bytes_max;
         return Err(ScriptError::new(CODE_INPUT, format!("the input is larger than {limit} bytes")));
     }
     let mut numbers = Numbers::default();
@@ -44,36 +67,47 @@ pub(super) fn evaluate(
             used.push((*name, numbers.read(&format!("${name}"), text)?));
         }
     }
-    let given = Given { script, input, bindings: used, numbers, bounds, stop, clock };
-    if given.numbers.is_empty() { given.print(&given.run(&Choice::first())?) } else { given.run_exactly() }
+    Ok(Given { script, input, bindings: used, numbers, around })
 }
 
 impl Given<'_> {
     /// Runs the script with these stand-ins.
     fn run(&self, choice: &Choice) -> Result<JValue, ScriptError> {
-        let input = match &self.input {
-            Some(input) => self.parse("the input", input, choice)?,
-            None => JValue::Undefined,
-        };
-        let options = EvaluatorOptions {
-            timeout_ms: None,
-            cancel: Some(self.stop.0.clone()),
-            max_stack_depth: Some(self.bounds.stack_depth),
-            max_sequence_length: Some(self.bounds.sequence_length_max),
-        };
-        let result = if self.bindings.is_empty() && !self.script.uses.clock() {
+        let input = self.input(choice)?;
+        let result = if self.bindings.is_empty() && !self.script.uses.functions() {
             // Without variables and functions from outside, the engine runs its faster, compiled form.
-            self.script.expression.evaluate_with_options(&input, options)
+            self.script.expression.evaluate_with_options(&input, self.options())
         } else {
-            let mut context = Context::new();
-            for (name, binding) in &self.bindings {
-                context.bind((*name).to_owned(), self.parse(&format!("${name}"), binding, choice)?);
-            }
-            let mut evaluator = Evaluator::with_options(context, options);
-            functions::install(&mut evaluator, self.clock)?;
-            evaluator.evaluate(self.script.expression.ast(), &input)
+            self.evaluator(choice)?.evaluate(self.script.expression.ast(), &input)
         };
         result.map_err(|error| code::of_evaluator(&error))
+    }
+
+    fn input(&self, choice: &Choice) -> Result<JValue, ScriptError> {
+        match &self.input {
+            Some(input) => self.parse("the input", input, choice),
+            None => Ok(JValue::Undefined),
+        }
+    }
+
+    fn options(&self) -> EvaluatorOptions {
+        EvaluatorOptions {
+            timeout_ms: None,
+            cancel: Some(self.around.stop.0.clone()),
+            max_stack_depth: Some(self.around.bounds.stack_depth),
+            max_sequence_length: Some(self.around.bounds.sequence_length_max),
+        }
+    }
+
+    /// The engine with variables and functions from outside.
+    fn evaluator(&self, choice: &Choice) -> Result<Evaluator, ScriptError> {
+        let mut context = Context::new();
+        for (name, binding) in &self.bindings {
+            context.bind((*name).to_owned(), self.parse(&format!("${name}"), binding, choice)?);
+        }
+        let mut evaluator = Evaluator::with_options(context, self.options());
+        functions::install(&mut evaluator, self.around.clock, self.around.tables)?;
+        Ok(evaluator)
     }
 
     fn parse(&self, name: &str, input: &Input, choice: &Choice) -> Result<JValue, ScriptError> {
@@ -129,7 +163,7 @@ impl Given<'_> {
         if value.is_undefined() {
             return Ok(None);
         }
-        let bytes_max = self.bounds.output_bytes_max;
+        let bytes_max = self.around.bounds.output_bytes_max;
         let mut output = Output { text: Vec::new(), bytes_max };
         let printed = serde_json::to_writer(&mut output, &Printed { value, numbers: &self.numbers });
         match (printed, String::from_utf8(output.text)) {

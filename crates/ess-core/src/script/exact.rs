@@ -107,6 +107,11 @@ impl Numbers {
         self.all.is_empty()
     }
 
+    /// The first one, as it is written.
+    pub(super) fn first(&self) -> Option<&str> {
+        self.all.first().map(|number| number.text.as_str())
+    }
+
     /// How many different ones there are.
     pub(super) fn len(&self) -> usize {
         self.all.len()

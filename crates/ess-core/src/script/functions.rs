@@ -1,4 +1,5 @@
-//! The functions that the hub puts in the place of the engine's, clock and dice, and those that it adds: time zones by name.
+//! The functions that the hub puts in the place of the engine's, clock and dice, and those that it adds: time zones by name,
+//! lookup tables.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -9,12 +10,12 @@ use jsonata_core::evaluator::{Evaluator, EvaluatorError, EvaluatorOptions};
 use jsonata_core::parser;
 use jsonata_core::value::JValue;
 
-use super::{CODE_RANDOM, CODE_ZONE, Clock, ScriptError};
+use super::{CODE_RANDOM, CODE_ZONE, Clock, ScriptError, Tables};
 
 /// Which of the names that need the slower evaluator a script may use; `true` when in doubt.
 pub(super) struct Uses {
-    /// Clock, dice or time zones.
-    clock: bool,
+    /// Clock, dice, time zones or tables.
+    functions: bool,
     /// `$eval`, which may use anything.
     eval: bool,
 }
@@ -22,14 +23,13 @@ pub(super) struct Uses {
 impl Uses {
     /// What this text may use. A name that does not stand in the text cannot be used by it, save through `$eval`.
     pub(super) fn of(text: &str) -> Self {
-        let clock =
-            ["$now", "$millis", "$random", "$shuffle", "$toZone", "$zoneOffset"].iter().any(|name| text.contains(name));
-        Self { clock, eval: text.contains("$eval") }
+        let ours = ["$now", "$millis", "$random", "$shuffle", "$toZone", "$zoneOffset", "$table"];
+        Self { functions: ours.iter().any(|name| text.contains(name)), eval: text.contains("$eval") }
     }
 
-    /// Whether clock and dice must be put in place.
-    pub(super) fn clock(&self) -> bool {
-        self.clock || self.eval
+    /// Whether the hub's functions must be put in place.
+    pub(super) fn functions(&self) -> bool {
+        self.functions || self.eval
     }
 
     /// Whether a variable of this name may be used by a script of this text.
@@ -38,8 +38,8 @@ impl Uses {
     }
 }
 
-/// Puts clock and dice in place.
-pub(super) fn install(evaluator: &mut Evaluator, clock: Clock) -> Result<(), ScriptError> {
+/// Puts the hub's functions in place.
+pub(super) fn install(evaluator: &mut Evaluator, clock: Clock, tables: &Tables) -> Result<(), ScriptError> {
     let failed = |error: EvaluatorError| super::code::of_evaluator(&error);
     let millis = clock.time().as_micros().div_euclid(1000) as f64;
     evaluator
@@ -73,6 +73,8 @@ pub(super) fn install(evaluator: &mut Evaluator, clock: Clock) -> Result<(), Scr
             in_zone("zoneOffset", args, |time| time.strftime("%z").to_string())
         })
         .map_err(failed)?;
+    let tables = tables.clone();
+    evaluator.register_fn("table", move |args: &[JValue]| tables.look_up(args)).map_err(failed)?;
     Ok(())
 }
 

@@ -26,6 +26,24 @@ fn at_byte(text: &str, byte: usize, error: ScriptError) -> ScriptError {
     ScriptError { position: u32::try_from(text[..byte].chars().count()).ok(), ..error }
 }
 
+/// Where a path of these names stands for the `nth` time, counted from 0; `is_whole` when nothing but the names belongs to it.
+pub(super) fn of_path(text: &str, names: &[String], is_whole: bool, nth: usize) -> Option<u32> {
+    if text.len() > LOCATED_BYTES_MAX || names.is_empty() {
+        return None;
+    }
+    let words = words(text);
+    let wanted: Vec<&str> = names.iter().flat_map(|name| [".", name.as_str()]).skip(1).collect();
+    let stands_at = |at: &usize| {
+        let begins = *at == 0 || words[*at - 1].text != ".";
+        let fits =
+            words[*at..].iter().zip(&wanted).filter(|(word, wanted)| word.text == **wanted).count() == wanted.len();
+        let next = words.get(*at + wanted.len()).map(|word| word.text);
+        begins && fits && !(is_whole && matches!(next, Some("." | "(" | ":=")))
+    };
+    let found = (0..words.len()).filter(stands_at).nth(nth)?;
+    u32::try_from(text[..words[found].start].chars().count()).ok()
+}
+
 /// Adds the place to a parser's error.
 pub(super) fn locate(text: &str, error: ScriptError) -> ScriptError {
     if text.len() > LOCATED_BYTES_MAX {

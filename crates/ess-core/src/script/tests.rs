@@ -11,12 +11,15 @@ fn bounds() -> Bounds {
     Bounds { time: Duration::from_secs(20), ..Bounds::default() }
 }
 
+fn tables() -> Tables {
+    Tables::parse(&[("courts", r#"[{"id":"C1","name":"Cook County"},{"id":"C2","name":"Lake County"}]"#)]).unwrap()
+}
+
 fn run(script: &str, input: &str) -> Result<Option<String>, ScriptError> {
     Script::parse(script, &bounds())?.evaluate(
         Some(input),
         &[("event", r#"{"id":"E-1","n":9007199254740993}"#)],
-        (&bounds(), &Stop::default()),
-        NOW,
+        Surroundings { bounds: &bounds(), stop: &Stop::default(), clock: NOW, tables: &tables() },
     )
 }
 
@@ -226,4 +229,49 @@ proptest! {
             prop_assert_eq!(error.unwrap_err().code, CODE_EXACT);
         }
     }
+}
+
+#[test]
+fn a_table_is_looked_up_by_its_name() {
+    check("$table('courts')[id = $$.court].name", r#"{"court":"C2"}"#, r#""Lake County""#);
+    check("$count($table('courts'))", "{}", "2");
+    check("$eval('$table(\"courts\")[0].id')", "{}", r#""C1""#);
+    let error = check_error("1 + $table('cuorts')", "{}", CODE_TABLE);
+    assert!(error.message.contains("there is no table \"cuorts\""), "{error}");
+    check_error("$table()", "{}", CODE_TABLE);
+    check_error("$table(3)", "{}", CODE_TABLE);
+}
+
+#[track_caller]
+fn check_unresolved(script: &str, input: &str, expected: &[(&str, u32, u32, u32)]) {
+    let bounds = bounds();
+    let around = Surroundings { bounds: &bounds, stop: &Stop::default(), clock: NOW, tables: &tables() };
+    let found =
+        Script::parse(script, &bounds).unwrap().unresolved(Some(input), &[("event", r#"{"id":"E-1"}"#)], around);
+    let found = found.unwrap();
+    let found: Vec<_> =
+        found.iter().map(|at| (at.path.as_str(), at.position.unwrap_or(999), at.times, at.of)).collect();
+    assert_eq!(found, expected, "{script}");
+}
+
+#[test]
+fn paths_that_give_nothing_are_named_with_their_place() {
+    let input = r#"{"deadline":"16:00","fees":[{"amount":1},{"amont":2},{"amount":3}],"where":{"county":"Cook"}}"#;
+    check_unresolved("{'d': deadline, 'c': where.county, 'e': $event.id}", input, &[]);
+    check_unresolved("{'d': deadlin}", input, &[("deadlin", 6, 1, 1)]);
+    check_unresolved(
+        "{'c': where.conty, 'e': $event.idd}",
+        input,
+        &[("where.conty", 6, 1, 1), ("$event.idd", 24, 1, 1)],
+    );
+    check_unresolved("fees.{'a': amount}", input, &[("amount", 11, 1, 3)]);
+    check_unresolved("$map(fees, function($fee) { $fee.amout })", input, &[("$fee.amout", 28, 3, 3)]);
+    check_unresolved(
+        "fees[amount > 1 and missing].x",
+        input,
+        &[("fees[…].x", 0, 1, 1), ("amount", 5, 1, 3), ("missing", 20, 1, 1)],
+    );
+    check_unresolved("(x; deadline; x)", input, &[("x", 1, 1, 1), ("x", 14, 1, 1)]);
+    check_unresolved("deadline ? 1 : other", input, &[]);
+    check_unresolved("missing ?: `odd name`", input, &[("`odd name`", 11, 1, 1)]);
 }

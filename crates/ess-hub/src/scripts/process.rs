@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::queue::Call;
 use super::wire::{self, Answer, GREETING};
 use super::worker::{EXIT_RENEWED, EXIT_STOPPED};
-use super::{Program, Shared};
+use super::{Program, Shared, TableSet};
 
 /// Processes that did not come to life in a row, after which calls are answered with an error.
 const FAILED_STARTS_MAX: u32 = 3;
@@ -26,6 +26,8 @@ const START_MAX: Duration = Duration::from_secs(20);
 
 /// A process that speaks.
 struct Process {
+    /// Of the lookup tables that it was given.
+    generation: u64,
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
@@ -49,8 +51,13 @@ pub(super) async fn run(shared: &Shared) {
             }
             continue;
         }
+        let tables = shared.tables();
+        if process.as_ref().is_some_and(|process| process.generation != tables.generation) {
+            end(process.take()).await;
+            shared.processes.fetch_sub(1, Ordering::Relaxed);
+        }
         if process.is_none() {
-            process = match start(&shared.program, &shared.bounds).await {
+            process = match start(&shared.program, &shared.bounds, &tables).await {
                 Ok(process) => Some(process),
                 Err(error) => {
                     tracing::warn!(%error, "could not start an evaluation process");
@@ -186,7 +193,7 @@ fn judge(is_overdue: bool, status: std::process::ExitStatus, said: &str, bounds:
 }
 
 /// Starts a process and waits for its greeting.
-async fn start(program: &Program, bounds: &Bounds) -> io::Result<Process> {
+async fn start(program: &Program, bounds: &Bounds, tables: &TableSet) -> io::Result<Process> {
     let mut child = Command::new(&program.path)
         .args(&program.args)
         // What the hub was told in its environment, secrets among it, is not for scripts.
@@ -204,6 +211,7 @@ async fn start(program: &Program, bounds: &Bounds) -> io::Result<Process> {
     let mut output = BufReader::with_capacity(64 << 10, output);
     let mut frame = Vec::new();
     wire::write_bounds(&mut frame, bounds);
+    wire::write_tables(&mut frame, &tables.tables);
     let greeted = async {
         input.write_all(&frame).await?;
         let mut last = VecDeque::new();
@@ -219,12 +227,12 @@ async fn start(program: &Program, bounds: &Bounds) -> io::Result<Process> {
         Err(io::Error::from(io::ErrorKind::InvalidData))
     };
     timeout(START_MAX, greeted).await.map_err(io::Error::from)??;
-    Ok(Process { child, input, output })
+    Ok(Process { generation: tables.generation, child, input, output })
 }
 
 /// Ends a process: its input is closed, and when that is not enough, it is killed.
 async fn end(process: Option<Process>) {
-    let Some(Process { mut child, input, output }) = process else {
+    let Some(Process { mut child, input, output, .. }) = process else {
         return;
     };
     drop((input, output));

@@ -28,6 +28,7 @@ const BATCH_MAX: usize = 16;
 
 /// One evaluation or check that waits.
 pub(super) struct Call {
+    /// The script, or the schema: whose turn it is.
     pub(super) script: Arc<str>,
     pub(super) kind: CallKind,
     /// Where the answer goes; nobody may be there any more.
@@ -39,7 +40,17 @@ pub(super) struct Call {
 /// What a call is about.
 pub(super) enum CallKind {
     Check,
-    Evaluate { input: Option<Arc<str>>, bindings: Arc<[(String, String)]>, clock: Clock },
+    Evaluate(Given),
+    Follow(Given),
+    CheckSchema,
+    Validate { payload: Arc<str> },
+}
+
+/// What a script is given.
+pub(super) struct Given {
+    pub(super) input: Option<Arc<str>>,
+    pub(super) bindings: Arc<[(String, String)]>,
+    pub(super) clock: Clock,
 }
 
 impl Call {
@@ -48,13 +59,24 @@ impl Call {
         let script = &*self.script;
         match &self.kind {
             CallKind::Check => wire::write_request(frame, &Request::Check { script }),
-            CallKind::Evaluate { input, bindings, clock } => {
-                let bindings = bindings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-                let request = Request::Evaluate { script, input: input.as_deref(), bindings, clock: *clock };
-                wire::write_request(frame, &request);
+            CallKind::Evaluate(Given { input, bindings, clock }) => {
+                let (input, bindings) = (input.as_deref(), borrowed(bindings));
+                wire::write_request(frame, &Request::Evaluate { script, input, bindings, clock: *clock });
+            }
+            CallKind::Follow(Given { input, bindings, clock }) => {
+                let (input, bindings) = (input.as_deref(), borrowed(bindings));
+                wire::write_request(frame, &Request::Follow { script, input, bindings, clock: *clock });
+            }
+            CallKind::CheckSchema => wire::write_request(frame, &Request::CheckSchema { schema: script }),
+            CallKind::Validate { payload } => {
+                wire::write_request(frame, &Request::Validate { schema: script, payload });
             }
         }
     }
+}
+
+fn borrowed(bindings: &[(String, String)]) -> Vec<(&str, &str)> {
+    bindings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
 /// A script's calls and history.

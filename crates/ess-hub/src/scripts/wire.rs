@@ -2,9 +2,11 @@
 //!
 //! Both ends are the same binary, so the form is not versioned; lengths are checked all the same.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ess_core::script::{Bounds, CODE_ENGINE, Clock, ScriptError};
+use ess_core::table::Table;
 use ess_core::time::Time;
 
 /// What a process writes first: whatever came before it on the stream is not ours.
@@ -17,6 +19,12 @@ pub(super) enum Request<'a> {
     Check { script: &'a str },
     /// Evaluate this script.
     Evaluate { script: &'a str, input: Option<&'a str>, bindings: Vec<(&'a str, &'a str)>, clock: Clock },
+    /// Name the paths of this script that give nothing; the answer is a JSON array.
+    Follow { script: &'a str, input: Option<&'a str>, bindings: Vec<(&'a str, &'a str)>, clock: Clock },
+    /// Compile this JSON Schema.
+    CheckSchema { schema: &'a str },
+    /// Check a payload by this JSON Schema; the answer is undefined, or a JSON array of what is wrong.
+    Validate { schema: &'a str, payload: &'a str },
 }
 
 /// What came out: a JSON text, undefined, or an error.
@@ -60,6 +68,23 @@ pub(super) fn read_bounds(body: &[u8]) -> Result<Bounds, Malformed> {
     })
 }
 
+/// Writes the lookup tables, the second frame to a process.
+pub(super) fn write_tables(frame: &mut Vec<u8>, tables: &[Arc<Table>]) {
+    framed(frame, |body| {
+        body.extend_from_slice(&(tables.len() as u32).to_le_bytes());
+        for table in tables {
+            write_text(body, &table.name);
+            write_text(body, &table.text);
+        }
+    });
+}
+
+/// Reads what [`write_tables`] wrote, without the length: names and JSON texts.
+pub(super) fn read_tables(body: &[u8]) -> Result<Vec<(&str, &str)>, Malformed> {
+    let mut reader = Reader(body);
+    (0..reader.u32()?).map(|_| Ok((reader.text()?, reader.text()?))).collect()
+}
+
 /// Writes a request.
 pub(super) fn write_request(frame: &mut Vec<u8>, request: &Request) {
     framed(frame, |body| match request {
@@ -67,8 +92,17 @@ pub(super) fn write_request(frame: &mut Vec<u8>, request: &Request) {
             body.push(0);
             write_text(body, script);
         }
-        Request::Evaluate { script, input, bindings, clock } => {
-            body.push(1);
+        Request::CheckSchema { schema } => {
+            body.push(3);
+            write_text(body, schema);
+        }
+        Request::Validate { schema, payload } => {
+            body.push(4);
+            write_text(body, schema);
+            write_text(body, payload);
+        }
+        Request::Evaluate { script, input, bindings, clock } | Request::Follow { script, input, bindings, clock } => {
+            body.push(if matches!(request, Request::Follow { .. }) { 2 } else { 1 });
             write_text(body, script);
             body.push(u8::from(input.is_some()));
             write_text(body, input.unwrap_or(""));
@@ -88,7 +122,7 @@ pub(super) fn read_request(body: &[u8]) -> Result<Request<'_>, Malformed> {
     let mut reader = Reader(body);
     match reader.u8()? {
         0 => Ok(Request::Check { script: reader.text()? }),
-        1 => {
+        kind @ (1 | 2) => {
             let script = reader.text()?;
             let has_input = reader.u8()? == 1;
             let input = Some(reader.text()?).filter(|_| has_input);
@@ -97,8 +131,13 @@ pub(super) fn read_request(body: &[u8]) -> Result<Request<'_>, Malformed> {
             let clock = if is_event { Clock::Event(time) } else { Clock::Free(time) };
             let bindings =
                 (0..reader.u32()?).map(|_| Ok((reader.text()?, reader.text()?))).collect::<Result<_, _>>()?;
-            Ok(Request::Evaluate { script, input, bindings, clock })
+            Ok(match kind {
+                1 => Request::Evaluate { script, input, bindings, clock },
+                _ => Request::Follow { script, input, bindings, clock },
+            })
         }
+        3 => Ok(Request::CheckSchema { schema: reader.text()? }),
+        4 => Ok(Request::Validate { schema: reader.text()?, payload: reader.text()? }),
         _ => Err(Malformed),
     }
 }
@@ -192,18 +231,25 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let mut frame = Vec::new();
-        let request = Request::Evaluate {
-            script: "a & 'é'",
-            input: Some("{}"),
-            bindings: vec![("event", "1"), ("x", "\"y\"")],
-            clock: Clock::Event(Time::from_micros(-7)),
-        };
-        write_request(&mut frame, &request);
-        assert_eq!(read_request(&frame[4..]), Ok(request));
-        for end in 4..frame.len() {
-            assert_eq!(read_request(&frame[4..end]), Err(Malformed));
+        let (script, bindings) = ("a & 'é'", vec![("event", "1"), ("x", "\"y\"")]);
+        let clock = Clock::Event(Time::from_micros(-7));
+        for request in [
+            Request::Evaluate { script, input: Some("{}"), bindings: bindings.clone(), clock },
+            Request::Follow { script, input: None, bindings, clock },
+            Request::Check { script },
+            Request::CheckSchema { schema: "{}" },
+            Request::Validate { schema: "{}", payload: "[1]" },
+        ] {
+            let mut frame = Vec::new();
+            write_request(&mut frame, &request);
+            assert_eq!(read_request(&frame[4..]).as_ref(), Ok(&request));
+            for end in 4..frame.len() {
+                assert_eq!(read_request(&frame[4..end]), Err(Malformed));
+            }
         }
+        let mut frame = Vec::new();
+        write_tables(&mut frame, &[Arc::new(Table::new("courts", "[1]").unwrap())]);
+        assert_eq!(read_tables(&frame[4..]), Ok(vec![("courts", "[1]")]));
         for answer in [
             Ok(None),
             Ok(Some("{}".to_owned())),

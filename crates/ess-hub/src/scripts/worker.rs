@@ -13,7 +13,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use ess_core::script::{Bounds, CODE_ENGINE, CODE_MEMORY, Script, ScriptError, Stop};
+use ess_core::schema::Checker;
+use ess_core::script::{
+    Bounds, CODE_ENGINE, CODE_MEMORY, CODE_SCHEMA, Script, ScriptError, Stop, Surroundings, Tables,
+};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use rustix::time::ClockId;
 
@@ -26,10 +29,12 @@ pub(super) const EXIT_RENEWED: u8 = 72;
 
 /// Stack of the evaluating thread; what is deeper goes on segments of the heap.
 const STACK_BYTES: usize = 16 << 20;
-/// Compiled scripts that are kept.
-const SCRIPTS_MAX: usize = 256;
-/// Bytes of scripts that are kept.
-const SCRIPTS_BYTES_MAX: usize = 4 << 20;
+/// Compiled scripts that are kept, and schemas.
+const KEPT_MAX: usize = 256;
+/// Bytes of their texts that are kept.
+const KEPT_BYTES_MAX: usize = 4 << 20;
+/// The largest frame with lookup tables, their names included.
+const TABLES_FRAME_BYTES_MAX: usize = 8 << 20;
 /// Memory in use at which a process makes room for a fresh one.
 const RESIDENT_GROWTH_MAX: usize = 24 << 20;
 /// How often the time is looked at while a script runs.
@@ -68,6 +73,9 @@ pub fn worker_main() -> ExitCode {
     let Some(bounds) = read_frame(&mut input, 4096).and_then(|body| wire::read_bounds(&body).ok()) else {
         return ExitCode::SUCCESS;
     };
+    let Some(tables) = read_frame(&mut input, TABLES_FRAME_BYTES_MAX) else {
+        return ExitCode::SUCCESS;
+    };
     let watch = Arc::new(Watch {
         turn: AtomicU64::new(0),
         sleeps: AtomicBool::new(false),
@@ -77,8 +85,17 @@ pub fn worker_main() -> ExitCode {
     let watcher = thread::current();
     let (shared, limits) = (Arc::clone(&watch), bounds.clone());
     let evaluating = thread::Builder::new().name("evaluate".to_owned()).stack_size(STACK_BYTES).spawn(move || {
+        // They are the operator's, not a script's: the limit comes on top of what they take.
+        let read = wire::read_tables(&tables).ok().and_then(|tables| Tables::parse(&tables).ok());
+        drop(tables);
         limit_process(limits.memory_bytes_max);
-        serve(&mut input, &mut output, &limits, &shared, &watcher);
+        let workbench = Workbench {
+            bounds: limits,
+            tables: read.unwrap_or_default(),
+            scripts: Kept::default(),
+            schemas: Kept::default(),
+        };
+        serve(&mut input, &mut output, workbench, &shared, &watcher);
         // The hub is gone or wants no more; the watching thread has nothing left to watch.
         std::process::exit(0);
     });
@@ -118,10 +135,24 @@ fn memory() -> Option<Memory> {
     Some(Memory { virtual_bytes: pages.next()? * page, resident_bytes: pages.next()? * page })
 }
 
+/// What requests are answered with.
+struct Workbench {
+    bounds: Bounds,
+    tables: Tables,
+    scripts: Kept<Script>,
+    schemas: Kept<Checker>,
+}
+
 /// Answers requests until the input ends.
-fn serve(input: &mut impl Read, output: &mut impl Write, bounds: &Bounds, watch: &Watch, watcher: &thread::Thread) {
-    let mut scripts = Scripts::default();
+fn serve(
+    input: &mut impl Read,
+    output: &mut impl Write,
+    mut workbench: Workbench,
+    watch: &Watch,
+    watcher: &thread::Thread,
+) {
     let resident_before = memory().map_or(0, |memory| memory.resident_bytes);
+    let bounds = &workbench.bounds;
     let frame_bytes_max = bounds.input_bytes_max + bounds.script_bytes_max.max(16 << 20);
     let mut frame = Vec::new();
     while let Some(body) = read_frame(input, frame_bytes_max) {
@@ -132,7 +163,7 @@ fn serve(input: &mut impl Read, output: &mut impl Write, bounds: &Bounds, watch:
         if watch.sleeps.swap(false, Ordering::SeqCst) {
             watcher.unpark();
         }
-        let answer = catch(|| answer(&mut scripts, &body, bounds, &stop));
+        let answer = catch(|| workbench.answer(&body, &stop));
         watch.turn.fetch_add(1, Ordering::SeqCst);
         drop(body);
         frame.clear();
@@ -172,37 +203,70 @@ fn catch(answer: impl FnOnce() -> Answer) -> Answer {
     })
 }
 
-fn answer(scripts: &mut Scripts, body: &[u8], bounds: &Bounds, stop: &Stop) -> Answer {
-    let mut answer = match wire::read_request(body)? {
-        Request::Check { script } => Script::parse(script, bounds).map(|_| None),
-        Request::Evaluate { script, input, bindings, clock } => {
-            scripts.get(script, bounds).and_then(|script| script.evaluate(input, &bindings, (bounds, stop), clock))
+impl Workbench {
+    fn answer(&mut self, body: &[u8], stop: &Stop) -> Answer {
+        let mut answer = self.work(wire::read_request(body)?, stop);
+        if let Err(error) = &mut answer
+            && error.message.len() > MESSAGE_BYTES_MAX
+        {
+            let end = (0..=MESSAGE_BYTES_MAX).rev().find(|end| error.message.is_char_boundary(*end)).unwrap_or(0);
+            error.message.truncate(end);
         }
-    };
-    if let Err(error) = &mut answer
-        && error.message.len() > MESSAGE_BYTES_MAX
-    {
-        let end = (0..=MESSAGE_BYTES_MAX).rev().find(|end| error.message.is_char_boundary(*end)).unwrap_or(0);
-        error.message.truncate(end);
+        answer
     }
-    answer
+
+    fn work(&mut self, request: Request<'_>, stop: &Stop) -> Answer {
+        let bounds = &self.bounds;
+        let parse = |script: &str| Script::parse(script, bounds);
+        let around = |clock| Surroundings { bounds, stop, clock, tables: &self.tables };
+        match request {
+            Request::Check { script } => parse(script).map(|_| None),
+            Request::Evaluate { script, input, bindings, clock } => {
+                self.scripts.get(script, parse)?.evaluate(input, &bindings, around(clock))
+            }
+            Request::Follow { script, input, bindings, clock } => {
+                let unresolved = self.scripts.get(script, parse)?.unresolved(input, &bindings, around(clock))?;
+                let told = serde_json::to_string(&unresolved);
+                told.map(Some).map_err(|error| ScriptError::new(CODE_ENGINE, error.to_string()))
+            }
+            Request::CheckSchema { schema } => compile(schema).map(|_| None),
+            Request::Validate { schema, payload } => {
+                let checker = self.schemas.get(schema, compile)?;
+                let violations = checker.violations(payload).map_err(|error| ScriptError::new(CODE_SCHEMA, error))?;
+                if violations.is_empty() {
+                    return Ok(None);
+                }
+                let told = serde_json::to_string(&violations);
+                told.map(Some).map_err(|error| ScriptError::new(CODE_ENGINE, error.to_string()))
+            }
+        }
+    }
 }
 
-/// Compiled scripts by their text; the longest unused goes first.
-#[derive(Default)]
-struct Scripts {
-    by_text: HashMap<Box<str>, (Script, u64)>,
+fn compile(schema: &str) -> Result<Checker, ScriptError> {
+    Checker::compile(schema).map_err(|error| ScriptError::new(CODE_SCHEMA, error))
+}
+
+/// What was compiled, by its text; the longest unused goes first.
+struct Kept<T> {
+    by_text: HashMap<Box<str>, (T, u64)>,
     bytes: usize,
     uses: u64,
 }
 
-impl Scripts {
-    fn get(&mut self, text: &str, bounds: &Bounds) -> Result<&Script, ScriptError> {
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self { by_text: HashMap::new(), bytes: 0, uses: 0 }
+    }
+}
+
+impl<T> Kept<T> {
+    fn get(&mut self, text: &str, compile: impl FnOnce(&str) -> Result<T, ScriptError>) -> Result<&T, ScriptError> {
         self.uses += 1;
         if !self.by_text.contains_key(text) {
-            let script = Script::parse(text, bounds)?;
-            while self.by_text.len() >= SCRIPTS_MAX
-                || (self.bytes + text.len() > SCRIPTS_BYTES_MAX && !self.by_text.is_empty())
+            let compiled = compile(text)?;
+            while self.by_text.len() >= KEPT_MAX
+                || (self.bytes + text.len() > KEPT_BYTES_MAX && !self.by_text.is_empty())
             {
                 let oldest = self.by_text.iter().min_by_key(|(_, (_, used))| *used).map(|(text, _)| text.clone());
                 if let Some(oldest) = oldest {
@@ -211,13 +275,13 @@ impl Scripts {
                 }
             }
             self.bytes += text.len();
-            self.by_text.insert(text.into(), (script, 0));
+            self.by_text.insert(text.into(), (compiled, 0));
         }
-        let Some((script, used)) = self.by_text.get_mut(text) else {
+        let Some((compiled, used)) = self.by_text.get_mut(text) else {
             return Err(ScriptError::new(CODE_ENGINE, "the script was not kept"));
         };
         *used = self.uses;
-        Ok(script)
+        Ok(compiled)
     }
 }
 
