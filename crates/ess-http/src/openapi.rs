@@ -5,7 +5,7 @@ use utoipa::OpenApi;
 
 use crate::api::{
     acks, audit, backup, bridges, bulk, dead_letters, deliveries, events, health, keys, ledger, partner_events,
-    partners, publish, stream, tokens,
+    partners, publish, schemas, stream, tables, tokens,
 };
 use crate::refusal;
 use crate::routes::OPEN;
@@ -22,6 +22,7 @@ use crate::routes::OPEN;
         (name = "Partner's side", description = "What a partner calls with its own token."),
         (name = "Partners", description = "Outside systems: where they are, what they want, how they fare."),
         (name = "Bridges", description = "Scripts that turn one version of a payload into another."),
+        (name = "Schemas and tables", description = "What payloads must look like, and what scripts look up."),
         (name = "Deliveries", description = "What is still open, and what was given up."),
         (name = "Audit", description = "The Ack Ledger and the audit trail."),
         (name = "Tokens", description = "Who may do what."),
@@ -35,6 +36,9 @@ use crate::routes::OPEN;
         partners::remove_partner, partners::pause_partner, partners::resume_partner, partners::test_partner,
         partners::rotate_secret,
         bridges::add_bridge, bridges::list_bridges, bridges::remove_bridge, bridges::try_bridge,
+        bridges::test_bridges,
+        schemas::add_schema, schemas::list_schemas, schemas::remove_schema,
+        tables::add_table, tables::list_tables, tables::remove_table,
         deliveries::list_unacked, dead_letters::list_dead_letters, dead_letters::redrive_dead_letters,
         dead_letters::discard_dead_letters,
         ledger::list_ledger, ledger::read_checkpoint, ledger::verify_ledger, audit::list_audit,

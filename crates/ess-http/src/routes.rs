@@ -10,7 +10,7 @@ use ess_core::problem::{Code, Problem};
 
 use crate::api::{
     acks, audit, backup, bridges, dead_letters, deliveries, events, health, keys, ledger, partner_events, partners,
-    publish, stream, tokens,
+    publish, schemas, stream, tables, tokens,
 };
 use crate::docs;
 use crate::refusal::Refusal;
@@ -53,6 +53,8 @@ pub(crate) fn routes() -> Routes {
         // Auditors.
         .get("/v1/partners", partners::list_partners)
         .get("/v1/bridges", bridges::list_bridges)
+        .get("/v1/schemas", schemas::list_schemas)
+        .get("/v1/tables", tables::list_tables)
         .get("/v1/dead-letters", dead_letters::list_dead_letters)
         .get("/v1/unacked", deliveries::list_unacked)
         .get("/v1/ledger", ledger::list_ledger)
@@ -71,7 +73,12 @@ pub(crate) fn routes() -> Routes {
         .post("/v1/partners/{id}/rotate-secret", partners::rotate_secret)
         .post("/v1/bridges", bridges::add_bridge)
         .post("/v1/bridges/try", bridges::try_bridge)
+        .post("/v1/bridges/test", bridges::test_bridges)
         .delete("/v1/bridges/{id}", bridges::remove_bridge)
+        .post("/v1/schemas", schemas::add_schema)
+        .delete("/v1/schemas/{id}", schemas::remove_schema)
+        .post("/v1/tables", tables::add_table)
+        .delete("/v1/tables/{id}", tables::remove_table)
         .post("/v1/dead-letters/redrive", dead_letters::redrive_dead_letters)
         .post("/v1/dead-letters/discard", dead_letters::discard_dead_letters)
         // Admins.

@@ -3,20 +3,27 @@
 use std::sync::Arc;
 
 use ess_core::access::Principal;
-use ess_core::bridge::{Bridge, Example, FromVersion, Rule};
+use ess_core::bridge::{Bridge, Bridges, Example, FromVersion, Rule};
 use ess_core::event::{Content, Event, Kind, Priority, Trace};
 use ess_core::id::{Digest, EventId, Seq, Subject, Version};
 use ess_core::partner::Glob;
 use ess_core::problem::{Code, Problem};
+use ess_core::script::{ScriptError, Unresolved};
+use ess_store::RuleKind;
 use serde::{Deserialize, Serialize};
 
 use crate::cells::Cell;
 use crate::hub::Hub;
-use crate::lanes::Input;
 use crate::prepare::event_binding;
 use crate::publish::unavailable;
 use crate::registry::Snapshot;
+use crate::rules::{self, Rules};
+use crate::schemas::told;
 use crate::scripts::Evaluation;
+use crate::view::{BridgeChange, BridgeTests, ExampleResult, Tried, TriedPath};
+
+/// Differing paths that are told at once.
+const RIVALS_TOLD_MAX: usize = 10;
 
 /// A bridge as it is stored.
 #[derive(Serialize, Deserialize)]
@@ -33,7 +40,7 @@ struct Document {
 ///
 /// # Errors
 /// It is not one.
-pub fn read(document: &str) -> Result<Bridge, String> {
+pub(crate) fn read(document: &str) -> Result<Bridge, String> {
     let document: Document = serde_json::from_str(document).map_err(|error| error.to_string())?;
     let subject = Glob::parse(&document.subject)?;
     let from = FromVersion::parse(&document.from).map_err(|error| error.to_string())?;
@@ -62,43 +69,41 @@ fn write(bridge: &Bridge) -> String {
 }
 
 impl Hub {
-    /// Adds a bridge after running its examples, and lets go what it mends. False when it was the same already.
+    /// Adds a bridge after running its examples, and lets go what it mends.
     ///
     /// # Errors
     /// The script does not parse, an example fails, or another bridge stands in its place and `replace` is not set.
-    pub async fn add_bridge(&self, bridge: Bridge, replace: bool, by: &Principal) -> Result<bool, Problem> {
+    pub async fn add_bridge(
+        &self,
+        bridge: Bridge,
+        replace: bool,
+        reason: Option<String>,
+        by: &Principal,
+    ) -> Result<BridgeChange, Problem> {
         self.check_bridge(&bridge).await?;
-        let _changing = self.delivery.registry.changing.lock().await;
+        let changing = self.delivery.registry.changing.lock().await;
         let snapshot = self.delivery.registry.snapshot();
-        if let Some(known) = snapshot.bridges.find(&bridge.id) {
-            if **known == bridge {
-                return Ok(false);
-            }
-            if !replace {
-                let detail = format!("bridge {} is there already with another script or other examples", bridge.id);
-                return Err(Problem::new(Code::Conflict, detail).with_hint("add it with --replace (?replace=true)"));
-            }
+        match snapshot.rules.bridges.find(&bridge.id) {
+            Some(known) if **known == bridge => return Ok(BridgeChange { changed: false, rivals: Vec::new() }),
+            Some(_) if !replace => return Err(rules::is_there_already("bridge", &bridge.id)),
+            _ => {}
         }
-        let audit = self.audit(by, "bridge.add", &bridge.id, None);
-        let stored = self.delivery.store.put_bridge(bridge.id.clone(), write(&bridge), audit).await;
+        let audit = self.audit(by, "bridge.add", &bridge.id, reason);
+        let stored = self.delivery.store.put_rule(RuleKind::Bridge, bridge.id.clone(), write(&bridge), audit).await;
         stored.map_err(|error| unavailable(&error))?;
-        let mut all: Vec<Arc<Bridge>> =
-            snapshot.bridges.iter().filter(|known| known.id != bridge.id).cloned().collect();
-        all.push(Arc::new(bridge));
-        self.swap_bridges(all);
-        Ok(true)
+        let others = snapshot.rules.bridges.iter().filter(|known| known.id != bridge.id).cloned();
+        self.swap_bridges(others.chain([Arc::new(bridge.clone())]).collect());
+        drop(changing);
+        Ok(BridgeChange { changed: true, rivals: self.rivals(Some(&bridge.id)).await })
     }
 
     /// All bridges, by id.
-    ///
-    /// # Errors
-    /// None today; the answer may come from a store one day.
-    #[allow(clippy::unused_async)]
-    pub async fn bridges(&self) -> Result<Vec<Bridge>, Problem> {
+    #[must_use]
+    pub fn bridges(&self) -> Vec<Bridge> {
         let snapshot = self.delivery.registry.snapshot();
-        let mut bridges: Vec<Bridge> = snapshot.bridges.iter().map(|bridge| (**bridge).clone()).collect();
+        let mut bridges: Vec<Bridge> = snapshot.rules.bridges.iter().map(|bridge| (**bridge).clone()).collect();
         bridges.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(bridges)
+        bridges
     }
 
     /// Removes a bridge.
@@ -108,57 +113,137 @@ impl Hub {
     pub async fn remove_bridge(&self, id: &str, reason: Option<String>, by: &Principal) -> Result<(), Problem> {
         let _changing = self.delivery.registry.changing.lock().await;
         let snapshot = self.delivery.registry.snapshot();
-        if snapshot.bridges.find(id).is_none() {
-            let problem = Problem::new(Code::NotFound, format!("there is no bridge {id}"));
-            return Err(problem.with_hint("`hms-ess bridge list` shows the bridges"));
+        if snapshot.rules.bridges.find(id).is_none() {
+            return Err(rules::is_not_there("bridge", id));
         }
         let audit = self.audit(by, "bridge.remove", id, reason);
-        self.delivery.store.remove_bridge(id.to_owned(), audit).await.map_err(|error| unavailable(&error))?;
-        self.swap_bridges(snapshot.bridges.iter().filter(|known| known.id != id).cloned().collect());
+        let removed = self.delivery.store.remove_rule(RuleKind::Bridge, id.to_owned(), audit);
+        removed.await.map_err(|error| unavailable(&error))?;
+        self.swap_bridges(snapshot.rules.bridges.iter().filter(|known| known.id != id).cloned().collect());
         Ok(())
     }
 
-    /// Converts a payload as the bridges, or this one script, would; nothing is recorded.
+    /// Converts a payload as the bridges, or this one script, would; nothing is recorded. With `strict`, the paths of the
+    /// scripts that give nothing are named.
     ///
     /// # Errors
     /// There is no way between the versions, or a script fails.
-    pub async fn try_bridge(
-        &self,
-        subject: &Subject,
-        from: Version,
-        to: Version,
-        script: Option<&str>,
-        payload: &str,
-    ) -> Result<String, Problem> {
+    pub async fn try_bridge(&self, trial: Trial<'_>) -> Result<Tried, Problem> {
+        let Trial { subject, from, to, script, payload, strict } = trial;
         let event = Arc::new(self.example_event(subject, from, payload)?);
+        let mut unresolved = Vec::new();
         if let Some(script) = script {
-            return self.run(script, &event).await;
+            let output = self.run(script, &event, payload).await?;
+            if strict {
+                unresolved = self.unresolved(None, script, &event, payload).await?;
+            }
+            return Ok(Tried { output, unresolved });
         }
-        let cell = Cell::new(event);
+        let cell = Cell::new(event.clone());
         let snapshot: Arc<Snapshot> = self.delivery.registry.snapshot();
-        match self.delivery.workshop.payload(&cell, &snapshot, to).await {
-            Ok(converted) => Ok(converted.payload.to_string()),
-            Err(blocked) => Err(Problem::new(Code::ScriptFailed, blocked.reason).with_hint(blocked.mend)),
+        let converted = self.delivery.workshop.payload(&cell, &snapshot, to).await;
+        let converted =
+            converted.map_err(|blocked| Problem::new(Code::ScriptFailed, blocked.reason).with_hint(blocked.mend))?;
+        if strict {
+            let mut at = payload.to_owned();
+            for bridge in snapshot.rules.bridges.path(subject, from, to).unwrap_or_default() {
+                let Rule::Script { text, .. } = &bridge.rule else { continue };
+                unresolved.extend(self.unresolved(Some(&bridge.id), text, &event, &at).await?);
+                at = self.run(text, &event, &at).await?;
+            }
         }
+        Ok(Tried { output: converted.payload.to_string(), unresolved })
+    }
+
+    async fn unresolved(
+        &self,
+        bridge: Option<&str>,
+        script: &str,
+        event: &Event,
+        payload: &str,
+    ) -> Result<Vec<TriedPath>, Problem> {
+        let found = self.delivery.workshop.scripts.unresolved(evaluation(script, event, payload)).await;
+        let found = found.map_err(|error| script_problem(&error, script))?;
+        let told = found.into_iter().map(|Unresolved { path, position, times, of }| {
+            let place = ScriptError { position, ..ScriptError::new("", "") }.place(script);
+            let place = place.map(|place| (place.line, place.column));
+            TriedPath { bridge: bridge.map(str::to_owned), path, place, times, of }
+        });
+        Ok(told.collect())
+    }
+
+    /// Runs every bridge's examples, and compares shortest paths.
+    pub async fn test_bridges(&self) -> BridgeTests {
+        let snapshot = self.delivery.registry.snapshot();
+        let mut results = Vec::new();
+        for bridge in self.bridges() {
+            for (number, example) in (1..).zip(&bridge.examples) {
+                let failure = self.check_example(&snapshot.rules, &bridge, example).await.err();
+                results.push(ExampleResult { bridge: bridge.id.clone(), example: number, failure });
+            }
+        }
+        BridgeTests { results, rivals: self.rivals(None).await }
+    }
+
+    /// Shortest paths that give different payloads for an example: those over one bridge, or all.
+    async fn rivals(&self, about: Option<&str>) -> Vec<String> {
+        let rules = self.delivery.registry.snapshot().rules.clone();
+        let mut told = Vec::new();
+        for bridge in rules.bridges.iter() {
+            let (subject, from) = stand_in(bridge);
+            let mut ends: Vec<Version> = rules.bridges.iter().map(|other| other.to).collect();
+            ends.sort_unstable();
+            ends.dedup();
+            for to in ends {
+                let Ok(path) = rules.bridges.path(&subject, from, to) else { continue };
+                let rivals = rules.bridges.rival_paths(&subject, from, to);
+                let concerns = |path: &[Arc<Bridge>]| about.is_none_or(|id| path.iter().any(|step| step.id == id));
+                for rival in rivals.iter().filter(|rival| concerns(&path) || concerns(rival)) {
+                    for (number, example) in (1..).zip(&bridge.examples) {
+                        let outputs = [
+                            self.walk(&path, &subject, from, &example.input).await,
+                            self.walk(rival, &subject, from, &example.input).await,
+                        ];
+                        if told.len() < RIVALS_TOLD_MAX && outputs[0] != outputs[1] {
+                            let [taken, other] = outputs;
+                            told.push(format!(
+                                "from {from} to {to} of {}, example {number} of {}: {} is taken and gives {taken}; {} gives {other}",
+                                bridge.subject.as_str(), bridge.id, named(&path), named(rival),
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+        told
+    }
+
+    /// What a chain of bridges gives, in canonical form, or its error.
+    async fn walk(&self, path: &[Arc<Bridge>], subject: &Subject, from: Version, input: &str) -> String {
+        let mut payload = input.to_owned();
+        for bridge in path {
+            let Rule::Script { text, .. } = &bridge.rule else { continue };
+            let event = self.example_event(subject, from, &payload);
+            let output = match event {
+                Ok(event) => self.run(text, &event, &payload).await,
+                Err(problem) => Err(problem),
+            };
+            match output {
+                Ok(output) => payload = output,
+                Err(problem) => return format!("an error ({})", problem.detail),
+            }
+        }
+        canonical(&payload)
     }
 
     async fn check_bridge(&self, bridge: &Bridge) -> Result<(), Problem> {
         let Rule::Script { text, .. } = &bridge.rule else { return Ok(()) };
         let scripts = &self.delivery.workshop.scripts;
         scripts.check(text).await.map_err(|error| script_problem(&error, text))?;
-        let from = match bridge.from {
-            FromVersion::Exactly(version) | FromVersion::AtLeast(version) => version,
-        };
-        let subject = Subject::trusted(&bridge.subject.as_str().replace('*', "X"));
+        let snapshot = self.delivery.registry.snapshot();
         for (number, example) in (1..).zip(&bridge.examples) {
-            let event = self.example_event(&subject, from, &example.input)?;
-            let output = self.run(text, &event).await?;
-            let (mut found, mut wanted) = (String::new(), String::new());
-            ess_core::json::write_canonical(&output, &mut found);
-            ess_core::json::write_canonical(&example.output, &mut wanted);
-            if found != wanted {
-                let detail = format!("example {number} fails: it gave {found}, wanted was {wanted}");
-                return Err(Problem::new(Code::ScriptFailed, detail)
+            if let Err(why) = self.check_example(&snapshot.rules, bridge, example).await {
+                return Err(Problem::new(Code::ScriptFailed, format!("example {number} fails: {why}"))
                     .with_field(format!("examples.{number}"))
                     .with_hint("nothing was changed; mend the script or the example"));
             }
@@ -166,14 +251,30 @@ impl Hub {
         Ok(())
     }
 
-    async fn run(&self, script: &str, event: &Event) -> Result<String, Problem> {
-        let evaluation = Evaluation {
-            script: Arc::from(script),
-            input: Some(Arc::from(event.content.payload.get())),
-            bindings: Arc::from([("event".to_owned(), event_binding(event))]),
-            now: Some(event.recorded_at),
+    /// Runs an example; why it fails, if it does.
+    async fn check_example(&self, rules: &Rules, bridge: &Bridge, example: &Example) -> Result<(), String> {
+        let (subject, from) = stand_in(bridge);
+        let output = match &bridge.rule {
+            Rule::Identity => example.input.clone(),
+            Rule::Script { text, .. } => {
+                let event = self.example_event(&subject, from, &example.input).map_err(|problem| problem.detail)?;
+                self.run(text, &event, &example.input).await.map_err(|problem| problem.detail)?
+            }
         };
-        let output = self.delivery.workshop.scripts.evaluate(evaluation).await;
+        let (found, wanted) = (canonical(&output), canonical(&example.output));
+        if found != wanted {
+            return Err(format!("it gave {found}, wanted was {wanted}"));
+        }
+        let Some(schema) = rules.schemas.of(&subject, bridge.to) else { return Ok(()) };
+        match self.delivery.workshop.scripts.validate(&schema.text, Arc::from(output)).await {
+            Ok(violations) if violations.is_empty() => Ok(()),
+            Ok(violations) => Err(format!("its output does not fit schema {}: {}", schema.id, told(&violations))),
+            Err(error) => Err(format!("its output can't be checked by schema {}: {error}", schema.id)),
+        }
+    }
+
+    async fn run(&self, script: &str, event: &Event, payload: &str) -> Result<String, Problem> {
+        let output = self.delivery.workshop.scripts.evaluate(evaluation(script, event, payload)).await;
         let output = output.map_err(|error| script_problem(&error, script))?;
         output.ok_or_else(|| Problem::new(Code::ScriptFailed, "the script gave no result (undefined)"))
     }
@@ -206,12 +307,54 @@ impl Hub {
         })
     }
 
-    /// The next set of bridges; what was blocked is tried again.
     fn swap_bridges(&self, bridges: Vec<Arc<Bridge>>) {
-        self.delivery.registry.set_bridges(bridges);
-        self.delivery.cells.forget_conversions();
-        self.lanes.tell(Input::UnblockAll);
+        let snapshot = self.delivery.registry.snapshot();
+        self.swap_rules(Rules { bridges: Bridges::new(bridges), ..(*snapshot.rules).clone() });
     }
+}
+
+/// A conversion to try.
+#[derive(Debug, Clone, Copy)]
+pub struct Trial<'a> {
+    /// Of which subject.
+    pub subject: &'a Subject,
+    /// The payload's version.
+    pub from: Version,
+    /// The wanted one.
+    pub to: Version,
+    /// Instead of the bridges that are there.
+    pub script: Option<&'a str>,
+    /// The payload, JSON.
+    pub payload: &'a str,
+    /// Whether paths that give nothing are named.
+    pub strict: bool,
+}
+
+/// A subject and a version that a bridge takes: any will do for its examples.
+fn stand_in(bridge: &Bridge) -> (Subject, Version) {
+    let from = match bridge.from {
+        FromVersion::Exactly(version) | FromVersion::AtLeast(version) => version,
+    };
+    (Subject::trusted(&bridge.subject.as_str().replace('*', "X")), from)
+}
+
+fn evaluation(script: &str, event: &Event, payload: &str) -> Evaluation {
+    Evaluation {
+        script: Arc::from(script),
+        input: Some(Arc::from(payload)),
+        bindings: Arc::from([("event".to_owned(), event_binding(event))]),
+        now: Some(event.recorded_at),
+    }
+}
+
+fn canonical(text: &str) -> String {
+    let mut canonical = String::new();
+    ess_core::json::write_canonical(text, &mut canonical);
+    canonical
+}
+
+fn named(path: &[Arc<Bridge>]) -> String {
+    path.iter().map(|bridge| bridge.id.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 fn script_problem(error: &ess_core::script::ScriptError, script: &str) -> Problem {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use ess_channels::Dialer;
 use ess_core::access::{Principal, Role};
-use ess_core::bridge::{Bridge, Bridges};
 use ess_core::delivery::DeliveryKey;
 use ess_core::id::{EventId, PartnerId, PartnerNo, Seq};
 use ess_core::lane::OpenDelivery;
@@ -18,7 +17,6 @@ use ess_core::time::Time;
 use ess_store::{Audit, Opened, Recorded, Store, StoreError, StoredPartner};
 
 use crate::access::Access;
-use crate::bridges;
 use crate::cells::Cells;
 use crate::clock::Clock;
 use crate::deliver::Delivery;
@@ -29,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::prepare::Workshop;
 use crate::publish::unavailable;
 use crate::registry::{FindSecret, Opener, Registered, Registry, Snapshot};
+use crate::rules::Rules;
 use crate::scripts::Scripts;
 use crate::view::Happening;
 use tokio::sync::mpsc;
@@ -88,7 +87,9 @@ impl Hub {
         let key = Arc::new(signing_key(&store).await?);
         let opener = Arc::new(Opener { dialer, find_secret });
         let registry = Registry::default();
-        registry.swap(first_snapshot(&opener, &start.partners, &start.bridges)?);
+        let rules = Rules::read(&start.rules).map_err(StoreError::Damaged)?;
+        scripts.set_tables(rules.tables.clone());
+        registry.swap(first_snapshot(&opener, &start.partners, rules)?);
         let workshop = Workshop { scripts, key, metrics: metrics.clone() };
         let delivery = Arc::new(Delivery {
             store: store.clone(),
@@ -242,7 +243,7 @@ async fn signing_key(store: &Store) -> Result<Ed25519Key, StoreError> {
     Ok(Ed25519Key::from_seed(seed))
 }
 
-fn first_snapshot(opener: &Opener, partners: &[StoredPartner], bridges: &[String]) -> Result<Snapshot, StoreError> {
+fn first_snapshot(opener: &Opener, partners: &[StoredPartner], rules: Rules) -> Result<Snapshot, StoreError> {
     let mut registered = BTreeMap::new();
     for stored in partners.iter().filter(|stored| stored.removed_at.is_none()) {
         let partner = read_partner(stored)?;
@@ -250,15 +251,9 @@ fn first_snapshot(opener: &Opener, partners: &[StoredPartner], bridges: &[String
         let one = opener.register(stored.no, Arc::new(partner), stored.added_at, stored.paused_since, secrets);
         registered.insert(one.partner.id.clone(), Arc::new(one));
     }
-    let bridges: Result<Vec<Arc<Bridge>>, StoreError> = bridges
-        .iter()
-        .map(|document| {
-            bridges::read(document).map(Arc::new).map_err(|error| StoreError::Damaged(format!("bridge: {error}")))
-        })
-        .collect();
     let former = partners.iter().filter(|stored| stored.removed_at.is_some());
     let former = former.map(|stored| (stored.no, PartnerId::trusted(&stored.id))).collect();
-    Ok(Snapshot::new(registered, Arc::new(former), Arc::new(Bridges::new(bridges?)), 0))
+    Ok(Snapshot::new(registered, Arc::new(former), Arc::new(rules)))
 }
 
 fn read_partner(stored: &StoredPartner) -> Result<Partner, StoreError> {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use ess_core::bridge::Rule;
+use ess_core::bridge::{Bridge, NoPath, Rule};
 use ess_core::envelope::{self, Marks};
 use ess_core::event::Event;
 use ess_core::format::{self, Context};
@@ -14,6 +14,8 @@ use ess_core::time::Time;
 use crate::cells::{Blocked, Body, Cell, Converted, Shape};
 use crate::metrics::Metrics;
 use crate::registry::{Registered, Snapshot};
+use crate::rules::Rules;
+use crate::schemas::{identity_command, told};
 use crate::scripts::{Evaluation, Scripts};
 
 /// What making messages needs.
@@ -48,38 +50,77 @@ impl Workshop {
             let payload = Arc::from(event.content.payload.get());
             return Ok(Converted { payload, scripts: [].into() });
         }
-        let once = cell.payload(version, snapshot.generation);
+        let once = cell.payload(version, snapshot.rules.generation);
         once.get_or_init(|| self.convert(event, snapshot, version)).await.clone()
     }
 
     async fn convert(&self, event: &Event, snapshot: &Snapshot, version: Version) -> Result<Converted, Blocked> {
-        let content = &event.content;
-        let path = snapshot
-            .bridges
-            .path(&content.subject, content.version, version)
-            .map_err(|none| Blocked { reason: none.reason, mend: none.mend })?;
+        let (content, rules) = (&event.content, &snapshot.rules);
+        let path = match rules.bridges.path(&content.subject, content.version, version) {
+            Ok(path) => path,
+            Err(none) => return Err(self.no_path(event, rules, version, none).await),
+        };
         let mut payload: Arc<str> = Arc::from(content.payload.get());
         let mut scripts = Vec::new();
         for bridge in path {
-            let Rule::Script { text, digest } = &bridge.rule else { continue };
-            self.metrics.conversions.inc();
-            let evaluation = Evaluation {
-                script: Arc::from(text.as_str()),
-                input: Some(payload.clone()),
-                bindings: Arc::from([("event".to_owned(), event_binding(event))]),
-                now: Some(event.recorded_at),
-            };
-            let mend = mend_bridge(&content.subject, &bridge.id);
-            let output = self.scripts.evaluate(evaluation).await.map_err(|error| Blocked {
-                reason: format!("bridge {}: {}", bridge.id, error.told(text)),
-                mend: mend.clone(),
-            })?;
-            let output = output
-                .ok_or_else(|| Blocked { reason: format!("bridge {} gave no result (undefined)", bridge.id), mend })?;
-            payload = Arc::from(output);
-            scripts.push(*digest);
+            if let Rule::Script { text, digest } = &bridge.rule {
+                payload = self.cross(event, &bridge, text, payload).await?;
+                scripts.push(*digest);
+                scripts.extend(rules.looked_up(text));
+            }
+            self.judge(event, rules, &bridge, &payload).await?;
         }
         Ok(Converted { payload, scripts: scripts.into() })
+    }
+
+    /// One step of a conversion.
+    async fn cross(
+        &self,
+        event: &Event,
+        bridge: &Bridge,
+        script: &str,
+        payload: Arc<str>,
+    ) -> Result<Arc<str>, Blocked> {
+        self.metrics.conversions.inc();
+        let evaluation = Evaluation {
+            script: Arc::from(script),
+            input: Some(payload),
+            bindings: Arc::from([("event".to_owned(), event_binding(event))]),
+            now: Some(event.recorded_at),
+        };
+        let blocked = |reason: String| Blocked { reason, mend: mend_bridge(&event.content.subject, &bridge.id) };
+        let output = self.scripts.evaluate(evaluation).await;
+        let output = output.map_err(|error| blocked(format!("bridge {}: {}", bridge.id, error.told(script))))?;
+        output.map(Arc::from).ok_or_else(|| blocked(format!("bridge {} gave no result (undefined)", bridge.id)))
+    }
+
+    /// Holds back what a bridge gave when the schema of its version forbids it.
+    async fn judge(&self, event: &Event, rules: &Rules, bridge: &Bridge, payload: &Arc<str>) -> Result<(), Blocked> {
+        let subject = &event.content.subject;
+        let Some(schema) = rules.schemas.of(subject, bridge.to) else { return Ok(()) };
+        let reason = match self.scripts.validate(&schema.text, payload.clone()).await {
+            Ok(violations) if violations.is_empty() => return Ok(()),
+            Ok(violations) => {
+                format!("bridge {}: its output does not fit schema {}: {}", bridge.id, schema.id, told(&violations))
+            }
+            Err(error) => format!("bridge {}: its output can't be checked by schema {}: {error}", bridge.id, schema.id),
+        };
+        Err(Blocked { reason, mend: mend_bridge(subject, &bridge.id) })
+    }
+
+    /// Where no bridge leads, one without a script is offered if the payload fits the schema of the other version as it is.
+    async fn no_path(&self, event: &Event, rules: &Rules, version: Version, none: NoPath) -> Blocked {
+        let content = &event.content;
+        let schemas = [content.version, version].map(|version| rules.schemas.of(&content.subject, version));
+        if let [Some(_), Some(schema)] = schemas {
+            let verdict = self.scripts.validate(&schema.text, Arc::from(content.payload.get())).await;
+            if verdict.is_ok_and(|violations| violations.is_empty()) {
+                let reason = format!("{}; the payload fits schema {} as it is", none.reason, schema.id);
+                let subject = content.subject.as_str();
+                return Blocked { reason, mend: identity_command(subject, content.version, version) };
+            }
+        }
+        Blocked { reason: none.reason, mend: none.mend }
     }
 
     /// The body for a partner, made once per shape.
@@ -94,7 +135,7 @@ impl Workshop {
         let version = registered.version_of(&content.subject, content.version);
         let shape = Shape {
             version,
-            generation: snapshot.generation,
+            generation: snapshot.rules.generation,
             adapter: registered.adapter,
             format: registered.partner.format,
             partner: registered.is_own_shape.then_some(registered.no),
@@ -121,6 +162,7 @@ impl Workshop {
             None => envelope,
             Some(adapter) => {
                 scripts.extend(registered.adapter);
+                scripts.extend(snapshot.rules.looked_up(adapter));
                 self.adapt(event, registered, adapter, envelope).await?
             }
         };

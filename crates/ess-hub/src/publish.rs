@@ -36,6 +36,7 @@ impl Hub {
     pub async fn publish(&self, content: Content, trace: Trace, by: &Principal) -> Result<PublishReceipt, Problem> {
         self.check_room()?;
         let snapshot = self.delivery.registry.snapshot();
+        self.check_payload(&snapshot, &content).await?;
         let Chosen { audience, looks } = self.choose(&snapshot, &content).await?;
         let id = content.id.clone();
         let new = NewEvent {
@@ -82,6 +83,7 @@ impl Hub {
     /// A retraction of nothing, or the store can't be read.
     pub async fn plan(&self, content: Content) -> Result<Plan, Problem> {
         let snapshot = self.delivery.registry.snapshot();
+        self.check_payload(&snapshot, &content).await?;
         let Chosen { audience, .. } = self.choose(&snapshot, &content).await?;
         let event = Arc::new(Event {
             seq: Seq(0),
@@ -96,7 +98,7 @@ impl Hub {
         let mut partners = Vec::new();
         for registered in audience.partners().iter().filter_map(|no| snapshot.by_no.get(no)) {
             let version = registered.version_of(&content.subject, content.version);
-            let path = snapshot.bridges.path(&content.subject, content.version, version).unwrap_or_default();
+            let path = snapshot.rules.bridges.path(&content.subject, content.version, version).unwrap_or_default();
             let made = self.delivery.workshop.body(&cell, &snapshot, registered, false).await;
             let outcome = match made {
                 Ok((_, body)) => Ok(String::from_utf8_lossy(&body.bytes).into_owned()),

@@ -3,12 +3,12 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use ess_channels::{Channel, Credential, Dialer};
-use ess_core::bridge::{Bridge, Bridges};
 use ess_core::id::{Digest, PartnerId, PartnerNo, Subject, Version};
 use ess_core::partner::{Auth, Partner, SecretRef, Tests};
 use ess_core::signature::SigningSecret;
 use ess_core::time::Time;
 
+use crate::rules::Rules;
 pub use crate::snapshot::Snapshot;
 
 /// Finds a secret that a configuration names: an environment variable, a file, or the text itself.
@@ -146,7 +146,7 @@ impl Registry {
         let now = self.snapshot();
         let mut partners = now.partners.clone();
         partners.insert(registered.partner.id.clone(), registered);
-        self.swap(Snapshot::new(partners, now.former.clone(), now.bridges.clone(), now.generation));
+        self.swap(Snapshot::new(partners, now.former.clone(), now.rules.clone()));
     }
 
     /// Leaves a partner out of the next snapshot.
@@ -157,18 +157,14 @@ impl Registry {
         if let Some(removed) = partners.remove(id) {
             former.insert(removed.no, id.clone());
         }
-        self.swap(Snapshot::new(partners, Arc::new(former), now.bridges.clone(), now.generation));
+        self.swap(Snapshot::new(partners, Arc::new(former), now.rules.clone()));
     }
 
-    /// Another set of bridges.
-    pub fn set_bridges(&self, bridges: Vec<Arc<Bridge>>) {
+    /// Other rules; what the ones before made is not taken for theirs.
+    pub fn set_rules(&self, rules: Rules) {
         let now = self.snapshot();
-        self.swap(Snapshot::new(
-            now.partners.clone(),
-            now.former.clone(),
-            Arc::new(Bridges::new(bridges)),
-            now.generation + 1,
-        ));
+        let rules = Arc::new(Rules { generation: now.rules.generation + 1, ..rules });
+        self.swap(Snapshot::new(now.partners.clone(), now.former.clone(), rules));
     }
 
     /// The whole, at the start.

@@ -1,4 +1,4 @@
-//! Partners and bridges as one immutable snapshot that is swapped whole: what began with one sees it to the end.
+//! Partners and rules as one immutable snapshot that is swapped whole: what began with one sees it to the end.
 //!
 //! Most partners want the same: those with one subscription, filter and pin form a group, and who gets an event is decided
 //! for groups. So a publish costs the same for one partner and for 10,000.
@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use ess_core::bridge::Bridges;
 use ess_core::id::{PartnerId, PartnerNo, Subject, Version};
 use ess_core::partner::{Glob, Partner, Tests};
 use ess_core::problem::{Code, Problem};
 use ess_store::Audience;
 
 use crate::registry::Registered;
+use crate::rules::Rules;
 use crate::view::BlockedPartner;
 
 /// Subjects whose groups a snapshot remembers.
@@ -76,7 +76,7 @@ struct Remembered {
     partners: usize,
 }
 
-/// Partners and bridges at one moment.
+/// Partners and rules at one moment.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// By id.
@@ -85,10 +85,8 @@ pub struct Snapshot {
     pub by_no: HashMap<PartnerNo, Arc<Registered>>,
     /// The names of partners that were removed: they stay on record.
     pub former: Arc<BTreeMap<PartnerNo, PartnerId>>,
-    /// The ways between versions.
-    pub bridges: Arc<Bridges>,
-    /// Counts changes of the bridges, so that what an older set made is not taken for the newer one's.
-    pub generation: u64,
+    /// By what payloads are turned and judged.
+    pub rules: Arc<Rules>,
     /// Made when first asked for: thousands of partners are added one after the other.
     groups: OnceLock<Vec<Group>>,
     /// Guards what was found out; held for look-ups and the decision itself.
@@ -101,11 +99,10 @@ impl Snapshot {
     pub fn new(
         partners: BTreeMap<PartnerId, Arc<Registered>>,
         former: Arc<BTreeMap<PartnerNo, PartnerId>>,
-        bridges: Arc<Bridges>,
-        generation: u64,
+        rules: Arc<Rules>,
     ) -> Self {
         let by_no = partners.values().map(|registered| (registered.no, registered.clone())).collect();
-        Self { partners, by_no, former, bridges, generation, groups: OnceLock::new(), remembered: Mutex::default() }
+        Self { partners, by_no, former, rules, groups: OnceLock::new(), remembered: Mutex::default() }
     }
 
     /// The partner, or the problem that says it is not there.

@@ -181,6 +181,81 @@ pub struct PartnerChange {
     pub changed: bool,
 }
 
+/// What adding a schema did.
+#[derive(Debug, Clone)]
+pub struct SchemaChange {
+    /// False when it was the same already.
+    pub changed: bool,
+    /// Bridges that need no script.
+    pub offers: Vec<Offer>,
+}
+
+/// A bridge that changes the version label only: the older schema accepts the newer payloads as they are.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// Which subjects.
+    pub subject: String,
+    /// The newer version.
+    pub from: Version,
+    /// The older one.
+    pub to: Version,
+    /// The command that adds it.
+    pub command: String,
+}
+
+/// What adding a bridge did.
+#[derive(Debug, Clone)]
+pub struct BridgeChange {
+    /// False when it was the same already.
+    pub changed: bool,
+    /// Shortest paths that give different payloads for an example.
+    pub rivals: Vec<String>,
+}
+
+/// What a conversion that was tried gave.
+#[derive(Debug, Clone)]
+pub struct Tried {
+    /// The payload, JSON.
+    pub output: String,
+    /// The paths of the scripts that gave nothing, when they were asked for.
+    pub unresolved: Vec<TriedPath>,
+}
+
+/// A path of a script that gave nothing.
+#[derive(Debug, Clone)]
+pub struct TriedPath {
+    /// The bridge; absent for a script that was tried by itself.
+    pub bridge: Option<String>,
+    /// The path as the script writes it.
+    pub path: String,
+    /// Line and column in the script, if it was found.
+    pub place: Option<(u32, u32)>,
+    /// How often it gave nothing.
+    pub times: u32,
+    /// How often it was looked at.
+    pub of: u32,
+}
+
+/// What every bridge's examples gave.
+#[derive(Debug, Clone)]
+pub struct BridgeTests {
+    /// One for each example.
+    pub results: Vec<ExampleResult>,
+    /// Shortest paths that give different payloads for an example.
+    pub rivals: Vec<String>,
+}
+
+/// What one example gave.
+#[derive(Debug, Clone)]
+pub struct ExampleResult {
+    /// The bridge.
+    pub bridge: String,
+    /// The example, from 1.
+    pub example: usize,
+    /// Why it failed; absent when it gave what it must.
+    pub failure: Option<String>,
+}
+
 /// What a test delivery brought.
 #[derive(Debug, Clone)]
 pub struct PartnerTest {

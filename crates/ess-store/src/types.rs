@@ -248,13 +248,35 @@ pub struct AuditLine {
     pub reason: Option<String>,
 }
 
+/// What a rule is; each kind has its own ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleKind {
+    /// From one version to another.
+    Bridge,
+    /// What payloads of a subject and version look like.
+    Schema,
+    /// What scripts look up.
+    Table,
+}
+
+/// The rules by which payloads are turned and judged, each a JSON document.
+#[derive(Debug, Default)]
+pub struct StoredRules {
+    /// From one version to another.
+    pub bridges: Vec<String>,
+    /// By subject and version.
+    pub schemas: Vec<String>,
+    /// What scripts look up.
+    pub tables: Vec<String>,
+}
+
 /// What the store holds when it is opened.
 #[derive(Debug, Default)]
 pub struct Start {
     /// Partners, removed ones too.
     pub partners: Vec<StoredPartner>,
-    /// Bridges, each a JSON document.
-    pub bridges: Vec<String>,
+    /// Bridges, schemas and lookup tables.
+    pub rules: StoredRules,
     /// Tokens.
     pub tokens: Vec<StoredToken>,
     /// The last recorded event.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    apply, backup, bridge, config_show, dead_letters, jsonata, ledger, partner, publish, replay, retract, status, tap,
-    token, unacked,
+    apply, backup, bridge, config_show, dead_letters, jsonata, ledger, partner, publish, replay, retract, schema,
+    status, table, tap, token, unacked,
 };
 use crate::config::ServeArgs;
 use crate::demo::DemoArgs;
@@ -61,11 +61,17 @@ pub(crate) enum Command {
     /// Add, show and run partners.
     #[command(subcommand)]
     Partner(partner::PartnerCommand),
-    /// Bring the hub to what a folder of partners, adapters and bridges says; shows a plan first.
+    /// Bring the hub to what a folder of partners, bridges, schemas and tables says; shows a plan first.
     Apply(apply::ApplyArgs),
     /// Add, try and test Version Bridges.
     #[command(subcommand)]
     Bridge(bridge::BridgeCommand),
+    /// JSON Schemas that payloads must fit.
+    #[command(subcommand)]
+    Schema(schema::SchemaCommand),
+    /// Lookup tables for scripts.
+    #[command(subcommand)]
+    Table(table::TableCommand),
     /// Deliveries that were given up.
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),

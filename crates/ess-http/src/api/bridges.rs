@@ -1,4 +1,4 @@
-//! Bridges between versions: add, list, remove, try.
+//! Bridges between versions: add, list, remove, try, test.
 
 use std::sync::Arc;
 
@@ -11,6 +11,8 @@ use ess_core::id::{Digest, Subject, Version};
 use ess_core::limits::{ADMIN_BYTES_MAX, SCRIPT_BYTES_MAX};
 use ess_core::partner::Glob;
 use ess_core::problem::{Code, Problem};
+use ess_hub::bridges::Trial;
+use ess_hub::view::{ExampleResult, TriedPath};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -90,6 +92,9 @@ pub(crate) struct BridgeChange {
     id: String,
     /// False when it was the same already.
     changed: bool,
+    /// Shortest chains of bridges that give different payloads for an example; the one that is taken is named first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    differing_paths: Vec<String>,
 }
 
 impl BridgeView {
@@ -178,7 +183,10 @@ fn invalid(field: &str, detail: &str) -> Problem {
     path = "/v1/bridges",
     tag = "Bridges",
     operation_id = "add_bridge",
-    params(("replace" = Option<bool>, Query, description = "Take the place of another bridge with these ends.")),
+    params(
+        ("replace" = Option<bool>, Query, description = "Take the place of another bridge with these ends."),
+        ("X-HMS-Reason" = Option<String>, Header, description = "Why, for the audit trail."),
+    ),
     request_body(content = NewBridge, example = json!({"subject": "RULE-COURT-DEADLINE", "from": 3, "to": 1, "script": "{\"cutoff\": deadline}", "examples": [{"input": {"deadline": "16:00"}, "output": {"cutoff": "16:00"}}]})),
     responses(
         (status = 201, description = "Added.", body = BridgeChange, example = json!({"id": "RULE-COURT-DEADLINE/3-to-1", "changed": true})),
@@ -189,6 +197,7 @@ pub(crate) async fn add_bridge(
     State(site): State<Arc<Site>>,
     caller: Caller,
     query: Query,
+    Reason(reason): Reason,
     request: Request,
 ) -> Answer {
     caller.permit(&Act::Operate)?;
@@ -196,8 +205,9 @@ pub(crate) async fn add_bridge(
     let body = read_json(&site, request, ADMIN_BYTES_MAX).await?;
     let bridge = document::read::<NewBridge>(&body.bytes)?.parse()?;
     let id = bridge.id.clone();
-    let changed = site.hub.add_bridge(bridge, replace, &caller.0).await?;
-    answer(if changed { StatusCode::CREATED } else { StatusCode::OK }, BridgeChange { id, changed })
+    let change = site.hub.add_bridge(bridge, replace, reason, &caller.0).await?;
+    let status = if change.changed { StatusCode::CREATED } else { StatusCode::OK };
+    answer(status, BridgeChange { id, changed: change.changed, differing_paths: change.rivals })
 }
 
 /// List the bridges
@@ -211,7 +221,7 @@ pub(crate) async fn add_bridge(
 pub(crate) async fn list_bridges(State(site): State<Arc<Site>>, caller: Caller, query: Query) -> Answer {
     caller.permit(&Act::Read)?;
     query.only(&[])?;
-    ok(List::whole(site.hub.bridges().await?.into_iter().map(BridgeView::of).collect()))
+    ok(List::whole(site.hub.bridges().into_iter().map(BridgeView::of).collect()))
 }
 
 /// Remove a bridge
@@ -253,6 +263,9 @@ pub(crate) struct BridgeTry {
     script: Option<String>,
     #[schema(value_type = serde_json::Value)]
     payload: Box<RawValue>,
+    /// Name every path of the scripts that gives nothing.
+    #[serde(default)]
+    strict: bool,
 }
 
 /// What a conversion gave.
@@ -260,6 +273,49 @@ pub(crate) struct BridgeTry {
 pub(crate) struct BridgeTried {
     #[schema(value_type = serde_json::Value)]
     output: Box<RawValue>,
+    /// The paths that give nothing, when they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unresolved: Option<Vec<UnresolvedPath>>,
+}
+
+/// A path of a script that gives nothing: as a rule a misspelt name.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct UnresolvedPath {
+    /// The bridge; absent for a script that was tried by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bridge: Option<String>,
+    #[schema(example = "deadlin")]
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<u32>,
+    /// How often it gave nothing.
+    times: u32,
+    /// How often it was looked at.
+    of: u32,
+}
+
+/// What the examples of all bridges gave.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct BridgeTests {
+    results: Vec<ExampleTest>,
+    passed: usize,
+    failed: usize,
+    /// Shortest chains of bridges that give different payloads for an example.
+    differing_paths: Vec<String>,
+}
+
+/// What one example gave.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ExampleTest {
+    bridge: String,
+    /// From 1.
+    example: usize,
+    passed: bool,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<String>,
 }
 
 /// Try a conversion
@@ -283,16 +339,51 @@ pub(crate) async fn try_bridge(
     caller.permit(&Act::Operate)?;
     query.only(&[])?;
     let body = read_json(&site, request, ADMIN_BYTES_MAX).await?;
-    let BridgeTry { subject, from, to, script, payload } = document::read(&body.bytes)?;
+    let BridgeTry { subject, from, to, script, payload, strict } = document::read(&body.bytes)?;
     let (from, to) = (parse_version(from, "from")?, parse_version(to, "to")?);
     if let Some(script) = &script {
         check_script(script)?;
     }
     let subject = Subject::parse(&subject)?;
-    let output = site.hub.try_bridge(&subject, from, to, script.as_deref(), payload.get()).await?;
-    let output = RawValue::from_string(output)
+    let trial = Trial { subject: &subject, from, to, script: script.as_deref(), payload: payload.get(), strict };
+    let tried = site.hub.try_bridge(trial).await?;
+    let output = RawValue::from_string(tried.output)
         .map_err(|_| Problem::new(Code::ScriptFailed, "the conversion did not give JSON"))?;
-    ok(BridgeTried { output })
+    let unresolved = tried.unresolved.into_iter().map(|TriedPath { bridge, path, place, times, of }| UnresolvedPath {
+        bridge,
+        path,
+        line: place.map(|(line, _)| line),
+        column: place.map(|(_, column)| column),
+        times,
+        of,
+    });
+    ok(BridgeTried { output, unresolved: strict.then(|| unresolved.collect()) })
+}
+
+/// Test all bridges
+///
+/// Runs every bridge's examples, and compares the shortest chains where there are several.
+#[utoipa::path(
+    post,
+    path = "/v1/bridges/test",
+    tag = "Bridges",
+    operation_id = "test_bridges",
+    responses((status = 200, description = "What they gave; `failed` is 0 when all is well.", body = BridgeTests)),
+)]
+pub(crate) async fn test_bridges(State(site): State<Arc<Site>>, caller: Caller, query: Query) -> Answer {
+    caller.permit(&Act::Operate)?;
+    query.only(&[])?;
+    let tests = site.hub.test_bridges().await;
+    let results: Vec<ExampleTest> = tests
+        .results
+        .into_iter()
+        .map(|ExampleResult { bridge, example, failure }| {
+            let passed = failure.is_none();
+            ExampleTest { bridge, example, passed, failure }
+        })
+        .collect();
+    let passed = results.iter().filter(|result| result.passed).count();
+    ok(BridgeTests { passed, failed: results.len() - passed, results, differing_paths: tests.rivals })
 }
 
 #[cfg(test)]

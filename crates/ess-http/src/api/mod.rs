@@ -15,7 +15,9 @@ pub(crate) mod media;
 pub(crate) mod partner_events;
 pub(crate) mod partners;
 pub(crate) mod publish;
+pub(crate) mod schemas;
 pub(crate) mod stream;
+pub(crate) mod tables;
 pub(crate) mod tokens;
 
 use std::sync::Arc;

@@ -6,5 +6,6 @@ mod hostile;
 mod pages;
 mod publish;
 mod rounds;
+mod rules;
 mod stop;
 mod support;

@@ -23,6 +23,7 @@ pub(super) const BY_ID: &str = "select seq, id, test, subject, version, kind, pr
     message, digest, rest, payload from event where id = ?1 and test = ?2";
 pub(super) const BY_SEQ: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience, \
     message, digest, rest, payload from event where seq = ?1";
+const HEAD: &str = "select coalesce(max(seq), 0) from event";
 pub(super) const AFTER: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience, \
     message, digest, rest, payload from event where seq > ?1 order by seq limit ?2";
 pub(super) const AFTER_OF_SUBJECT: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, \
@@ -138,6 +139,15 @@ pub(crate) fn events(reader: &Reader<'_>, subject: Option<&str>, after: Seq, lim
         recorded.push(Recorded { event: Arc::new(event), audience: reader.audience(audience)? });
     }
     Ok(recorded)
+}
+
+pub(crate) fn newest(reader: &Reader<'_>) -> Result<Seq> {
+    head(reader.db)
+}
+
+/// The last recorded event's place.
+pub(super) fn head(db: &Connection) -> Result<Seq> {
+    Ok(db.query_row(HEAD, [], |row| Ok(Seq(row.get(0)?)))?)
 }
 
 pub(crate) fn backlog(reader: &Reader<'_>, partner: PartnerNo, after: Seq, limit: usize) -> Result<Backlog> {

@@ -1,14 +1,14 @@
-//! Partners, bridges, tokens, settings and the audit trail. Each change goes in with its audit line or not at all.
+//! Partners, rules, tokens, settings and the audit trail. Each change goes in with its audit line or not at all.
 
-use ess_core::id::{PartnerNo, Seq};
+use ess_core::id::PartnerNo;
 use ess_core::time::Time;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
-use super::events::Reader;
+use super::events::{self, Reader};
 use super::rows;
 use crate::error::StoreError;
 use crate::seal::Seal;
-use crate::types::{Audit, AuditLine, NewPartner, Start, StoredPartner, StoredToken};
+use crate::types::{Audit, AuditLine, NewPartner, RuleKind, Start, StoredPartner, StoredRules, StoredToken};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -21,11 +21,13 @@ pub(crate) enum Deed {
     Pause(PartnerNo, Option<Time>),
     RemovePartner(PartnerNo, Time),
     PutSecrets(PartnerNo, Vec<Secret>),
-    PutBridge {
+    PutRule {
+        kind: RuleKind,
         id: String,
         document: String,
     },
-    RemoveBridge {
+    RemoveRule {
+        kind: RuleKind,
         id: String,
     },
     PutToken(StoredToken),
@@ -57,8 +59,6 @@ const NEXT_PARTNER: &str = "select coalesce(max(no), 0) + 1 from partner";
 const PAUSE: &str = "update partner set paused_since = ?2 where no = ?1";
 const REMOVE_PARTNER: &str = "update partner set removed_at = ?2 where no = ?1 and removed_at is null";
 const PUT_SECRETS: &str = "update partner set secrets = ?2 where no = ?1";
-const PUT_BRIDGE: &str = "insert or replace into bridge (id, document) values (?1, ?2)";
-const REMOVE_BRIDGE: &str = "delete from bridge where id = ?1";
 const PUT_TOKEN: &str = "insert or replace into token \
     (id, hash, role, subjects, partner, note, created_at, expires_at, revoked_at) \
     values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
@@ -67,11 +67,37 @@ const PUT_SETTING: &str = "insert or replace into setting (key, value) values (?
 const SETTING: &str = "select value from setting where key = ?1";
 const PUT_AUDIT: &str = "insert into audit (at, actor, act, object, reason) values (?1, ?2, ?3, ?4, ?5)";
 const PARTNERS: &str = "select no, id, document, secrets, added_at, paused_since, removed_at from partner order by no";
-const BRIDGES: &str = "select document from bridge order by id";
 const TOKENS: &str = "select id, hash, role, subjects, partner, note, created_at, expires_at, revoked_at \
     from token order by created_at, id";
 pub(super) const AUDIT_AFTER: &str =
     "select number, at, actor, act, object, reason from audit where number > ?1 order by number limit ?2";
+
+/// What is said to the table of one kind of rule.
+struct RuleSql {
+    put: &'static str,
+    remove: &'static str,
+    all: &'static str,
+}
+
+fn rule_sql(kind: RuleKind) -> RuleSql {
+    match kind {
+        RuleKind::Bridge => RuleSql {
+            put: "insert or replace into bridge (id, document) values (?1, ?2)",
+            remove: "delete from bridge where id = ?1",
+            all: "select document from bridge order by id",
+        },
+        RuleKind::Schema => RuleSql {
+            put: "insert or replace into json_schema (id, document) values (?1, ?2)",
+            remove: "delete from json_schema where id = ?1",
+            all: "select document from json_schema order by id",
+        },
+        RuleKind::Table => RuleSql {
+            put: "insert or replace into lookup_table (id, document) values (?1, ?2)",
+            remove: "delete from lookup_table where id = ?1",
+            all: "select document from lookup_table order by id",
+        },
+    }
+}
 
 /// Makes the change with its audit line; answers the partner's number where there is one.
 pub(super) fn apply(tx: &Transaction<'_>, seal: &Seal, act: &Act) -> Result<u32> {
@@ -88,11 +114,11 @@ pub(super) fn apply(tx: &Transaction<'_>, seal: &Seal, act: &Act) -> Result<u32>
             let sealed = seal.seal(&secrets_place(no.0), write_secrets(secrets).as_bytes())?;
             tx.execute(PUT_SECRETS, params![no.0, sealed])?;
         }
-        Deed::PutBridge { id, document } => {
-            tx.execute(PUT_BRIDGE, params![id, document])?;
+        Deed::PutRule { kind, id, document } => {
+            tx.execute(rule_sql(*kind).put, params![id, document])?;
         }
-        Deed::RemoveBridge { id } => {
-            tx.execute(REMOVE_BRIDGE, params![id])?;
+        Deed::RemoveRule { kind, id } => {
+            tx.execute(rule_sql(*kind).remove, params![id])?;
         }
         Deed::PutToken(token) => put_token(tx, token)?,
         Deed::RevokeToken { id, at } => {
@@ -146,9 +172,14 @@ fn put_token(tx: &Transaction<'_>, token: &StoredToken) -> Result<()> {
 
 /// What the store holds when it is opened.
 pub(super) fn start(db: &Connection, seal: &Seal) -> Result<Start> {
-    let head = db.query_row("select coalesce(max(seq), 0) from event", [], |row| Ok(Seq(row.get(0)?)))?;
-    let bridges = db.prepare(BRIDGES)?.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    Ok(Start { partners: partners(db, seal)?, bridges, tokens: tokens(db)?, head })
+    let head = events::head(db)?;
+    let all = |kind| -> Result<Vec<String>> {
+        let mut statement = db.prepare(rule_sql(kind).all)?;
+        Ok(statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
+    };
+    let rules =
+        StoredRules { bridges: all(RuleKind::Bridge)?, schemas: all(RuleKind::Schema)?, tables: all(RuleKind::Table)? };
+    Ok(Start { partners: partners(db, seal)?, rules, tokens: tokens(db)?, head })
 }
 
 fn partners(db: &Connection, seal: &Seal) -> Result<Vec<StoredPartner>> {

@@ -22,6 +22,16 @@ create table bridge (
     document text not null
 ) strict, without rowid;
 
+create table json_schema (
+    id text primary key check (length(id) between 1 and 600),
+    document text not null
+) strict, without rowid;
+
+create table lookup_table (
+    id text primary key check (length(id) between 1 and 64),
+    document text not null
+) strict, without rowid;
+
 create table token (
     id text primary key,
     hash blob not null unique check (length(hash) = 32),

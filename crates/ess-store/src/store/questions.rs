@@ -40,6 +40,14 @@ impl Store {
         self.sqlite.read(move |reader| events::events(reader, subject.as_deref(), after, limit)).await
     }
 
+    /// The place of the event recorded last; 0 when there is none.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn head(&self) -> Result<Seq, StoreError> {
+        self.sqlite.read(events::newest).await
+    }
+
     /// A page of the events after `after` that are for the partner. Looks at 16,384 events at most: an empty page is the end only
     /// when it scanned nothing.
     ///

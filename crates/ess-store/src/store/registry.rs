@@ -1,4 +1,4 @@
-//! Partners, bridges, tokens and settings: each change is durable with its audit line when its method returns, or not made at all.
+//! Partners, rules, tokens and settings: each change is durable with its audit line when its method returns, or not made at all.
 
 use ess_core::id::PartnerNo;
 use ess_core::time::Time;
@@ -6,7 +6,7 @@ use ess_core::time::Time;
 use super::Store;
 use crate::error::StoreError;
 use crate::sqlite::registry::{self, Act, Deed};
-use crate::types::{Audit, AuditLine, NewPartner, StoredToken};
+use crate::types::{Audit, AuditLine, NewPartner, RuleKind, StoredToken};
 
 impl Store {
     /// Adds a partner, or puts it in the place of the one with its number; answers the number. Numbers are never given again.
@@ -46,20 +46,20 @@ impl Store {
         self.act(Deed::PutSecrets(no, secrets.to_vec()), audit).await.map(drop)
     }
 
-    /// Stores a bridge's document under its id.
+    /// Stores a rule's document under its id, in the place of one that is there.
     ///
     /// # Errors
     /// The store can't write now.
-    pub async fn put_bridge(&self, id: String, document: String, audit: Audit) -> Result<(), StoreError> {
-        self.act(Deed::PutBridge { id, document }, audit).await.map(drop)
+    pub async fn put_rule(&self, kind: RuleKind, id: String, document: String, audit: Audit) -> Result<(), StoreError> {
+        self.act(Deed::PutRule { kind, id, document }, audit).await.map(drop)
     }
 
-    /// Removes a bridge.
+    /// Removes a rule.
     ///
     /// # Errors
     /// The store can't write now.
-    pub async fn remove_bridge(&self, id: String, audit: Audit) -> Result<(), StoreError> {
-        self.act(Deed::RemoveBridge { id }, audit).await.map(drop)
+    pub async fn remove_rule(&self, kind: RuleKind, id: String, audit: Audit) -> Result<(), StoreError> {
+        self.act(Deed::RemoveRule { kind, id }, audit).await.map(drop)
     }
 
     /// Stores a token, or its new state.

@@ -7,7 +7,7 @@ use ess_core::partner::{Partner, differences};
 use ess_core::partner_file::PartnerFile;
 use serde_json::{Value, json};
 
-use super::{bridge, field, partner};
+use super::{bridge, field, partner, schema, table};
 use crate::client::Client;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
@@ -15,7 +15,7 @@ use crate::output::Output;
 /// Arguments of `apply`.
 #[derive(Debug, Args)]
 pub(crate) struct ApplyArgs {
-    /// Folder with partners/*.yaml, adapters/*.jsonata and bridges/SUBJECT/3-to-1.jsonata.
+    /// Folder with partners/*.yaml, adapters/*.jsonata, bridges/SUBJECT/3-to-1.jsonata, schemas/SUBJECT/v3.json, tables/*.csv.
     dir: PathBuf,
     /// Do it without asking.
     #[arg(long)]
@@ -48,9 +48,19 @@ enum Mark {
 enum Document {
     Partner(PartnerFile),
     Bridge(Value),
+    Schema(schema::Document),
+    Table(Value),
 }
 
 impl Mark {
+    fn of(there: Option<&Value>, differences: &[String]) -> Self {
+        match there {
+            None => Self::Add,
+            Some(_) if differences.is_empty() => Self::Keep,
+            Some(_) => Self::Change,
+        }
+    }
+
     fn sign(self) -> char {
         match self {
             Self::Add => '+',
@@ -72,13 +82,17 @@ impl Mark {
 
 /// Applies.
 pub(crate) async fn run(args: &ApplyArgs, client: &Client, output: &Output) -> Result<()> {
-    if !args.dir.join("partners").is_dir() && !args.dir.join("bridges").is_dir() {
-        return Err(Failure::refused(format!("{} has neither partners/ nor bridges/", args.dir.display())).with_hint(
+    if !["partners", "bridges", "schemas", "tables"].iter().any(|name| args.dir.join(name).is_dir()) {
+        let detail = format!("{} has none of partners/, bridges/, schemas/, tables/", args.dir.display());
+        return Err(Failure::refused(detail).with_hint(
             "name a folder such as examples/ of this project: partners/*.yaml, bridges/SUBJECT/3-to-1.jsonata",
         ));
     }
-    // Everything is read and checked before anything is changed. Bridges first, so that a partner's first event is not blocked.
-    let mut plan = plan_bridges(&args.dir, client).await?;
+    // Everything is read and checked before anything is changed. In the order in which one needs the other, so that a
+    // partner's first event is not blocked.
+    let mut plan = plan_tables(&args.dir, client).await?;
+    plan.extend(plan_schemas(&args.dir, client).await?);
+    plan.extend(plan_bridges(&args.dir, client).await?);
     plan.extend(plan_partners(&args.dir, client).await?);
     if !output.json {
         show(&plan, output)?;
@@ -139,11 +153,15 @@ fn agree(args: &ApplyArgs, output: &Output) -> Result<()> {
 async fn send(planned: &Planned, client: &Client, output: &Output) -> Result<Option<Value>> {
     let mut value = match &planned.document {
         Document::Bridge(document) => bridge::send(document, true, client).await?,
+        Document::Schema(document) => schema::send(document, true, client).await?,
+        Document::Table(document) => table::send(document, true, client).await?,
         Document::Partner(file) => partner::send(file, true, client).await?,
     };
     let secret = value.get_mut("secret").map(Value::take);
     if !output.json {
         output.line(format_args!("{} {} applied", planned.kind, planned.id))?;
+        schema::show_offers(&value, output)?;
+        bridge::show_differing_paths(&value, output)?;
         if let Some(Value::String(secret)) = &secret {
             output.line(format_args!("    signing secret, shown this once: {secret}"))?;
         }
@@ -176,36 +194,88 @@ async fn plan_bridges(dir: &Path, client: &Client) -> Result<Vec<Planned>> {
     let known = client.get("/v1/bridges").await?;
     let mut plan = Vec::new();
     for folder in folders(&dir.join("bridges"))? {
-        let subject = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        for path in files(&folder, &["jsonata"])? {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let subject = name_of(&folder);
+        for path in files(&folder, &["jsonata", "yaml"])? {
+            let name = stem_of(&path);
+            if name.ends_with(".examples") {
+                continue;
+            }
             let ways = name.split_once("-to-").and_then(|(from, to)| Some((from, to.parse::<u32>().ok()?)));
             let Some((from, to)) = ways else {
                 let detail = format!("{}: expected a name such as 3-to-1.jsonata", path.display());
                 return Err(Failure::refused(detail));
             };
             let from = from.strip_suffix('+').map_or_else(|| from.to_owned(), |least| format!(">={least}"));
-            let document = bridge::document(&path, &subject, &from, to)?;
+            let document = if path.extension().is_some_and(|end| end == "jsonata") {
+                bridge::document(&path, &subject, &from, to)?
+            } else {
+                bridge::identity_document(&path, &subject, &from, to)?
+            };
             let id = format!("{subject}/{name}");
-            let there = known["items"].as_array().into_iter().flatten().find(|item| field(item, "id") == id);
-            let examples = document.get("examples").cloned().unwrap_or_else(|| json!([]));
+            let there = find(&known, "id", &id);
+            let none = json!([]);
             let mut differences = Vec::new();
             if let Some(there) = there {
-                for (name, wanted) in [("script", &document["script"]), ("examples", &examples)] {
-                    if there[name] != *wanted {
+                for name in ["script", "identity", "examples"] {
+                    if there.get(name).unwrap_or(&none) != document.get(name).unwrap_or(&none) {
                         differences.push(format!("{name} changed"));
                     }
                 }
             }
-            let mark = match there {
-                None => Mark::Add,
-                Some(_) if differences.is_empty() => Mark::Keep,
-                Some(_) => Mark::Change,
-            };
+            let mark = Mark::of(there, &differences);
             plan.push(Planned { mark, kind: "bridge", id, differences, document: Document::Bridge(document) });
         }
     }
     Ok(plan)
+}
+
+async fn plan_schemas(dir: &Path, client: &Client) -> Result<Vec<Planned>> {
+    let known = client.get("/v1/schemas").await?;
+    let mut plan = Vec::new();
+    for folder in folders(&dir.join("schemas"))? {
+        let subject = name_of(&folder);
+        for path in files(&folder, &["json"])? {
+            let name = stem_of(&path);
+            let Some(version) = name.strip_prefix('v').and_then(|version| version.parse::<u32>().ok()) else {
+                return Err(Failure::refused(format!("{}: expected a name such as v3.json", path.display())));
+            };
+            let document = schema::Document::read(&path, &subject, version)?;
+            let id = format!("{subject}/v{version}");
+            let there = find(&known, "id", &id);
+            let is_same = there.is_none_or(|there| document.is(there));
+            let differences = if is_same { Vec::new() } else { vec!["schema changed".to_owned()] };
+            let mark = Mark::of(there, &differences);
+            plan.push(Planned { mark, kind: "schema", id, differences, document: Document::Schema(document) });
+        }
+    }
+    Ok(plan)
+}
+
+async fn plan_tables(dir: &Path, client: &Client) -> Result<Vec<Planned>> {
+    let known = client.get("/v1/tables").await?;
+    let mut plan = Vec::new();
+    for path in files(&dir.join("tables"), &["csv", "yaml", "yml"])? {
+        let document = table::document(&path)?;
+        let id = field(&document, "name");
+        let there = find(&known, "name", &id);
+        let is_same = there.is_none_or(|there| there["value"] == document["value"]);
+        let differences = if is_same { Vec::new() } else { vec!["value changed".to_owned()] };
+        let mark = Mark::of(there, &differences);
+        plan.push(Planned { mark, kind: "table", id, differences, document: Document::Table(document) });
+    }
+    Ok(plan)
+}
+
+fn find<'a>(known: &'a Value, name: &str, id: &str) -> Option<&'a Value> {
+    known["items"].as_array().into_iter().flatten().find(|item| field(item, name) == id)
+}
+
+fn name_of(folder: &Path) -> String {
+    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn stem_of(file: &Path) -> String {
+    file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn files(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {

@@ -19,7 +19,11 @@ pub(crate) enum BridgeCommand {
     /// Add a bridge; examples beside the script (NAME.examples.yaml) are run first.
     Add {
         /// The JSONata script.
-        file: PathBuf,
+        #[arg(required_unless_present = "identity")]
+        file: Option<PathBuf>,
+        /// No script: only the version label changes.
+        #[arg(long, conflicts_with = "file")]
+        identity: bool,
         /// Subjects, as a glob.
         #[arg(long)]
         subject: String,
@@ -56,8 +60,11 @@ pub(crate) enum BridgeCommand {
         /// This script instead of the hub's bridges.
         #[arg(long, value_name = "FILE")]
         script: Option<PathBuf>,
+        /// Name every path of the scripts that gives nothing; exit 1 if there is one.
+        #[arg(long)]
+        strict: bool,
     },
-    /// Run every bridge's examples.
+    /// Run every bridge's examples, and compare the shortest chains of bridges.
     Test,
 }
 
@@ -65,11 +72,18 @@ pub(crate) enum BridgeCommand {
 pub(crate) async fn run(command: &BridgeCommand, globals: &Globals, output: &Output) -> Result<()> {
     let client = client(globals)?;
     match command {
-        BridgeCommand::Add { file, subject, from, to, replace } => {
-            let document = document(file, subject, from, *to)?;
+        BridgeCommand::Add { file, identity: _, subject, from, to, replace } => {
+            let document = match file {
+                Some(file) => document(file, subject, from, *to)?,
+                None => json!({"subject": subject, "from": from, "to": to, "identity": true}),
+            };
             let value = send(&document, *replace, &client).await?;
+            if output.json {
+                return output.json(&value);
+            }
             let what = if value["changed"] == true { "added; what it blocked goes out now" } else { "unchanged" };
-            if output.json { output.json(&value) } else { output.line(format_args!("{} {what}", field(&value, "id"))) }
+            output.line(format_args!("{} {what}", field(&value, "id")))?;
+            show_differing_paths(&value, output)
         }
         BridgeCommand::List => list(&client, output).await,
         BridgeCommand::Remove { id } => {
@@ -79,24 +93,47 @@ pub(crate) async fn run(command: &BridgeCommand, globals: &Globals, output: &Out
             }
             output.line(format_args!("{id} removed"))
         }
-        BridgeCommand::Try { payload, subject, from, to, script } => {
+        BridgeCommand::Try { payload, subject, from, to, script, strict } => {
             let script = script.as_deref().map(read_input).transpose()?;
-            let head = json!({"subject": subject, "from": from, "to": to, "script": script}).to_string();
-            let payload = read_input(payload)?;
+            let head = json!({"subject": subject, "from": from, "to": to, "script": script, "strict": strict});
+            let (head, payload) = (head.to_string(), read_input(payload)?);
             let text = format!("{},\"payload\":{}}}", &head[..head.len() - 1], payload.trim());
             let body = Body::Bytes("application/json", text.into());
             let reply = client.ask(Method::POST, "/v1/bridges/try", body).await?;
-            // Printed as it came: numbers keep every digit.
-            let text = String::from_utf8_lossy(&reply.body).into_owned();
-            if output.json {
-                return output.line(text);
-            }
-            let output_text = text.strip_prefix("{\"output\":").and_then(|rest| rest.strip_suffix('}'));
-            let output_text = output_text.unwrap_or(&text);
-            side_by_side(&format!("VERSION {from}"), payload.trim(), &format!("VERSION {to}"), output_text, output)
+            let (left, right) = (format!("VERSION {from}"), format!("VERSION {to}"));
+            show_trial(&reply.body, (&left, payload.trim()), &right, output)
         }
         BridgeCommand::Test => test(&client, output).await,
     }
+}
+
+/// What a conversion gave, and the paths that gave nothing; a failure if there is one.
+fn show_trial(reply: &[u8], (left, payload): (&str, &str), right: &str, output: &Output) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Tried<'a> {
+        // Printed as it came: numbers keep every digit.
+        #[serde(borrow)]
+        output: &'a serde_json::value::RawValue,
+        unresolved: Option<Vec<Value>>,
+    }
+    let tried: Tried<'_> = serde_json::from_slice(reply)
+        .map_err(|error| Failure::refused(format!("the hub's answer was not understood: {error}")))?;
+    let unresolved = tried.unresolved.unwrap_or_default();
+    if output.json {
+        output.line(String::from_utf8_lossy(reply))?;
+    } else {
+        side_by_side(left, payload, right, tried.output.get(), output)?;
+        for at in &unresolved {
+            let place = match (at["line"].as_u64(), at["column"].as_u64()) {
+                (Some(line), Some(column)) => format!("line {line}, column {column}: "),
+                _ => String::new(),
+            };
+            let bridge = at["bridge"].as_str().map_or_else(String::new, |bridge| format!("bridge {bridge}: "));
+            let (path, times, of) = (field(at, "path"), field(at, "times"), field(at, "of"));
+            output.line(format_args!("{bridge}{place}{path} gave nothing ({times} of {of} times)"))?;
+        }
+    }
+    if unresolved.is_empty() { Ok(()) } else { Err(Failure::told()) }
 }
 
 /// Two payloads beside each other, as `diff -y` does it: `|` differs, `<` is gone, `>` is new.
@@ -129,19 +166,33 @@ pub(crate) fn document(file: &Path, subject: &str, from: &str, to: u32) -> Resul
     let mut document = json!({"subject": subject, "from": from, "to": to, "script": script});
     let examples = file.with_extension("examples.yaml");
     if examples.exists() {
-        let name = examples.display().to_string();
-        let text = read_input(&examples)?;
-        let value: Value = serde_saphyr::from_str(&text)
-            .map_err(|error| Failure::refused(ess_core::partner_file::yaml_problem(&error, &name).detail))?;
+        let value = read_yaml(&examples)?;
         document["examples"] = match value {
             Value::Array(_) => value,
             other => other.get("examples").cloned().unwrap_or(Value::Null),
         };
         if !document["examples"].is_array() {
-            return Err(Failure::refused(format!("{name}: expected a list of input and output")));
+            return Err(Failure::refused(format!("{}: expected a list of input and output", examples.display())));
         }
     }
     Ok(document)
+}
+
+/// A bridge's document from a file that says `identity: true`.
+pub(crate) fn identity_document(file: &Path, subject: &str, from: &str, to: u32) -> Result<Value> {
+    if read_yaml(file)? != json!({"identity": true}) {
+        let failure = Failure::refused(format!("{}: expected `identity: true` and nothing else", file.display()));
+        return Err(failure.with_hint("a script stands in a file that ends in .jsonata"));
+    }
+    Ok(json!({"subject": subject, "from": from, "to": to, "identity": true}))
+}
+
+fn read_yaml(file: &Path) -> Result<Value> {
+    let text = read_input(file)?;
+    let problem = |error: serde_saphyr::Error| {
+        Failure::refused(ess_core::partner_file::yaml_problem(&error, &file.display().to_string()).detail)
+    };
+    serde_saphyr::from_str(&text).map_err(problem)
 }
 
 /// Sends a bridge to the hub.
@@ -163,52 +214,32 @@ async fn list(client: &Client, output: &Output) -> Result<()> {
     output.table(&["BRIDGE", "FROM", "TO", "SCRIPT", "EXAMPLES"], rows.collect())
 }
 
-/// Runs every example as the hub would convert it; exit 1 when one gives something else.
-async fn test(client: &Client, output: &Output) -> Result<()> {
-    let value = client.get("/v1/bridges").await?;
-    let (mut results, mut failed) = (Vec::new(), 0);
-    for bridge in value["items"].as_array().into_iter().flatten() {
-        for (number, example) in (1..).zip(bridge["examples"].as_array().into_iter().flatten()) {
-            let found = try_example(bridge, example, client).await;
-            let id = field(bridge, "id");
-            let passed = matches!(&found, Ok(found) if *found == example["output"]);
-            let said = match &found {
-                _ if passed => format!("ok    {id} example {number}"),
-                Ok(found) => {
-                    format!("FAIL  {id} example {number}\n      gave   {found}\n      wanted {}", example["output"])
-                }
-                Err(failure) => format!("FAIL  {id} example {number}\n      {}", failure.detail),
-            };
-            failed += u32::from(!passed);
-            if output.json {
-                let error = found.as_ref().err().map(|failure| failure.detail.clone());
-                results.push(json!({
-                    "bridge": id, "example": number, "passed": passed, "output": found.ok(), "error": error,
-                }));
-            } else {
-                results.push(Value::Null);
-                output.line(said)?;
-            }
-        }
+/// Says which shortest chains give different payloads.
+pub(crate) fn show_differing_paths(value: &Value, output: &Output) -> Result<()> {
+    for line in value["differing_paths"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        output.line(format_args!("DIFFER {line}"))?;
     }
-    let passed = results.len() as u32 - failed;
-    if output.json {
-        output.json(&json!({"results": results, "passed": passed, "failed": failed}))?;
-    } else {
-        output.line(format_args!("\n{passed} passed, {failed} failed"))?;
-    }
-    if failed > 0 { Err(Failure::told()) } else { Ok(()) }
+    Ok(())
 }
 
-async fn try_example(bridge: &Value, example: &Value, client: &Client) -> Result<Value> {
-    let body = json!({
-        // Any subject that the glob fits will do.
-        "subject": field(bridge, "subject").replace('*', "X"),
-        "from": field(bridge, "from").trim_start_matches(">=").parse::<u32>().unwrap_or(1),
-        "to": bridge["to"],
-        "script": bridge.get("script"),
-        "payload": example["input"],
-    });
-    let mut found = client.post("/v1/bridges/try", &body).await?.value()?;
-    Ok(found["output"].take())
+/// Runs every example on the hub; exit 1 when one gives something else, or two chains differ.
+async fn test(client: &Client, output: &Output) -> Result<()> {
+    let value = client.post("/v1/bridges/test", &json!({})).await?.value()?;
+    let (passed, failed) = (value["passed"].as_u64().unwrap_or(0), value["failed"].as_u64().unwrap_or(0));
+    let differing = value["differing_paths"].as_array().map_or(0, Vec::len);
+    if output.json {
+        output.json(&value)?;
+    } else {
+        for result in value["results"].as_array().into_iter().flatten() {
+            let (bridge, example) = (field(result, "bridge"), field(result, "example"));
+            if result["passed"] == true {
+                output.line(format_args!("ok     {bridge} example {example}"))?;
+            } else {
+                output.line(format_args!("FAIL   {bridge} example {example}\n       {}", field(result, "failure")))?;
+            }
+        }
+        show_differing_paths(&value, output)?;
+        output.line(format_args!("\n{passed} passed, {failed} failed, {differing} chains differ"))?;
+    }
+    if failed > 0 || differing > 0 { Err(Failure::told()) } else { Ok(()) }
 }

@@ -11,7 +11,9 @@ pub(crate) mod partner;
 pub(crate) mod publish;
 pub(crate) mod replay;
 pub(crate) mod retract;
+pub(crate) mod schema;
 pub(crate) mod status;
+pub(crate) mod table;
 pub(crate) mod tap;
 pub(crate) mod token;
 pub(crate) mod unacked;
@@ -55,6 +57,8 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::Partner(command) => partner::run(&command, &client(globals)?, output).await,
         Command::Apply(args) => apply::run(&args, &client(globals)?, output).await,
         Command::Bridge(command) => bridge::run(&command, globals, output).await,
+        Command::Schema(command) => schema::run(&command, &client(globals)?, output).await,
+        Command::Table(command) => table::run(&command, &client(globals)?, output).await,
         Command::DeadLetters(command) => dead_letters::run(&command, globals, output).await,
         Command::Ledger(command) => ledger::run(&command, &client(globals)?, output).await,
         Command::Unacked(args) => unacked::run(&args, &client(globals)?, output).await,
