@@ -13,6 +13,7 @@ pub mod format;
 pub mod id;
 pub mod json;
 pub mod lane;
+pub mod ledger;
 pub mod limits;
 pub mod message;
 pub mod nearest;

@@ -75,6 +75,45 @@ impl Ed25519Key {
     }
 }
 
+impl Ed25519Key {
+    /// The public key.
+    #[must_use]
+    pub fn public_key(&self) -> Ed25519Public {
+        Ed25519Public(self.0.verifying_key())
+    }
+
+    /// Signs any bytes.
+    #[must_use]
+    pub fn sign(&self, bytes: &[u8]) -> [u8; 64] {
+        self.0.sign(bytes).to_bytes()
+    }
+}
+
+/// A public key, for those who check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ed25519Public(VerifyingKey);
+
+impl Ed25519Public {
+    /// The key of these bytes; `None` when they are no key.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Option<Self> {
+        VerifyingKey::from_bytes(&bytes).ok().map(Self)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> [u8; 32] {
+        self.0.to_bytes()
+    }
+
+    /// Whether the key's owner signed these bytes.
+    #[must_use]
+    pub fn verify(&self, bytes: &[u8], signature: &[u8; 64]) -> bool {
+        // Strict: a key of small order, which signs anything, is refused.
+        self.0.verify_strict(bytes, &ed25519_dalek::Signature::from_bytes(signature)).is_ok()
+    }
+}
+
 impl std::fmt::Debug for Ed25519Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Ed25519Key({})", self.public())
