@@ -18,5 +18,5 @@ pub use ledger::{Entry, Word};
 pub use store::{Opened, Options, Store};
 pub use types::{
     AckReceipt, Audit, AuditLine, Backlog, Change, LaneStart, LedgerEntry, NewEvent, NewPartner, Publication, Recorded,
-    RuleKind, Start, StoredAttempt, StoredDelivery, StoredPartner, StoredRules, StoredToken,
+    RuleKind, Start, StoredAttempt, StoredCheckpoint, StoredDelivery, StoredPartner, StoredRules, StoredToken,
 };

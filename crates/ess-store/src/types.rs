@@ -270,6 +270,17 @@ pub struct StoredRules {
     pub tables: Vec<String>,
 }
 
+/// A signed checkpoint of the ledger's tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredCheckpoint {
+    /// Leaves of the tree then.
+    pub size: u64,
+    /// When it was signed.
+    pub at: Time,
+    /// The signed note.
+    pub note: String,
+}
+
 /// What the store holds when it is opened.
 #[derive(Debug, Default)]
 pub struct Start {

@@ -14,6 +14,7 @@ mod readers;
 pub(crate) mod registry;
 mod rows;
 mod schema;
+pub(crate) mod tree;
 mod writer;
 
 use std::fs::{DirBuilder, File};

@@ -1,14 +1,16 @@
 //! Partners, rules, tokens, settings and the audit trail. Each change goes in with its audit line or not at all.
 
-use ess_core::id::PartnerNo;
+use ess_core::id::{Digest, PartnerNo};
 use ess_core::time::Time;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::events::{self, Reader};
-use super::rows;
+use super::{rows, tree};
 use crate::error::StoreError;
 use crate::seal::Seal;
-use crate::types::{Audit, AuditLine, NewPartner, RuleKind, Start, StoredPartner, StoredRules, StoredToken};
+use crate::types::{
+    Audit, AuditLine, NewPartner, RuleKind, Start, StoredCheckpoint, StoredPartner, StoredRules, StoredToken,
+};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -39,6 +41,12 @@ pub(crate) enum Deed {
         key: &'static str,
         value: Vec<u8>,
     },
+    /// The next leaves of the ledger's tree.
+    GrowTree {
+        first: u64,
+        leaves: Vec<Digest>,
+    },
+    PutCheckpoint(StoredCheckpoint),
     /// The audit line alone.
     Note,
 }
@@ -127,6 +135,8 @@ pub(super) fn apply(tx: &Transaction<'_>, seal: &Seal, act: &Act) -> Result<u32>
         Deed::PutSetting { key, value } => {
             tx.execute(PUT_SETTING, params![key, seal.seal(&setting_place(key), value)?])?;
         }
+        Deed::GrowTree { first, leaves } => tree::grow(tx, *first, leaves)?,
+        Deed::PutCheckpoint(checkpoint) => tree::put_checkpoint(tx, checkpoint)?,
         Deed::Note => {}
     }
     if let Some(audit) = &act.audit {

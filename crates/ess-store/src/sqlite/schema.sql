@@ -157,3 +157,16 @@ create table ledger (
     chain blob not null check (length(chain) = 32)
 ) strict;
 create index ledger_event on ledger (seq);
+
+create table ledger_tile (
+    level integer not null check (level between 0 and 7),
+    idx integer not null check (idx >= 0),
+    hashes blob not null check (length(hashes) between 32 and 8192 and length(hashes) % 32 = 0),
+    primary key (level, idx)
+) strict, without rowid;
+
+create table checkpoint (
+    size integer primary key check (size >= 0),
+    at integer not null,
+    note text not null
+) strict;

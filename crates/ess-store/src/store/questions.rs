@@ -9,8 +9,8 @@ use ess_core::lane::{Offer, OpenDelivery};
 use super::Store;
 use crate::error::StoreError;
 use crate::sqlite::ledger::Walked;
-use crate::sqlite::{deliveries, events, lane, ledger};
-use crate::types::{Backlog, LaneStart, LedgerEntry, Recorded, StoredDelivery};
+use crate::sqlite::{deliveries, events, lane, ledger, tree};
+use crate::types::{Backlog, LaneStart, LedgerEntry, Recorded, StoredCheckpoint, StoredDelivery};
 
 /// The Event Log.
 impl Store {
@@ -206,6 +206,62 @@ impl Store {
             return Err(StoreError::Damaged(text));
         }
         Ok((walked.size, walked.chain))
+    }
+
+    /// Leaves of the ledger's tree, which follows the ledger at some distance.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn tree_size(&self) -> Result<u64, StoreError> {
+        self.sqlite.read(tree::size).await
+    }
+
+    /// The root of the tree over its first `size` leaves.
+    ///
+    /// # Errors
+    /// `Damaged` when a node is missing.
+    pub async fn tree_root(&self, size: u64) -> Result<Digest, StoreError> {
+        self.sqlite.read(move |reader| tree::root(reader, size)).await
+    }
+
+    /// The inclusion proof of a leaf in the tree of `size` leaves.
+    ///
+    /// # Errors
+    /// `Damaged` when a node is missing.
+    pub async fn tree_inclusion(&self, index: u64, size: u64) -> Result<Vec<Digest>, StoreError> {
+        self.sqlite.read(move |reader| tree::inclusion(reader, index, size)).await
+    }
+
+    /// The proof that the tree of `new` leaves continues the one of `old` leaves.
+    ///
+    /// # Errors
+    /// `Damaged` when a node is missing.
+    pub async fn tree_consistency(&self, old: u64, new: u64) -> Result<Vec<Digest>, StoreError> {
+        self.sqlite.read(move |reader| tree::consistency(reader, old, new)).await
+    }
+
+    /// The hashes of the leaves from 256 × `tile` on, 256 at most.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn tree_leaves(&self, tile: u64) -> Result<Vec<Digest>, StoreError> {
+        self.sqlite.read(move |reader| tree::leaves(reader, tile)).await
+    }
+
+    /// Signed checkpoints of more than `after` leaves, the smallest first.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn checkpoints(&self, after: Option<u64>, limit: usize) -> Result<Vec<StoredCheckpoint>, StoreError> {
+        self.sqlite.read(move |reader| tree::checkpoints(reader, after, limit)).await
+    }
+
+    /// The last signed checkpoint.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn last_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {
+        self.sqlite.read(tree::last_checkpoint).await
     }
 
     /// Writes a consistent copy of the database to a new file while the hub goes on; answers its bytes. The file is whole, checked

@@ -1,12 +1,12 @@
 //! Partners, rules, tokens and settings: each change is durable with its audit line when its method returns, or not made at all.
 
-use ess_core::id::PartnerNo;
+use ess_core::id::{Digest, PartnerNo};
 use ess_core::time::Time;
 
 use super::Store;
 use crate::error::StoreError;
 use crate::sqlite::registry::{self, Act, Deed};
-use crate::types::{Audit, AuditLine, NewPartner, RuleKind, StoredToken};
+use crate::types::{Audit, AuditLine, NewPartner, RuleKind, StoredCheckpoint, StoredToken};
 
 impl Store {
     /// Adds a partner, or puts it in the place of the one with its number; answers the number. Numbers are never given again.
@@ -94,6 +94,22 @@ impl Store {
     pub async fn put_secret_setting(&self, key: &'static str, value: &[u8]) -> Result<(), StoreError> {
         let deed = Deed::PutSetting { key, value: value.to_vec() };
         self.sqlite.act(Act { deed, audit: None }).await.map(drop)
+    }
+
+    /// Adds the ledger's next leaves to its tree; `first` is the place of the first one.
+    ///
+    /// # Errors
+    /// `Refused` when the tree has another size. `Unavailable` when it can't be written now.
+    pub async fn grow_tree(&self, first: u64, leaves: Vec<Digest>) -> Result<(), StoreError> {
+        self.sqlite.act(Act { deed: Deed::GrowTree { first, leaves }, audit: None }).await.map(drop)
+    }
+
+    /// Keeps a signed checkpoint; one of the same size stays as it is.
+    ///
+    /// # Errors
+    /// The store can't write now.
+    pub async fn put_checkpoint(&self, checkpoint: StoredCheckpoint) -> Result<(), StoreError> {
+        self.sqlite.act(Act { deed: Deed::PutCheckpoint(checkpoint), audit: None }).await.map(drop)
     }
 
     /// Writes a line of the audit trail.
