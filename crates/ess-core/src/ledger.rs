@@ -19,6 +19,9 @@ pub struct Receipt {
     pub sequence: u64,
     /// SHA-256 of the event's content in canonical form, hex.
     pub event_sha256: String,
+    /// Of a dry run.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub test: bool,
     /// Who gave it.
     pub partner: String,
     /// `ack` or `nack`.

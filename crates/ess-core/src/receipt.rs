@@ -111,6 +111,20 @@ pub enum Evidence {
     Topic,
 }
 
+impl Evidence {
+    /// The word for it in the API and the ledger.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Body => "body",
+            Self::Status => "status",
+            Self::Callback => "callback",
+            Self::File => "file",
+            Self::Topic => "topic",
+        }
+    }
+}
+
 impl Verdict {
     /// What the receipt means under this policy, for this event and these bytes.
     #[must_use]

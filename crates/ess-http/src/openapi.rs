@@ -41,7 +41,8 @@ use crate::routes::OPEN;
         tables::add_table, tables::list_tables, tables::remove_table,
         deliveries::list_unacked, dead_letters::list_dead_letters, dead_letters::redrive_dead_letters,
         dead_letters::discard_dead_letters,
-        ledger::list_ledger, ledger::read_checkpoint, ledger::verify_ledger, audit::list_audit,
+        ledger::list_ledger, ledger::read_checkpoint, ledger::make_checkpoint, ledger::prove_receipt,
+        ledger::prove_consistency, ledger::verify_ledger, audit::list_audit,
         tokens::create_token, tokens::list_tokens, tokens::revoke_token,
         health::read_health, health::read_readiness, stream::follow_stream, backup::back_up,
     ),
@@ -100,7 +101,7 @@ fn roles(method: &str, path: &str) -> &'static [&'static str] {
         ("post", "/v1/acks") => &["partner", "operator", "admin"],
         ("get", path) if path.starts_with("/v1/partners/{id}") => &["partner", "operator", "auditor", "admin"],
         (_, path) if path.starts_with("/v1/tokens") || path == "/v1/backup" => &["admin"],
-        ("get", _) | ("post", "/v1/ledger/verify") => &["operator", "auditor", "admin"],
+        ("get", _) | ("post", "/v1/ledger/verify" | "/v1/ledger/checkpoint") => &["operator", "auditor", "admin"],
         _ => &["operator", "admin"],
     }
 }

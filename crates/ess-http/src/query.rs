@@ -62,6 +62,11 @@ impl Query {
             .filter(|value| !value.is_empty())
     }
 
+    /// A text that must be there.
+    pub(crate) fn needed(&self, name: &str) -> Result<&str, Problem> {
+        self.text(name).ok_or_else(|| invalid(name, &format!("the query parameter {name} is needed")))
+    }
+
     /// `true` or `false`; false when absent.
     pub(crate) fn flag(&self, name: &str) -> Result<bool, Problem> {
         match self.text(name) {

@@ -207,13 +207,16 @@ impl Hub {
         Ok(LedgerHead { size, chain })
     }
 
-    /// Walks the whole chain.
+    /// Walks the whole chain, makes the tree anew, and checks every checkpoint.
     ///
     /// # Errors
     /// A `Conflict` names the first entry that does not fit.
     pub async fn verify_ledger(&self) -> Result<LedgerHead, Problem> {
         match self.delivery.store.verify_ledger().await {
-            Ok((size, chain)) => Ok(LedgerHead { size, chain }),
+            Ok((size, chain)) => {
+                self.verify_tree().await?;
+                Ok(LedgerHead { size, chain })
+            }
             Err(StoreError::Damaged(what)) => Err(Problem::new(Code::Conflict, what)
                 .with_hint("keep the database file as it is for the investigation, and restore the last back-up")),
             Err(error) => Err(unavailable(&error)),

@@ -24,6 +24,7 @@ use crate::filters::Filters;
 use crate::happenings::Happenings;
 use crate::lanes::{Input, Lanes, LanesHandle, Wish};
 use crate::metrics::Metrics;
+use crate::notary::{self, Notary, NotaryOptions};
 use crate::prepare::Workshop;
 use crate::publish::unavailable;
 use crate::registry::{FindSecret, Opener, Registered, Registry, Snapshot};
@@ -32,8 +33,10 @@ use crate::scripts::Scripts;
 use crate::view::Happening;
 use tokio::sync::mpsc;
 
-/// The setting that holds the hub's Ed25519 seed.
+/// The setting that holds the seed of the key for messages.
 const SIGNING_SEED: &str = "signing_seed";
+/// The setting that holds the seed of the key for the ledger's checkpoints: another one, so that neither can pass for the other.
+const LEDGER_SEED: &str = "ledger_seed";
 /// How often free space is looked at.
 const SPACE_EVERY: Duration = Duration::from_secs(1);
 
@@ -51,6 +54,8 @@ pub struct HubOptions {
     pub find_secret: FindSecret,
     /// Below this much free space publishes are refused.
     pub free_bytes_min: u64,
+    /// When the ledger's checkpoints are made, and where they go.
+    pub notary: NotaryOptions,
 }
 
 /// The engine; cheap to clone.
@@ -62,6 +67,7 @@ pub struct Hub {
     pub(crate) opener: Arc<Opener>,
     pub(crate) lanes: LanesHandle,
     pub(crate) filters: Arc<Filters>,
+    pub(crate) notary: Arc<Notary>,
     space: Arc<Space>,
     /// Guards the loops' handles until they are joined.
     loops: Arc<Mutex<Vec<tokio::task::JoinHandle<()>>>>,
@@ -81,10 +87,11 @@ impl Hub {
     /// # Errors
     /// What is stored can't be read.
     pub async fn start(options: HubOptions) -> Result<Self, StoreError> {
-        let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min } = options;
+        let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min, notary } = options;
         let Opened { store, recorded, start } = opened;
         let metrics = Arc::new(Metrics::default());
-        let key = Arc::new(signing_key(&store).await?);
+        let key = Arc::new(signing_key(&store, SIGNING_SEED).await?);
+        let notary = Arc::new(Notary::new(signing_key(&store, LEDGER_SEED).await?, notary));
         let opener = Arc::new(Opener { dialer, find_secret });
         let registry = Registry::default();
         let rules = Rules::read(&start.rules).map_err(StoreError::Damaged)?;
@@ -113,6 +120,7 @@ impl Hub {
             opener,
             lanes,
             filters: Arc::default(),
+            notary,
             space,
             loops: Arc::default(),
         };
@@ -121,6 +129,7 @@ impl Hub {
         }
         let loops = vec![
             tokio::spawn(watch_space(hub.space.clone())),
+            tokio::spawn(notary::run(hub.clone())),
             tokio::spawn(grant(hub.clone(), wishes)),
             tokio::spawn(loop_.run()),
         ];
@@ -232,14 +241,15 @@ impl Space {
     }
 }
 
-async fn signing_key(store: &Store) -> Result<Ed25519Key, StoreError> {
-    if let Some(seed) = store.secret_setting(SIGNING_SEED).await? {
-        let seed: [u8; 32] = seed.try_into().map_err(|_| StoreError::Damaged("signing seed".to_owned()))?;
+/// The key that a setting holds the seed of; made when it is first asked for.
+async fn signing_key(store: &Store, setting: &'static str) -> Result<Ed25519Key, StoreError> {
+    if let Some(seed) = store.secret_setting(setting).await? {
+        let seed: [u8; 32] = seed.try_into().map_err(|_| StoreError::Damaged(setting.to_owned()))?;
         return Ok(Ed25519Key::from_seed(seed));
     }
     let mut seed = [0u8; 32];
     getrandom::fill(&mut seed).map_err(|error| StoreError::Open(error.to_string()))?;
-    store.put_secret_setting(SIGNING_SEED, &seed).await?;
+    store.put_secret_setting(setting, &seed).await?;
     Ok(Ed25519Key::from_seed(seed))
 }
 

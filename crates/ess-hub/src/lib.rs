@@ -14,6 +14,7 @@ mod happenings;
 mod hub;
 mod lanes;
 mod metrics;
+mod notary;
 mod partners;
 mod prepare;
 mod publish;
@@ -30,4 +31,5 @@ pub mod view;
 
 pub use acks::Word;
 pub use hub::{Hub, HubOptions};
+pub use notary::NotaryOptions;
 pub use registry::FindSecret;

@@ -10,6 +10,7 @@ use ess_core::id::{Digest, EventId, PartnerId, Seq, Subject, Version};
 use ess_core::partner::Partner;
 use ess_core::receipt::Evidence;
 use ess_core::time::Time;
+use ess_store::StoredCheckpoint;
 
 /// One page of a list; `next` is the cursor of the following one.
 #[derive(Debug, Clone)]
@@ -344,6 +345,34 @@ pub struct LedgerHead {
     pub size: u64,
     /// Head of the hash chain.
     pub chain: Digest,
+}
+
+/// A signed checkpoint of the ledger.
+#[derive(Debug, Clone)]
+pub struct CheckpointView {
+    /// Receipts that it covers.
+    pub size: u64,
+    /// When it was signed.
+    pub at: Time,
+    /// The signed note (C2SP tlog-checkpoint).
+    pub note: String,
+}
+
+impl CheckpointView {
+    pub(crate) fn of(stored: StoredCheckpoint) -> Self {
+        Self { size: stored.size, at: stored.at, note: stored.note }
+    }
+}
+
+/// The proof that one checkpoint continues another (RFC 9162 section 2.1.4).
+#[derive(Debug, Clone)]
+pub struct ConsistencyView {
+    /// Receipts of the older one.
+    pub from: u64,
+    /// Receipts of the newer one.
+    pub to: u64,
+    /// The hashes.
+    pub path: Vec<Digest>,
 }
 
 /// One act in the audit trail.

@@ -78,6 +78,8 @@ pub(crate) enum Command {
     /// The Ack Ledger: every receipt, tamper-evident.
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
+    /// Prove that a partner acknowledged an event, in a file that needs no hub.
+    Prove(ledger::ProveArgs),
     /// List deliveries that lack their ACK, oldest first.
     Unacked(unacked::UnackedArgs),
     /// Access tokens.

@@ -105,6 +105,7 @@ mod tests {
             event: format!("RULE-V{sequence}"),
             sequence,
             event_sha256: "00".repeat(32),
+            test: false,
             partner: "COURT-CAL".to_owned(),
             word: "ack".to_owned(),
             at: "2026-11-23T12:00:00Z".to_owned(),

@@ -99,7 +99,7 @@ impl Delivery {
             reason: view.reason,
             mend: view.mend,
             ended_at: view.ended_at.map(|time| time.to_string()),
-            evidence: view.evidence.map(evidence_word),
+            evidence: view.evidence.map(Evidence::word),
             body_sha256: view.body_digest.map(|digest| digest.to_string()),
         }
     }
@@ -115,17 +115,6 @@ impl Attempt {
             outcome: view.outcome,
             reason: view.reason,
         }
-    }
-}
-
-/// The word for how an ACK is evidenced.
-pub(crate) fn evidence_word(evidence: Evidence) -> &'static str {
-    match evidence {
-        Evidence::Body => "body",
-        Evidence::Status => "status",
-        Evidence::Callback => "callback",
-        Evidence::File => "file",
-        Evidence::Topic => "topic",
     }
 }
 

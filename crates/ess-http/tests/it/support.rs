@@ -9,7 +9,7 @@ use ess_core::access::{Principal, Role};
 use ess_core::partner::AllowNet;
 use ess_http::{ServerError, ServerOptions};
 use ess_hub::scripts::{Scripts, ScriptsOptions, worker_main};
-use ess_hub::{Hub, HubOptions};
+use ess_hub::{Hub, HubOptions, NotaryOptions};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -115,7 +115,8 @@ async fn open(dir: &std::path::Path) -> Hub {
     let scripts = Scripts::start(ScriptsOptions::of_program(std::env::current_exe().unwrap(), args));
     let find_secret: ess_hub::FindSecret = Arc::new(|_| Err("there are no secrets in tests".to_owned()));
     let dir = dir.to_owned();
-    let options = HubOptions { opened, dir, dialer: dialer.unwrap(), scripts, find_secret, free_bytes_min: 0 };
+    let notary = NotaryOptions { every: Duration::from_secs(3_600), dir: None };
+    let options = HubOptions { opened, dir, dialer: dialer.unwrap(), scripts, find_secret, free_bytes_min: 0, notary };
     Hub::start(options).await.unwrap()
 }
 

@@ -18,6 +18,7 @@ pub(super) const OF_EVENT: &str = "select entries from ledger where seq = ?1 ord
 // The row that holds an index may begin before it.
 pub(super) const FROM: &str = "select first, seq, entries, chain from ledger \
     where first >= coalesce((select max(first) from ledger where first <= ?1), 0) order by first";
+const RECEIPTS_OF_EVENT: &str = "select first, entries, chain from ledger where seq = ?1 order by first";
 pub(super) const HEAD: &str = "select first + count, chain from ledger order by first desc limit 1";
 pub(super) const STEP: &str = "select first, count, seq, entries, chain from ledger where first > ?1 \
     order by first limit ?2";
@@ -69,6 +70,21 @@ pub(crate) fn ledger(reader: &Reader<'_>, from: u64, limit: usize) -> Result<Vec
         }
     }
     Ok(page)
+}
+
+/// The receipts of one event, each with its place in the ledger.
+pub(crate) fn receipts_of_event(reader: &Reader<'_>, seq: Seq) -> Result<Vec<LedgerEntry>> {
+    let mut statement = reader.db.prepare_cached(RECEIPTS_OF_EVENT)?;
+    let mut rows = statement.query(params![seq.0])?;
+    let mut receipts = Vec::new();
+    while let Some(row) = rows.next()? {
+        let first: u64 = row.get(0)?;
+        let chain = rows::digest(row, 2)?.ok_or_else(|| rows::damaged(2))?;
+        let bytes = row.get_ref(1)?.as_blob().map_err(|_| rows::damaged(1))?;
+        let entries = decode_all(bytes).ok_or_else(|| rows::damaged(1))?;
+        receipts.extend((first..).zip(entries).map(|(index, entry)| LedgerEntry { index, seq, entry, chain }));
+    }
+    Ok(receipts)
 }
 
 pub(super) fn head(db: &Connection) -> Result<(u64, Digest)> {

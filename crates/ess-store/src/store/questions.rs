@@ -170,6 +170,14 @@ impl Store {
         self.sqlite.read(move |reader| ledger::ledger(reader, from, limit)).await
     }
 
+    /// The receipts of one event, with their places.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn receipts_of_event(&self, seq: Seq) -> Result<Vec<LedgerEntry>, StoreError> {
+        self.sqlite.read(move |reader| ledger::receipts_of_event(reader, seq)).await
+    }
+
     /// How many receipts there are, and the head of their chain, as of the last commit.
     ///
     /// # Errors

@@ -1,48 +1,189 @@
-//! `hms-ess ledger`: verify, export.
+//! `hms-ess ledger`: verify, checkpoint, key, export; `hms-ess prove`.
 
-use clap::Subcommand;
-use serde_json::json;
+use std::path::{Path, PathBuf};
 
-use super::field;
-use crate::client::Client;
-use crate::failure::Result;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clap::{Args, Subcommand};
+use ess_core::id::Digest;
+use ess_core::ledger::checkpoint::{Checkpoint, VerifierKey};
+use ess_core::ledger::merkle;
+use ess_core::ledger::proof::Proof;
+use serde_json::{Value, json};
+
+use super::{client, field, read_input};
+use crate::cli::Globals;
+use crate::client::{Client, encode};
+use crate::failure::{Failure, Result};
 use crate::output::Output;
 
 /// What is done with the ledger.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
-    /// Walk the whole chain.
-    Verify,
+    /// Check a proof without a hub; or have the hub walk its whole ledger and check every checkpoint.
+    Verify {
+        /// The proof, as `prove` wrote it.
+        proof: Option<PathBuf>,
+        /// The verifier's key, or a file that holds it.
+        #[arg(long, value_name = "KEY")]
+        key: Option<String>,
+        /// A checkpoint that was kept apart: is the hub's ledger its continuation?
+        #[arg(long, value_name = "FILE", conflicts_with = "proof")]
+        checkpoint: Option<PathBuf>,
+    },
+    /// Sign a checkpoint of every receipt that there is, and print it.
+    Checkpoint,
+    /// Print the key that checkpoints and proofs are verified by; keep it apart from the hub.
+    Key,
     /// Print every receipt, a JSON object a line.
     Export,
 }
 
+/// Arguments of `prove`.
+#[derive(Debug, Args)]
+pub(crate) struct ProveArgs {
+    /// The event's id.
+    event: String,
+    /// The partner's id.
+    partner: String,
+    /// The receipt of this replay; the newest unless given.
+    #[arg(long)]
+    round: Option<u32>,
+    /// Write the proof to this file instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// Writes a proof of a receipt.
+pub(crate) async fn prove(args: &ProveArgs, client: &Client, output: &Output) -> Result<()> {
+    let (event, partner) = (encode(&args.event), encode(&args.partner));
+    let round = args.round.map_or_else(String::new, |round| format!("&round={round}"));
+    let value = client.get(&format!("/v1/ledger/proof?event={event}&partner={partner}{round}")).await?;
+    let proof = Proof::read(&value.to_string()).map_err(Failure::refused)?.write();
+    let Some(file) = &args.out else { return output.line(proof.trim_end()) };
+    std::fs::write(file, &proof)
+        .map_err(|error| Failure::io(format_args!("could not write {}", file.display()), &error))?;
+    if output.json {
+        return output.json(&json!({"proof": file.display().to_string()}));
+    }
+    output.line(format_args!(
+        "{}: {} acknowledged {}, provable without this hub",
+        file.display(),
+        args.partner,
+        args.event
+    ))?;
+    output.line(format_args!("check it with: hms-ess ledger verify {} --key KEY", file.display()))
+}
+
 /// Does it.
-pub(crate) async fn run(command: &LedgerCommand, client: &Client, output: &Output) -> Result<()> {
+pub(crate) async fn run(command: &LedgerCommand, globals: &Globals, output: &Output) -> Result<()> {
     match command {
-        LedgerCommand::Verify => {
-            let value = client.post("/v1/ledger/verify", &json!({})).await?.value()?;
+        LedgerCommand::Verify { proof: Some(proof), key, .. } => verify_proof(proof, key.as_deref(), output),
+        LedgerCommand::Verify { checkpoint: Some(checkpoint), key, .. } => {
+            verify_checkpoint(checkpoint, key.as_deref(), &client(globals)?, output).await
+        }
+        LedgerCommand::Verify { .. } => {
+            let value = client(globals)?.post("/v1/ledger/verify", &json!({})).await?.value()?;
             if output.json {
                 return output.json(&value);
             }
             output.line(format_args!("{} receipts, chain whole: {}", field(&value, "size"), field(&value, "chain")))
         }
-        LedgerCommand::Export => {
-            let mut after: Option<String> = None;
-            loop {
-                let path = match &after {
-                    Some(after) => format!("/v1/ledger?limit=1000&after={after}"),
-                    None => "/v1/ledger?limit=1000".to_owned(),
-                };
-                let page = client.get(&path).await?;
-                for item in page["items"].as_array().into_iter().flatten() {
-                    output.line(item)?;
-                }
-                match page["next"].as_str() {
-                    Some(next) => after = Some(next.to_owned()),
-                    None => return Ok(()),
-                }
-            }
+        LedgerCommand::Checkpoint => {
+            let value = client(globals)?.post("/v1/ledger/checkpoint", &json!({})).await?.value()?;
+            if output.json { output.json(&value) } else { output.line(field(&value, "note").trim_end()) }
+        }
+        LedgerCommand::Key => {
+            let value = client(globals)?.get("/v1/ledger/checkpoint").await?;
+            let key = field(&value, "verifier_key");
+            if output.json { output.json(&json!({"verifier_key": key})) } else { output.line(key) }
+        }
+        LedgerCommand::Export => export(&client(globals)?, output).await,
+    }
+}
+
+/// Checks a proof with nothing but the key.
+fn verify_proof(file: &Path, key: Option<&str>, output: &Output) -> Result<()> {
+    let Some(key) = key else {
+        return Err(Failure::usage("a proof is checked with the verifier's key")
+            .with_hint("--key KEY, as `hms-ess ledger key` printed it when you kept it"));
+    };
+    let key = read_key(key)?;
+    let proof = Proof::read(&read_input(file)?).map_err(Failure::refused)?;
+    let checkpoint = proof.check(&key).map_err(|why| Failure::refused(format!("{}: {why}", file.display())))?;
+    let receipt = &proof.receipt;
+    if output.json {
+        let receipt: Value = serde_json::from_str(&receipt.line()).unwrap_or_default();
+        return output.json(&json!({
+            "proven": true, "receipt": receipt, "index": proof.index,
+            "checkpoint": {"origin": checkpoint.origin, "size": checkpoint.size, "root": checkpoint.root.to_string()},
+        }));
+    }
+    let word = if receipt.word == "ack" { "acknowledged" } else { "refused" };
+    let test = if receipt.test { "the dry run " } else { "" };
+    output.line(format_args!("proven: {} {word} {test}{} at {}", receipt.partner, receipt.event, receipt.at))?;
+    output.line(format_args!(
+        "  as version {}, attempt {}, evidenced by {}",
+        receipt.version, receipt.attempt, receipt.evidence
+    ))?;
+    output.line(format_args!("  bytes sent, SHA-256: {}", receipt.body_sha256))?;
+    output.line(format_args!("  event, SHA-256: {}", receipt.event_sha256))?;
+    output.line(format_args!("  receipt {} of {} in the ledger {}", proof.index, checkpoint.size, checkpoint.origin))
+}
+
+/// Checks that the hub's ledger continues a checkpoint that was kept apart.
+async fn verify_checkpoint(file: &Path, key: Option<&str>, client: &Client, output: &Output) -> Result<()> {
+    let refused = |why: String| Failure::refused(format!("{}: {why}", file.display()));
+    let now = client.post("/v1/ledger/checkpoint", &json!({})).await?.value()?;
+    let key = match key {
+        Some(key) => read_key(key)?,
+        None => {
+            let head = client.get("/v1/ledger/checkpoint").await?;
+            VerifierKey::parse(&field(&head, "verifier_key")).map_err(|why| refused(why.to_owned()))?
+        }
+    };
+    let old = Checkpoint::open(&read_input(file)?, &key).map_err(|error| refused(error.to_string()))?;
+    let new = Checkpoint::open(&field(&now, "note"), &key).map_err(|error| refused(format!("the hub's: {error}")))?;
+    if new.size < old.size {
+        let why = format!("the hub's ledger has {} receipts, fewer than the {} of the checkpoint", new.size, old.size);
+        return Err(refused(why));
+    }
+    let proof = client.get(&format!("/v1/ledger/consistency?from={}&to={}", old.size, new.size)).await?;
+    let hash = |step: &Value| {
+        let bytes = step.as_str().and_then(|step| STANDARD.decode(step).ok()).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Digest).ok_or_else(|| refused("the hub's proof was not understood".to_owned()))
+    };
+    let path = proof["path"].as_array().into_iter().flatten().map(hash).collect::<Result<Vec<Digest>>>()?;
+    if !merkle::continues((old.size, &old.root), (new.size, &new.root), &path) {
+        return Err(refused("the hub's ledger is not its continuation: receipts were changed or removed".to_owned()));
+    }
+    if output.json {
+        return output.json(&json!({"continued": true, "from": old.size, "to": new.size}));
+    }
+    output.line(format_args!("the ledger of {} receipts continues the checkpoint of {}", new.size, old.size))
+}
+
+fn read_key(key: &str) -> Result<VerifierKey> {
+    let text = if Path::new(key).is_file() { read_input(Path::new(key))? } else { key.to_owned() };
+    VerifierKey::parse(&text).map_err(|why| {
+        Failure::refused(why).with_hint("`hms-ess ledger key` prints the key of a hub that can be reached")
+    })
+}
+
+async fn export(client: &Client, output: &Output) -> Result<()> {
+    let mut after: Option<String> = None;
+    loop {
+        let path = match &after {
+            Some(after) => format!("/v1/ledger?limit=1000&after={after}"),
+            None => "/v1/ledger?limit=1000".to_owned(),
+        };
+        let page = client.get(&path).await?;
+        for item in page["items"].as_array().into_iter().flatten() {
+            output.line(item)?;
+        }
+        match page["next"].as_str() {
+            Some(next) => after = Some(next.to_owned()),
+            None => return Ok(()),
         }
     }
 }

@@ -19,7 +19,7 @@ use ess_core::script::Bounds;
 use crate::failure::{Failure, Result};
 
 /// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 22] = [
+pub(crate) const KEYS: [(&str, &str); 24] = [
     ("listen", "127.0.0.1:8443"),
     ("data", "hms-ess-data"),
     ("store", ""),
@@ -42,7 +42,12 @@ pub(crate) const KEYS: [(&str, &str); 22] = [
     ("script_output_bytes_max", "1048576"),
     ("script_memory_bytes_max", "67108864"),
     ("stop_within", "10s"),
+    ("checkpoint_every", "1h"),
+    ("checkpoint_dir", ""),
 ];
+
+/// Checkpoints are not made more often: each is kept for good.
+const CHECKPOINT_EVERY_MIN: Duration = Duration::from_secs(1);
 
 /// Flags of `serve`.
 #[derive(Debug, Clone, Default, Args)]
@@ -116,6 +121,10 @@ pub(crate) struct Config {
     pub(crate) script_bounds: Bounds,
     /// How long an orderly stop may take.
     pub(crate) stop_within: Duration,
+    /// How often the ledger's checkpoint is signed.
+    pub(crate) checkpoint_every: Duration,
+    /// Where checkpoints are written to as well.
+    pub(crate) checkpoint_dir: Option<PathBuf>,
 }
 
 /// A value as it was written, and where.
@@ -272,6 +281,10 @@ impl Config {
                 memory_bytes_max: within("script_memory_bytes_max", 16 << 20..=1 << 30)?,
             },
             stop_within: span("stop_within")?,
+            checkpoint_every: Some(span("checkpoint_every")?)
+                .filter(|every| *every >= CHECKPOINT_EVERY_MIN)
+                .ok_or_else(|| wrong("checkpoint_every", "1s at least"))?,
+            checkpoint_dir: Some(text("checkpoint_dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
         })
     }
 }

@@ -261,3 +261,45 @@ fn a_predicate_is_tried_with_an_event_and_counted() {
     let said = hub.run(&["partner", "show", "COOK"]).ok();
     assert!(said.contains("where, since the hub began: 1 matched, 1 left out, 0 failed"), "{said}");
 }
+
+#[test]
+fn a_receipt_is_proven_without_the_hub_and_a_forgery_is_not() {
+    let hub = RunningHub::start();
+    let partner = Partner::listen(Manner::Acks);
+    add(&hub, "COURT-CAL", &partner, "");
+    for number in 1..=5 {
+        hub.file("event.json", &format!(r#"{{"id":"RULE-A-V{number}","version":1,"payload":{number}}}"#));
+        hub.run(&["publish", "event.json"]).ok();
+    }
+    hub.run(&["status", "RULE-A-V5", "--wait"]).ok();
+    hub.run(&["status", "RULE-A-V3", "--wait"]).ok();
+    let key = hub.run(&["ledger", "key"]).ok().trim().to_owned();
+    let early = hub.run(&["ledger", "checkpoint"]).ok();
+    hub.file("early.checkpoint", &early);
+    hub.run(&["prove", "RULE-A-V3", "COURT-CAL", "--out", "proof.json"]).ok();
+    let said = hub.run(&["prove", "RULE-A-V3", "NOBODY"]).refused(1);
+    assert!(said.contains("there is no receipt of NOBODY for RULE-A-V3"), "{said}");
+    hub.file("event.json", r#"{"id":"RULE-B-V1","version":1,"payload":0}"#);
+    hub.run(&["publish", "event.json"]).ok();
+    hub.run(&["status", "RULE-B-V1", "--wait"]).ok();
+    let said = hub.run(&["ledger", "verify", "--checkpoint", "early.checkpoint"]).ok();
+    assert!(said.starts_with("the ledger of ") && said.contains("continues the checkpoint of "), "{said}");
+    hub.run(&["ledger", "verify"]).ok();
+
+    // The file and the key are enough.
+    let apart = tempfile::tempdir().unwrap();
+    let proof = std::fs::read_to_string(hub.folder.path().join("proof.json")).unwrap();
+    let verify = |proof: &str, key: &str| {
+        std::fs::write(apart.path().join("proof.json"), proof).unwrap();
+        run(program(apart.path()).args(["ledger", "verify", "proof.json", "--key", key]))
+    };
+    let said = verify(&proof, &key).ok();
+    assert!(said.starts_with("proven: COURT-CAL acknowledged RULE-A-V3 at 20"), "{said}");
+    let forged = proof.replace("COURT-CAL", "COURT-COL");
+    let said = verify(&forged, &key).refused(1);
+    assert!(said.contains("the receipt is not in the ledger of the checkpoint"), "{said}");
+    let other = "hms-ess/0000000000000000+00000000+AQAA";
+    verify(&proof, other).refused(1);
+    let said = run(program(apart.path()).args(["ledger", "verify", "proof.json"])).refused(2);
+    assert!(said.contains("--key KEY"), "{said}");
+}
