@@ -269,7 +269,11 @@ fn first_snapshot(opener: &Opener, partners: &[StoredPartner], rules: Rules) -> 
 fn read_partner(stored: &StoredPartner) -> Result<Partner, StoreError> {
     let damaged = |why: String| StoreError::Damaged(format!("partner {}: {why}", stored.id));
     let document = serde_json::from_str(&stored.document).map_err(|error| damaged(error.to_string()))?;
-    Partner::from_json(&document).map_err(|problem| damaged(problem.detail))
+    let partner = Partner::from_json(&document).map_err(|problem| damaged(problem.detail))?;
+    if partner.id.as_str() != stored.id {
+        return Err(damaged(format!("its sealed document is of {}", partner.id)));
+    }
+    Ok(partner)
 }
 
 /// Signing secrets as they are used.

@@ -7,6 +7,7 @@ pub(crate) mod profile;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,9 +46,6 @@ pub(crate) const KEYS: [(&str, &str); 24] = [
     ("checkpoint_every", "1h"),
     ("checkpoint_dir", ""),
 ];
-
-/// Checkpoints are not made more often: each is kept for good.
-const CHECKPOINT_EVERY_MIN: Duration = Duration::from_secs(1);
 
 /// Flags of `serve`.
 #[derive(Debug, Clone, Default, Args)]
@@ -217,80 +215,112 @@ pub(crate) fn unknown_variables<'a>(names: impl Iterator<Item = &'a str>) -> Vec
 impl Config {
     /// Reads every value; a wrong one is named with its source.
     pub(crate) fn read(layers: &Layers) -> Result<Self> {
-        let text = |key: &str| layers[key].text.as_str();
-        let wrong = |key: &str, expected: &str| {
-            let written = &layers[key];
-            Failure::usage(format!("{}: {key}: expected {expected}, found {:?}", written.source, written.text))
-        };
-        let items = |key: &str| -> Vec<String> {
-            text(key).split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
-        };
+        let values = Values(layers);
+        let text = |key: &str| values.text(key);
         if !text("store").is_empty() {
-            return Err(wrong("store", "nothing: this build keeps its store in the data directory")
+            return Err(values
+                .wrong("store", "nothing: this build keeps its store in the data directory")
                 .with_hint("PostgreSQL comes with several nodes; leave `store` away"));
         }
-        let address =
-            |key: &str| text(key).parse::<SocketAddr>().map_err(|_| wrong(key, "an address such as 127.0.0.1:8443"));
-        let number = |key: &str| text(key).parse::<u64>().map_err(|_| wrong(key, "a whole number"));
-        let within = |key: &str, range: std::ops::RangeInclusive<usize>| {
-            let value = text(key).parse::<usize>().ok().filter(|value| range.contains(value));
-            value.ok_or_else(|| wrong(key, &format!("a whole number from {} to {}", range.start(), range.end())))
-        };
-        let span = |key: &str| ess_core::duration::parse(text(key)).map_err(|_| wrong(key, "a duration such as 10s"));
         let mut nets = Vec::new();
-        for net in items("allow_net") {
-            nets.push(net.parse().map_err(|_| wrong("allow_net", "address ranges such as 10.0.0.0/8"))?);
+        for net in values.items("allow_net") {
+            nets.push(net.parse().map_err(|_| values.wrong("allow_net", "address ranges such as 10.0.0.0/8"))?);
         }
         let tls = match (text("tls_cert"), text("tls_key")) {
             ("", "") => None,
             (cert, key) if !cert.is_empty() && !key.is_empty() => Some((PathBuf::from(cert), PathBuf::from(key))),
-            _ => return Err(wrong("tls_cert", "both tls_cert and tls_key")),
-        };
-        let is_true = |key: &str| match text(key) {
-            "true" | "1" => Ok(true),
-            "false" | "0" | "" => Ok(false),
-            _ => Err(wrong(key, "true or false")),
+            _ => return Err(values.wrong("tls_cert", "both tls_cert and tls_key")),
         };
         Ok(Self {
-            listen: address("listen")?,
+            listen: values.address("listen")?,
             data: PathBuf::from(text("data")),
             tls,
-            tls_names: items("tls_name"),
-            http: is_true("http")?,
+            tls_names: values.items("tls_name"),
+            http: values.is_true("http")?,
             allow_net: AllowNet(nets),
             metrics_listen: match text("metrics_listen") {
                 "off" => None,
-                _ => Some(address("metrics_listen")?),
+                _ => Some(values.address("metrics_listen")?),
             },
-            partner_ca: items("partner_ca").into_iter().map(PathBuf::from).collect(),
+            partner_ca: values.items("partner_ca").into_iter().map(PathBuf::from).collect(),
             log_json: match text("log") {
                 "json" => true,
                 "text" => false,
-                _ => return Err(wrong("log", "text or json")),
+                _ => return Err(values.wrong("log", "text or json")),
             },
-            store_bytes_max: if text("store_bytes_max").is_empty() { None } else { Some(number("store_bytes_max")?) },
-            free_bytes_min: number("free_bytes_min")?,
-            script_workers: usize::try_from(number("script_workers")?.clamp(1, 64)).unwrap_or(2),
-            script_bounds: Bounds {
-                time: bounded_time(span("script_time")?).ok_or_else(|| wrong("script_time", "1ms to 60s"))?,
-                stack_depth: within("script_depth", 10..=20_000)?,
-                sequence_length_max: within("script_sequence_max", 1_000..=10_000_000)?,
-                script_bytes_max: within("script_bytes_max", 1_024..=SCRIPT_BYTES_MAX)?,
-                input_bytes_max: within("script_input_bytes_max", EVENT_BYTES_MAX..=64 << 20)?,
-                output_bytes_max: within("script_output_bytes_max", 1_024..=64 << 20)?,
-                memory_bytes_max: within("script_memory_bytes_max", 16 << 20..=1 << 30)?,
+            store_bytes_max: match text("store_bytes_max") {
+                "" => None,
+                _ => Some(values.number("store_bytes_max")?),
             },
-            stop_within: span("stop_within")?,
-            checkpoint_every: Some(span("checkpoint_every")?)
-                .filter(|every| *every >= CHECKPOINT_EVERY_MIN)
-                .ok_or_else(|| wrong("checkpoint_every", "1s at least"))?,
+            free_bytes_min: values.number("free_bytes_min")?,
+            script_workers: usize::try_from(values.number("script_workers")?.clamp(1, 64)).unwrap_or(2),
+            script_bounds: values.script_bounds()?,
+            stop_within: values.span("stop_within")?,
+            checkpoint_every: values.lasting("checkpoint_every", "1s", "30d")?,
             checkpoint_dir: Some(text("checkpoint_dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
         })
     }
 }
 
-fn bounded_time(time: Duration) -> Option<Duration> {
-    (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&time).then_some(time)
+/// Values as they were written, read by what they have to be.
+struct Values<'a>(&'a Layers);
+
+impl<'a> Values<'a> {
+    fn text(&self, key: &str) -> &'a str {
+        self.0[key].text.as_str()
+    }
+
+    fn wrong(&self, key: &str, expected: &str) -> Failure {
+        let written = &self.0[key];
+        Failure::usage(format!("{}: {key}: expected {expected}, found {:?}", written.source, written.text))
+    }
+
+    fn items(&self, key: &str) -> Vec<String> {
+        self.text(key).split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn address(&self, key: &str) -> Result<SocketAddr> {
+        self.text(key).parse().map_err(|_| self.wrong(key, "an address such as 127.0.0.1:8443"))
+    }
+
+    fn is_true(&self, key: &str) -> Result<bool> {
+        match self.text(key) {
+            "true" | "1" => Ok(true),
+            "false" | "0" | "" => Ok(false),
+            _ => Err(self.wrong(key, "true or false")),
+        }
+    }
+
+    fn number(&self, key: &str) -> Result<u64> {
+        self.text(key).parse().map_err(|_| self.wrong(key, "a whole number"))
+    }
+
+    fn within(&self, key: &str, range: RangeInclusive<usize>) -> Result<usize> {
+        let value = self.text(key).parse().ok().filter(|value| range.contains(value));
+        value.ok_or_else(|| self.wrong(key, &format!("a whole number from {} to {}", range.start(), range.end())))
+    }
+
+    fn span(&self, key: &str) -> Result<Duration> {
+        ess_core::duration::parse(self.text(key)).map_err(|_| self.wrong(key, "a duration such as 10s"))
+    }
+
+    fn lasting(&self, key: &str, least: &str, most: &str) -> Result<Duration> {
+        let bound = |text: &str| ess_core::duration::parse(text).unwrap_or_default();
+        let span = Some(self.span(key)?).filter(|span| (bound(least)..=bound(most)).contains(span));
+        span.ok_or_else(|| self.wrong(key, &format!("{least} to {most}")))
+    }
+
+    fn script_bounds(&self) -> Result<Bounds> {
+        Ok(Bounds {
+            time: self.lasting("script_time", "1ms", "60s")?,
+            stack_depth: self.within("script_depth", 10..=20_000)?,
+            sequence_length_max: self.within("script_sequence_max", 1_000..=10_000_000)?,
+            script_bytes_max: self.within("script_bytes_max", 1_024..=SCRIPT_BYTES_MAX)?,
+            input_bytes_max: self.within("script_input_bytes_max", EVENT_BYTES_MAX..=64 << 20)?,
+            output_bytes_max: self.within("script_output_bytes_max", 1_024..=64 << 20)?,
+            memory_bytes_max: self.within("script_memory_bytes_max", 16 << 20..=1 << 30)?,
+        })
+    }
 }
 
 /// Finds a partner's secret on the hub's machine.
