@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -35,12 +36,32 @@ struct Process {
 pub(super) async fn run(shared: &Shared) {
     let mut process: Option<Process> = None;
     let mut failed_starts = 0;
+    // The script that the last process was lost over: its next turn comes when there is another one.
+    let mut lost_over: Option<Arc<str>> = None;
     loop {
         // Asked for before the queue is looked at, so that no call slips between.
         let arrival = shared.arrival.notified();
-        let calls = shared.take();
+        // Started before a call is taken: whichever process is free has it meanwhile.
+        if process.is_none() && shared.has_waiting() {
+            let started = start(&shared.program, &shared.bounds).await;
+            if let Some(script) = lost_over.take() {
+                shared.replaced(&script);
+            }
+            process = match started {
+                Ok(process) => Some(process),
+                Err(error) => {
+                    tracing::warn!(%error, "could not start an evaluation process");
+                    failed_starts += 1;
+                    give_up_or_wait(shared, failed_starts, &error).await;
+                    continue;
+                }
+            };
+            failed_starts = 0;
+            shared.processes.fetch_add(1, Ordering::Relaxed);
+        }
+        let calls = if process.is_some() { shared.take() } else { Vec::new() };
         if calls.is_empty() {
-            if shared.is_closed() {
+            if shared.is_closed() && !shared.has_waiting() {
                 break;
             }
             if timeout(shared.idle, arrival).await.is_err() && process.is_some() {
@@ -49,35 +70,21 @@ pub(super) async fn run(shared: &Shared) {
             }
             continue;
         }
-        if process.is_none() {
-            process = match start(&shared.program, &shared.bounds).await {
-                Ok(process) => Some(process),
-                Err(error) => {
-                    tracing::warn!(%error, "could not start an evaluation process");
-                    failed_starts += 1;
-                    give_up_or_wait(shared, calls, failed_starts, &error).await;
-                    continue;
-                }
-            };
-            failed_starts = 0;
-            shared.processes.fetch_add(1, Ordering::Relaxed);
-        }
         if let Some(running) = &mut process
             && let Err(left) = feed(shared, running, calls).await
         {
             let ended = process.take();
-            settle(shared, left, ended).await;
+            lost_over = settle(shared, left, ended).await;
             shared.processes.fetch_sub(1, Ordering::Relaxed);
         }
     }
     end(process).await;
 }
 
-async fn give_up_or_wait(shared: &Shared, calls: Vec<Call>, failed_starts: u32, error: &io::Error) {
-    if failed_starts < FAILED_STARTS_MAX {
-        shared.put_back(calls);
+async fn give_up_or_wait(shared: &Shared, failed_starts: u32, error: &io::Error) {
+    let calls = if failed_starts < FAILED_STARTS_MAX { Vec::new() } else { shared.take() };
+    if calls.is_empty() {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        return;
     }
     let error = ScriptError::new(CODE_ENGINE, format!("no evaluation process could be started: {error}"));
     for call in calls {
@@ -140,10 +147,11 @@ async fn read_answer(output: &mut BufReader<ChildStdout>, bytes_max: usize) -> i
     wire::read_answer(&body).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// After a process failed: says what its end means for the call it was at, and puts the others back.
-async fn settle(shared: &Shared, left: Left, process: Option<Process>) {
+/// After a process failed: says what its end means for the call it was at, and puts the others back. Answers the script
+/// that it was lost over.
+async fn settle(shared: &Shared, left: Left, process: Option<Process>) -> Option<Arc<str>> {
     let Left { mut calls, is_overdue, since } = left;
-    let Some(mut process) = process else { return };
+    let mut process = process?;
     if is_overdue {
         let _ = process.child.start_kill();
     }
@@ -158,15 +166,18 @@ async fn settle(shared: &Shared, left: Left, process: Option<Process>) {
         // It made room for a fresh one between two calls.
         Ok(status) if !is_overdue && status.code() == Some(i32::from(EXIT_RENEWED)) => {
             shared.put_back(calls.into());
-            return;
+            return None;
         }
         Ok(status) => judge(is_overdue, status, &said, &shared.bounds),
         Err(error) => ScriptError::new(CODE_ENGINE, format!("the evaluation process is lost: {error}")),
     };
-    if let Some(call) = calls.pop_front() {
+    let lost_over = calls.pop_front().map(|call| {
+        let script = Arc::clone(&call.script);
         shared.killed(call, error, since.elapsed());
-    }
+        script
+    });
     shared.put_back(calls.into());
+    lost_over
 }
 
 /// What the end of a process says of the script that it was at.
