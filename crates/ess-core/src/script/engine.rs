@@ -73,7 +73,11 @@ impl Given<'_> {
             functions::install(&mut evaluator, self.clock)?;
             evaluator.evaluate(self.script.expression.ast(), &input)
         };
-        result.map_err(|error| code::of_evaluator(&error))
+        result.map_err(|error| match code::of_evaluator(&error) {
+            // The engine says that it was cancelled, which is not what was wrong.
+            error if error.code == CODE_STOPPED && self.stop.0.is_cancelled() => ScriptError::too_slow(self.bounds),
+            error => error,
+        })
     }
 
     fn parse(&self, name: &str, input: &Input, choice: &Choice) -> Result<JValue, ScriptError> {

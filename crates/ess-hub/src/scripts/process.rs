@@ -182,9 +182,8 @@ async fn settle(shared: &Shared, left: Left, process: Option<Process>) -> Option
 
 /// What the end of a process says of the script that it was at.
 fn judge(is_overdue: bool, status: std::process::ExitStatus, said: &str, bounds: &Bounds) -> ScriptError {
-    let time_ms = bounds.time.as_millis();
     if is_overdue || status.code() == Some(i32::from(EXIT_STOPPED)) {
-        return ScriptError::new(CODE_STOPPED, format!("the script takes longer than {time_ms} ms"));
+        return ScriptError::too_slow(bounds);
     }
     if said.contains("overflowed its stack") {
         return ScriptError::new(CODE_STOPPED, "the script nests too deeply");
