@@ -178,6 +178,12 @@ impl ScriptError {
         Self::new(CODE_SCRIPT, format!("the script is larger than {} bytes", bounds.script_bytes_max))
     }
 
+    /// The end of a script that takes longer than it may.
+    #[must_use]
+    pub fn too_slow(bounds: &Bounds) -> Self {
+        Self::new(CODE_STOPPED, format!("the script takes longer than {} ms", bounds.time.as_millis()))
+    }
+
     /// Line and column, both from 1, and the offending text, for a script with this text.
     #[must_use]
     pub fn place(&self, script: &str) -> Option<Place> {

@@ -283,6 +283,10 @@ impl Shared {
         self.closed.load(Ordering::SeqCst)
     }
 
+    fn has_waiting(&self) -> bool {
+        self.queue().has_waiting()
+    }
+
     fn take(&self) -> Vec<Call> {
         self.queue().take(self.workers)
     }
@@ -298,7 +302,13 @@ impl Shared {
     }
 
     fn answer(&self, call: Call, answer: Answer, took: Duration) {
-        self.queue().ended(&call.script, took);
+        match call.kind {
+            // That it parses fast says nothing of how it runs.
+            CallKind::Check | CallKind::CheckSchema => self.queue().returned(&call.script),
+            CallKind::Evaluate(_) | CallKind::Follow(_) | CallKind::Validate { .. } => {
+                self.queue().ended(&call.script, took);
+            }
+        }
         self.finish(call, answer, took);
     }
 
@@ -307,6 +317,11 @@ impl Shared {
         tracing::info!(code = %error.code, duration_ms = took.as_millis() as u64, "an evaluation process was lost over a script");
         self.queue().killed(&call.script, &error, Instant::now());
         self.finish(call, Err(error), took);
+    }
+
+    fn replaced(&self, script: &Arc<str>) {
+        self.queue().returned(script);
+        self.arrival.notify_one();
     }
 
     fn finish(&self, call: Call, answer: Answer, took: Duration) {

@@ -80,7 +80,13 @@ impl Given<'_> {
         } else {
             self.evaluator(choice)?.evaluate(self.script.expression.ast(), &input)
         };
-        result.map_err(|error| code::of_evaluator(&error))
+        result.map_err(|error| match code::of_evaluator(&error) {
+            // The engine says that it was cancelled, which is not what was wrong.
+            error if error.code == CODE_STOPPED && self.around.stop.0.is_cancelled() => {
+                ScriptError::too_slow(self.around.bounds)
+            }
+            error => error,
+        })
     }
 
     fn input(&self, choice: &Choice) -> Result<JValue, ScriptError> {

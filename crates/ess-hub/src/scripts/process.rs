@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -37,12 +38,37 @@ struct Process {
 pub(super) async fn run(shared: &Shared) {
     let mut process: Option<Process> = None;
     let mut failed_starts = 0;
+    // The script that the last process was lost over: its next turn comes when there is another one.
+    let mut lost_over: Option<Arc<str>> = None;
     loop {
         // Asked for before the queue is looked at, so that no call slips between.
         let arrival = shared.arrival.notified();
-        let calls = shared.take();
+        let tables = shared.tables();
+        if process.as_ref().is_some_and(|process| process.generation != tables.generation) {
+            end(process.take()).await;
+            shared.processes.fetch_sub(1, Ordering::Relaxed);
+        }
+        // Started before a call is taken: whichever process is free has it meanwhile.
+        if process.is_none() && shared.has_waiting() {
+            let started = start(&shared.program, &shared.bounds, &tables).await;
+            if let Some(script) = lost_over.take() {
+                shared.replaced(&script);
+            }
+            process = match started {
+                Ok(process) => Some(process),
+                Err(error) => {
+                    tracing::warn!(%error, "could not start an evaluation process");
+                    failed_starts += 1;
+                    give_up_or_wait(shared, failed_starts, &error).await;
+                    continue;
+                }
+            };
+            failed_starts = 0;
+            shared.processes.fetch_add(1, Ordering::Relaxed);
+        }
+        let calls = if process.is_some() { shared.take() } else { Vec::new() };
         if calls.is_empty() {
-            if shared.is_closed() {
+            if shared.is_closed() && !shared.has_waiting() {
                 break;
             }
             if timeout(shared.idle, arrival).await.is_err() && process.is_some() {
@@ -51,40 +77,26 @@ pub(super) async fn run(shared: &Shared) {
             }
             continue;
         }
-        let tables = shared.tables();
-        if process.as_ref().is_some_and(|process| process.generation != tables.generation) {
-            end(process.take()).await;
-            shared.processes.fetch_sub(1, Ordering::Relaxed);
-        }
-        if process.is_none() {
-            process = match start(&shared.program, &shared.bounds, &tables).await {
-                Ok(process) => Some(process),
-                Err(error) => {
-                    tracing::warn!(%error, "could not start an evaluation process");
-                    failed_starts += 1;
-                    give_up_or_wait(shared, calls, failed_starts, &error).await;
-                    continue;
-                }
-            };
-            failed_starts = 0;
-            shared.processes.fetch_add(1, Ordering::Relaxed);
+        if shared.tables().generation != tables.generation {
+            // The calls may have come with the new tables.
+            shared.put_back(calls);
+            continue;
         }
         if let Some(running) = &mut process
             && let Err(left) = feed(shared, running, calls).await
         {
             let ended = process.take();
-            settle(shared, left, ended).await;
+            lost_over = settle(shared, left, ended).await;
             shared.processes.fetch_sub(1, Ordering::Relaxed);
         }
     }
     end(process).await;
 }
 
-async fn give_up_or_wait(shared: &Shared, calls: Vec<Call>, failed_starts: u32, error: &io::Error) {
-    if failed_starts < FAILED_STARTS_MAX {
-        shared.put_back(calls);
+async fn give_up_or_wait(shared: &Shared, failed_starts: u32, error: &io::Error) {
+    let calls = if failed_starts < FAILED_STARTS_MAX { Vec::new() } else { shared.take() };
+    if calls.is_empty() {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        return;
     }
     let error = ScriptError::new(CODE_ENGINE, format!("no evaluation process could be started: {error}"));
     for call in calls {
@@ -147,10 +159,11 @@ async fn read_answer(output: &mut BufReader<ChildStdout>, bytes_max: usize) -> i
     wire::read_answer(&body).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// After a process failed: says what its end means for the call it was at, and puts the others back.
-async fn settle(shared: &Shared, left: Left, process: Option<Process>) {
+/// After a process failed: says what its end means for the call it was at, and puts the others back. Answers the script
+/// that it was lost over.
+async fn settle(shared: &Shared, left: Left, process: Option<Process>) -> Option<Arc<str>> {
     let Left { mut calls, is_overdue, since } = left;
-    let Some(mut process) = process else { return };
+    let mut process = process?;
     if is_overdue {
         let _ = process.child.start_kill();
     }
@@ -165,22 +178,24 @@ async fn settle(shared: &Shared, left: Left, process: Option<Process>) {
         // It made room for a fresh one between two calls.
         Ok(status) if !is_overdue && status.code() == Some(i32::from(EXIT_RENEWED)) => {
             shared.put_back(calls.into());
-            return;
+            return None;
         }
         Ok(status) => judge(is_overdue, status, &said, &shared.bounds),
         Err(error) => ScriptError::new(CODE_ENGINE, format!("the evaluation process is lost: {error}")),
     };
-    if let Some(call) = calls.pop_front() {
+    let lost_over = calls.pop_front().map(|call| {
+        let script = Arc::clone(&call.script);
         shared.killed(call, error, since.elapsed());
-    }
+        script
+    });
     shared.put_back(calls.into());
+    lost_over
 }
 
 /// What the end of a process says of the script that it was at.
 fn judge(is_overdue: bool, status: std::process::ExitStatus, said: &str, bounds: &Bounds) -> ScriptError {
-    let time_ms = bounds.time.as_millis();
     if is_overdue || status.code() == Some(i32::from(EXIT_STOPPED)) {
-        return ScriptError::new(CODE_STOPPED, format!("the script takes longer than {time_ms} ms"));
+        return ScriptError::too_slow(bounds);
     }
     if said.contains("overflowed its stack") {
         return ScriptError::new(CODE_STOPPED, "the script nests too deeply");

@@ -85,6 +85,7 @@ struct Lane {
     calls: VecDeque<Call>,
     /// Processes that evaluate it now.
     running: usize,
+    /// Whether the last evaluation took long, or none has ended yet: an unknown script may be anything.
     is_slow: bool,
     kills: VecDeque<Instant>,
     refused: Option<(Instant, ScriptError)>,
@@ -96,7 +97,7 @@ impl Default for Lane {
             gate: Arc::new(Semaphore::new(WAITING_MAX)),
             calls: VecDeque::new(),
             running: 0,
-            is_slow: false,
+            is_slow: true,
             kills: VecDeque::new(),
             refused: None,
         }
@@ -158,6 +159,11 @@ impl Queue {
         }
     }
 
+    /// Whether a call waits, be it for another one of its script to end.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
     /// The calls that one of so many processes takes next; empty when there is nothing for it to do.
     pub(super) fn take(&mut self, workers: usize) -> Vec<Call> {
         let share = self.turns.iter().filter_map(|script| self.lanes.get(script)).map(|lane| lane.calls.len());
@@ -186,7 +192,7 @@ impl Queue {
         calls
     }
 
-    /// Notes that a call of this script ended, and how long it took.
+    /// Notes that an evaluation of this script ended, and how long it took.
     pub(super) fn ended(&mut self, script: &Arc<str>, took: Duration) {
         if let Some(lane) = self.lanes.get_mut(script) {
             lane.running = lane.running.saturating_sub(1);
@@ -194,7 +200,7 @@ impl Queue {
         }
     }
 
-    /// Notes that a call was taken but not begun.
+    /// Notes that a call left its process without an evaluation: it was a check, or had not begun.
     pub(super) fn returned(&mut self, script: &Arc<str>) {
         if let Some(lane) = self.lanes.get_mut(script) {
             lane.running = lane.running.saturating_sub(1);
@@ -202,9 +208,10 @@ impl Queue {
     }
 
     /// Notes that a process had to be killed over this script; too often, and its waiting calls are refused as well.
+    /// The script counts as running until [`Queue::returned`] says that there is another process: what is left of the
+    /// others is not its next.
     pub(super) fn killed(&mut self, script: &Arc<str>, error: &ScriptError, now: Instant) {
         let Some(lane) = self.lanes.get_mut(script) else { return };
-        lane.running = lane.running.saturating_sub(1);
         lane.is_slow = true;
         lane.kills.push_back(now);
         while lane.kills.front().is_some_and(|kill| now - *kill > KILLS_WITHIN) {
@@ -249,9 +256,17 @@ mod tests {
         calls.iter().map(|call| &*call.script).collect()
     }
 
+    fn know_as_fast(queue: &mut Queue, scripts: &[&str], now: Instant) {
+        for script in scripts {
+            queue.gate(&Arc::from(*script), now).unwrap();
+            queue.ended(&Arc::from(*script), Duration::ZERO);
+        }
+    }
+
     #[test]
     fn scripts_take_turns_however_many_calls_each_has() {
         let (mut queue, now) = (Queue::default(), Instant::now());
+        know_as_fast(&mut queue, &["a", "b", "c"], now);
         let _answers: Vec<_> = ["a", "a", "a", "b", "c"].map(|script| call(&mut queue, script, now)).into();
         assert_eq!(names(&queue.take(1)), ["a", "b", "c", "a", "a"]);
         assert!(queue.take(1).is_empty());
@@ -260,12 +275,39 @@ mod tests {
     #[test]
     fn a_slow_script_goes_alone_and_leaves_a_process_free() {
         let (mut queue, now) = (Queue::default(), Instant::now());
+        know_as_fast(&mut queue, &["b", "c"], now);
         queue.gate(&"slow".into(), now).unwrap();
         queue.ended(&"slow".into(), SLOW * 2);
         let _answers: Vec<_> = ["slow", "slow", "b", "b", "c", "c"].map(|script| call(&mut queue, script, now)).into();
         let first = queue.take(2);
         assert_eq!(names(&first), ["slow"]);
         assert_eq!(names(&queue.take(2)), ["b", "c", "b"]);
+    }
+
+    // Both processes took calls of a hostile script before the first of them had ended.
+    #[test]
+    fn an_unknown_script_leaves_a_process_free_until_it_has_ended_once() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        know_as_fast(&mut queue, &["b"], now);
+        let _answers: Vec<_> = ["new", "new", "b", "new"].map(|script| call(&mut queue, script, now)).into();
+        assert_eq!(names(&queue.take(2)), ["new"]);
+        assert_eq!(names(&queue.take(2)), ["b"]);
+        assert!(queue.take(2).is_empty());
+        queue.ended(&"new".into(), Duration::ZERO);
+        assert_eq!(names(&queue.take(2)), ["new"]);
+    }
+
+    #[test]
+    fn a_script_that_cost_a_process_waits_for_its_successor() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        know_as_fast(&mut queue, &["b"], now);
+        let _answers: Vec<_> = ["bad", "bad", "b"].map(|script| call(&mut queue, script, now)).into();
+        assert_eq!(names(&queue.take(2)), ["bad"]);
+        queue.killed(&"bad".into(), &ScriptError::new("E_MEMORY", "too much"), now);
+        assert_eq!(names(&queue.take(2)), ["b"]);
+        assert!(queue.take(2).is_empty());
+        queue.returned(&"bad".into());
+        assert_eq!(names(&queue.take(2)), ["bad"]);
     }
 
     #[test]

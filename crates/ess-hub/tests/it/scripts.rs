@@ -118,6 +118,14 @@ async fn other_scripts_go_on_beside_a_hostile_one_which_is_refused_in_the_end() 
 }
 
 #[tokio::test]
+async fn a_script_that_is_stopped_is_told_its_bound() {
+    let scripts = Scripts::start(options());
+    let error = evaluate(&scripts, "($f := function($n){$f($n + 1)}; $f(1))", "{}").await.unwrap_err();
+    assert_eq!(error, ScriptError::new(CODE_STOPPED, "the script takes longer than 200 ms"));
+    scripts.close().await;
+}
+
+#[tokio::test]
 async fn many_callers_each_get_their_own_answer() {
     let scripts = Scripts::start(options());
     let callers = (0..400_u32).map(|number| {
