@@ -10,6 +10,7 @@ mod process;
 mod receiver;
 mod report;
 mod scenarios;
+mod scripts;
 mod wire;
 
 use std::path::PathBuf;
@@ -21,8 +22,7 @@ use receiver::Receiver;
 use report::Report;
 use scenarios::SCENARIOS;
 
-const USAGE: &str =
-    "known: --scenario a|b|c|d|e|backlog|audience|all  --tls  --quick  --scale FACTOR  --hub-binary PATH  --json FILE";
+const USAGE: &str = "known: --scenario a|b|c|d|e|backlog|audience|scripts|all  --tls  --quick  --scale FACTOR  --hub-binary PATH  --json FILE";
 /// Processor seconds a second that others may use before the figures are doubted.
 const OTHERS_MAX: f64 = 0.1;
 

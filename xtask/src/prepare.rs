@@ -1,5 +1,5 @@
-//! Brings what the tests need: from Debian when root, else it says what to install by hand; Python packages go to a venv
-//! under `target/`, never to the system.
+//! Brings what the tests and the bench need: from Debian when root, else it says what to install by hand; Python packages
+//! go to a venv under `target/`, npm's to a folder there, never to the system.
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,8 @@ use anyhow::{Context as _, bail};
 use crate::shell;
 
 const REQUIREMENTS: &str = "sdk/python/requirements-test.txt";
+/// The version of npm's `jsonata` that scripts are measured beside.
+const JSONATA_REFERENCE: &str = "2.2.2";
 
 /// A C compiler, for the bundled SQLite and ring.
 pub(crate) fn compiler() -> anyhow::Result<()> {
@@ -54,6 +56,24 @@ fn pip(python: &Path, args: &[&str]) -> anyhow::Result<()> {
         bail!("`python -m pip {}` failed ({status})", args.join(" "));
     }
     Ok(())
+}
+
+/// The module of the JavaScript reference engine, for the bench; npm checks what it fetched against the registry's digest.
+pub(crate) fn jsonata_reference() -> anyhow::Result<PathBuf> {
+    let has_node = || shell::works("node", &["--version"]) && shell::works("npm", &["--version"]);
+    need("node with npm", has_node, &["nodejs", "npm"])?;
+    let folder = target().join(format!("jsonata-{JSONATA_REFERENCE}"));
+    let module = folder.join("node_modules/jsonata/jsonata.js");
+    if !module.exists() {
+        std::fs::create_dir_all(&folder).context("could not make the folder of the reference")?;
+        let wanted = format!("jsonata@{JSONATA_REFERENCE}");
+        let quiet = ["--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+        let mut args = vec!["install", "--prefix", text(&folder)?];
+        args.extend(quiet);
+        args.push(&wanted);
+        shell::run("npm", &args).context("the JavaScript reference is missing: is npm's registry out of reach?")?;
+    }
+    Ok(module)
 }
 
 fn can_make_venv() -> bool {

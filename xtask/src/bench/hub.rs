@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::process::{self, Process};
 use super::receiver::Receiver;
@@ -21,6 +21,7 @@ pub(super) struct Hub {
     guard: Option<Process>,
     pub(super) address: String,
     pub(super) token: String,
+    metrics: String,
     folder: tempfile::TempDir,
 }
 
@@ -38,9 +39,11 @@ impl Hub {
         // On the same disk as the build, not in a memory file system: the fsync is part of the figures.
         let folder = tempfile::tempdir_in(&target).context("no folder for the hub")?;
         let log = std::fs::File::create(folder.path().join("log"))?;
+        // The hub does not say where its metrics are, so a port that was free a moment ago is named.
+        let metrics = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let mut command = Command::new(binary);
         command
-            .args(["serve", "--http", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"])
+            .args(["serve", "--http", "--listen", "127.0.0.1:0", "--metrics-listen", &metrics])
             .args(["--allow-net", "127.0.0.0/8", "--data"])
             .arg(folder.path().join("data"))
             .env("HMS_ESS_PROFILE", folder.path().join("profile.json"))
@@ -52,7 +55,7 @@ impl Hub {
         }
         let mut child = command.spawn().with_context(|| format!("could not start {binary}"))?;
         let stdout = child.stdout.take().context("no stdout")?;
-        let mut hub = Self { child, guard: None, address: String::new(), token: String::new(), folder };
+        let mut hub = Self { child, guard: None, address: String::new(), token: String::new(), metrics, folder };
         hub.guard = Some(Process::start("guard-process", &[hub.child.id().to_string()])?);
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
@@ -64,12 +67,18 @@ impl Hub {
 
     /// Adds partners `P0`, `P1` and so on, each with a path of its own at the receiver.
     pub(super) fn add_partners(&self, receiver: &Receiver, count: usize, in_flight: usize) -> Result<()> {
+        self.add_partners_with(receiver, count, &json!({"limits": {"in_flight": in_flight}}))
+    }
+
+    /// The same, each with these fields of its document besides.
+    pub(super) fn add_partners_with(&self, receiver: &Receiver, count: usize, fields: &Value) -> Result<()> {
         let mut asker = Asker::connect(&self.address)?;
         for number in 0..count {
-            let document = json!({
-                "id": format!("P{number}"), "url": format!("{}/p{number}", receiver.url), "channel": "webhook",
-                "subscribe": ["EVT-*"], "limits": {"in_flight": in_flight},
-            });
+            let mut document = fields.clone();
+            document["id"] = format!("P{number}").into();
+            document["url"] = format!("{}/p{number}", receiver.url).into();
+            document["channel"] = "webhook".into();
+            document["subscribe"] = json!(["EVT-*"]);
             self.post(&mut asker, "/v1/partners", &document.to_string(), 201)?;
         }
         Ok(())
@@ -88,6 +97,26 @@ impl Hub {
             self.post(&mut asker, &format!("/v1/partners/P{number}/pause"), "", 200)?;
         }
         Ok(())
+    }
+
+    /// Adds a bridge.
+    pub(super) fn add_bridge(&self, document: &Value) -> Result<()> {
+        self.post(&mut Asker::connect(&self.address)?, "/v1/bridges", &document.to_string(), 201)
+    }
+
+    /// Publishes one event.
+    pub(super) fn publish(&self, event: &Value) -> Result<()> {
+        self.post(&mut Asker::connect(&self.address)?, "/v1/events", &event.to_string(), 202)
+    }
+
+    /// What a counter of the metrics listener says; 0 when it is not there yet.
+    pub(super) fn counter(&self, name: &str) -> Result<u64> {
+        let (status, text) = Asker::connect(&self.metrics)?.ask(&request("GET", "/metrics", "", "", ""))?;
+        if status != 200 {
+            bail!("/metrics was answered {status}: {text}");
+        }
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(Ok(0), |value| value.parse().with_context(|| format!("{name} is {value}")))
     }
 
     /// Publishes events in bulk; `name` makes their ids.
@@ -120,6 +149,11 @@ impl Hub {
     /// User and system time of the hub and its evaluation processes.
     pub(super) fn cpu_seconds(&self) -> Result<f64> {
         process::cpu_seconds(self.child.id())
+    }
+
+    /// User and system time of its evaluation processes alone.
+    pub(super) fn scripts_cpu_seconds(&self) -> Result<f64> {
+        process::cpu_seconds_below(self.child.id())
     }
 
     pub(super) fn resident_mib(&self) -> Result<f64> {

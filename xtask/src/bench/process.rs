@@ -1,6 +1,7 @@
 //! The bench's processes: started so that none outlives the bench, whichever way that ends, and what the kernel says of them.
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::ops::Range;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result};
@@ -73,23 +74,40 @@ pub(super) fn guard(args: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// User and system time of a process and its children that live.
+/// User and system time of a process and its children, also of those that have ended.
 pub(super) fn cpu_seconds(id: u32) -> Result<f64> {
-    let own = cpu_seconds_of(id)?;
-    let mut below = 0.0;
-    for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
-        let children = std::fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
-        // A child may have ended since.
-        below += children.split_whitespace().filter_map(|id| cpu_seconds_of(id.parse().ok()?).ok()).sum::<f64>();
-    }
-    Ok(own + below)
+    // User and system time of its own.
+    Ok(ticks_seconds(id, 11..13)? + cpu_seconds_below(id)?)
 }
 
-fn cpu_seconds_of(id: u32) -> Result<f64> {
+/// User and system time of a process' children, also of those that have ended.
+pub(super) fn cpu_seconds_below(id: u32) -> Result<f64> {
+    // User and system time of the children that it waited for.
+    let mut below = ticks_seconds(id, 13..15)?;
+    for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
+        let children = std::fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
+        // A child may have ended since. Finer than ticks, because what they do may be short.
+        below += children.split_whitespace().filter_map(|id| threads_seconds(id).ok()).sum::<f64>();
+    }
+    Ok(below)
+}
+
+/// What the scheduler gave to the living threads of a process.
+fn threads_seconds(id: &str) -> Result<f64> {
+    let mut seconds = 0.0;
+    for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
+        let text = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+        seconds += text.split_whitespace().next().context("a strange schedstat")?.parse::<f64>()? / 1e9;
+    }
+    Ok(seconds)
+}
+
+/// The sum of these fields of a process' `stat`, counted from behind its name.
+fn ticks_seconds(id: u32, fields: Range<usize>) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
-    // The name in brackets may hold spaces; user and system time are the 14th and 15th field, children waited for the next two.
-    let fields: Vec<&str> = stat.rsplit_once(')').context("a strange stat")?.1.split_whitespace().collect();
-    let ticks: f64 = (11..15).filter_map(|at| fields.get(at)?.parse::<f64>().ok()).sum();
+    // The name in brackets may hold spaces.
+    let all: Vec<&str> = stat.rsplit_once(')').context("a strange stat")?.1.split_whitespace().collect();
+    let ticks: f64 = fields.filter_map(|at| all.get(at)?.parse::<f64>().ok()).sum();
     Ok(ticks / TICKS_PER_SECOND)
 }
 
