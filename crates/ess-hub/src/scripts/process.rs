@@ -41,8 +41,10 @@ pub(super) async fn run(shared: &Shared) {
     loop {
         // Asked for before the queue is looked at, so that no call slips between.
         let arrival = shared.arrival.notified();
-        // Started before a call is taken: whichever process is free has it meanwhile.
-        if process.is_none() && shared.has_waiting() {
+        // Started before a call is taken: whichever process is free has it meanwhile. One that was lost is replaced at
+        // once: a notice of its script's next call may come to another owner, who cannot take it.
+        let is_owed = lost_over.is_some() && !shared.is_closed();
+        if process.is_none() && (is_owed || shared.has_waiting()) {
             let started = start(&shared.program, &shared.bounds).await;
             if let Some(script) = lost_over.take() {
                 shared.replaced(&script);
