@@ -50,6 +50,14 @@ def raise_file_limit() -> int:
     return 1_000_000 if hard == resource.RLIM_INFINITY else hard
 
 
+def resident_bytes(pid: int) -> int:
+    """Memory of a process; 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
 class Answer(NamedTuple):
     """What the hub said."""
 
@@ -126,6 +134,7 @@ class Hub:
     def __init__(self, binary: Path, data: Path, home: Path, settings: Optional[dict[str, str]] = None) -> None:
         self.binary = binary
         self.data = data
+        self.home = home
         home.mkdir(parents=True, exist_ok=True)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("HMS_ESS_")}
         self.environment = {
@@ -179,23 +188,25 @@ class Hub:
         """A bare connection, for what no client would say."""
         return socket.create_connection(self.address, timeout=seconds)
 
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """``hms-ess`` with these words, as the hub's administrator."""
+        command = [str(self.binary), *words]
+        env, cwd = self.environment, self.home
+        return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=SECONDS_MAX)
+
     def resident_bytes(self) -> int:
         """Memory of the hub's process and of the script workers that it started."""
-        total = 0
-        for pid in [self.process.pid, *self._children()]:
+        return sum(resident_bytes(pid) for pid in [self.process.pid, *self.children()])
+
+    def children(self) -> list[int]:
+        """The script workers: each was started by one of the hub's threads and is listed there."""
+        found: list[int] = []
+        for listed in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
             try:
-                text = Path(f"/proc/{pid}/statm").read_text()
+                found += [int(child) for child in listed.read_text().split()]
             except OSError:
                 continue
-            total += int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        return total
-
-    def _children(self) -> list[int]:
-        pid = self.process.pid
-        try:
-            return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        except OSError:
-            return []
+        return found
 
     def kill(self) -> None:
         """SIGKILL: what a power cut leaves, less the disk's own cache."""
@@ -210,6 +221,42 @@ class Hub:
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"the hub did not stop within {seconds} s of SIGTERM") from None
+
+
+class Watch:
+    """Asks for the hub's health and memory all the time."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.stop = threading.Event()
+        self.asked = 0
+        self.slowest = 0.0
+        self.resident_max = 0
+        #: Of the largest script worker by itself.
+        self.worker_resident_max = 0
+        self.errors: list[str] = []
+        self.thread = threading.Thread(target=self._run, args=(hub,))
+        self.thread.start()
+
+    def _run(self, hub: Hub) -> None:
+        client = hub.stranger(seconds=10)
+        while not self.stop.wait(0.03):
+            began = time.monotonic()
+            try:
+                answer = client.ask("GET", "/healthz")
+                if answer.status != 200:
+                    self.errors.append(str(answer))
+            except Exception as error:
+                self.errors.append(repr(error))
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            self.asked += 1
+            workers = [resident_bytes(pid) for pid in hub.children()]
+            self.worker_resident_max = max([self.worker_resident_max, *workers])
+            self.resident_max = max(self.resident_max, resident_bytes(hub.process.pid) + sum(workers))
+        client.close()
+
+    def end(self) -> None:
+        self.stop.set()
+        self.thread.join(timeout=20)
 
 
 class Arrival(NamedTuple):

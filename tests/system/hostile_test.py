@@ -10,13 +10,12 @@ import asyncio
 import json
 import socket
 import struct
-import threading
 import time
 import zlib
 from typing import Any, Awaitable, Callable, Iterator
 
 import pytest
-from conftest import Client, Hub, Loop, Raw, Sink, add_partner, event, wait_for
+from conftest import Client, Hub, Loop, Raw, Sink, Watch, add_partner, event, wait_for
 
 EVENTS = 200
 #: So many first attempts at once at each partner; another one is a second attempt.
@@ -134,38 +133,6 @@ def bomb() -> Conversation:
         await writer.drain()
 
     return explode
-
-
-class Watch:
-    """Asks for the hub's health and memory all the time."""
-
-    def __init__(self, hub: Hub) -> None:
-        self.stop = threading.Event()
-        self.asked = 0
-        self.slowest = 0.0
-        self.resident_max = 0
-        self.errors: list[str] = []
-        self.thread = threading.Thread(target=self._run, args=(hub,))
-        self.thread.start()
-
-    def _run(self, hub: Hub) -> None:
-        client = hub.stranger(seconds=10)
-        while not self.stop.wait(0.03):
-            began = time.monotonic()
-            try:
-                answer = client.ask("GET", "/healthz")
-                if answer.status != 200:
-                    self.errors.append(str(answer))
-            except Exception as error:
-                self.errors.append(repr(error))
-            self.slowest = max(self.slowest, time.monotonic() - began)
-            self.asked += 1
-            self.resident_max = max(self.resident_max, hub.resident_bytes())
-        client.close()
-
-    def end(self) -> None:
-        self.stop.set()
-        self.thread.join(timeout=20)
 
 
 @pytest.fixture

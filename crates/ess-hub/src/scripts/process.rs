@@ -48,8 +48,10 @@ pub(super) async fn run(shared: &Shared) {
             end(process.take()).await;
             shared.processes.fetch_sub(1, Ordering::Relaxed);
         }
-        // Started before a call is taken: whichever process is free has it meanwhile.
-        if process.is_none() && shared.has_waiting() {
+        // Started before a call is taken: whichever process is free has it meanwhile. One that was lost is replaced at
+        // once: a notice of its script's next call may come to another owner, who cannot take it.
+        let is_owed = lost_over.is_some() && !shared.is_closed();
+        if process.is_none() && (is_owed || shared.has_waiting()) {
             let started = start(&shared.program, &shared.bounds, &tables).await;
             if let Some(script) = lost_over.take() {
                 shared.replaced(&script);

@@ -23,6 +23,9 @@ const KILLS_WITHIN: Duration = Duration::from_secs(60);
 const REFUSED_FOR: Duration = Duration::from_secs(30);
 /// An evaluation that took longer marks its script as slow: it goes alone, and never to all processes at once.
 const SLOW: Duration = Duration::from_millis(5);
+/// One that took longer holds a process for so long that one process stays free of all such scripts together: partners
+/// may mean harm by twos. More than a busy machine makes of a good script.
+const LONG: Duration = Duration::from_millis(25);
 /// Calls that travel to a process together.
 const BATCH_MAX: usize = 16;
 
@@ -87,6 +90,10 @@ struct Lane {
     running: usize,
     /// Whether the last evaluation took long, or none has ended yet: an unknown script may be anything.
     is_slow: bool,
+    /// Whether the last evaluation was a [`LONG`] one, or none has ended yet.
+    is_long: bool,
+    /// Processes that evaluate it now and count among [`Queue::long`].
+    long: usize,
     kills: VecDeque<Instant>,
     refused: Option<(Instant, ScriptError)>,
 }
@@ -98,6 +105,8 @@ impl Default for Lane {
             calls: VecDeque::new(),
             running: 0,
             is_slow: true,
+            is_long: true,
+            long: 0,
             kills: VecDeque::new(),
             refused: None,
         }
@@ -119,6 +128,8 @@ pub(super) struct Queue {
     lanes: HashMap<Arc<str>, Lane>,
     /// Scripts with waiting calls, in the order of their turns.
     turns: VecDeque<Arc<str>>,
+    /// Processes that evaluate a script that [`Lane::is_long`].
+    long: usize,
 }
 
 impl Queue {
@@ -175,10 +186,15 @@ impl Queue {
             let Some(lane) = self.lanes.get_mut(&script) else {
                 continue;
             };
-            // One process stays free of slow scripts, if there are several.
-            let may_run = !lane.is_slow || (calls.is_empty() && lane.running < workers.saturating_sub(1).max(1));
+            // One process stays free of a slow script, and of all long ones, if there are several.
+            let room = workers.saturating_sub(1).max(1);
+            let may_run =
+                (!lane.is_slow || (calls.is_empty() && lane.running < room)) && (!lane.is_long || self.long < room);
             if may_run && let Some(call) = lane.calls.pop_front() {
                 lane.running += 1;
+                let is_long = usize::from(lane.is_long);
+                lane.long += is_long;
+                self.long += is_long;
                 calls.push(call);
             }
             let is_slow = lane.is_slow;
@@ -194,9 +210,10 @@ impl Queue {
 
     /// Notes that an evaluation of this script ended, and how long it took.
     pub(super) fn ended(&mut self, script: &Arc<str>, took: Duration) {
+        self.returned(script);
         if let Some(lane) = self.lanes.get_mut(script) {
-            lane.running = lane.running.saturating_sub(1);
             lane.is_slow = took > SLOW;
+            lane.is_long = took > LONG;
         }
     }
 
@@ -204,6 +221,9 @@ impl Queue {
     pub(super) fn returned(&mut self, script: &Arc<str>) {
         if let Some(lane) = self.lanes.get_mut(script) {
             lane.running = lane.running.saturating_sub(1);
+            let was_long = lane.long.min(1);
+            lane.long -= was_long;
+            self.long -= was_long;
         }
     }
 
@@ -213,6 +233,7 @@ impl Queue {
     pub(super) fn killed(&mut self, script: &Arc<str>, error: &ScriptError, now: Instant) {
         let Some(lane) = self.lanes.get_mut(script) else { return };
         lane.is_slow = true;
+        lane.is_long = true;
         lane.kills.push_back(now);
         while lane.kills.front().is_some_and(|kill| now - *kill > KILLS_WITHIN) {
             lane.kills.pop_front();
@@ -295,6 +316,22 @@ mod tests {
         assert!(queue.take(2).is_empty());
         queue.ended(&"new".into(), Duration::ZERO);
         assert_eq!(names(&queue.take(2)), ["new"]);
+    }
+
+    // Two hostile partners had a process each, and the others none.
+    #[test]
+    fn long_scripts_together_leave_a_process_free() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        know_as_fast(&mut queue, &["one", "two", "b"], now);
+        queue.ended(&"one".into(), LONG * 2);
+        queue.ended(&"two".into(), LONG * 2);
+        let _answers: Vec<_> = ["one", "two", "one", "b"].map(|script| call(&mut queue, script, now)).into();
+        assert_eq!(names(&queue.take(2)), ["one"]);
+        assert_eq!(names(&queue.take(2)), ["b"]);
+        assert!(queue.take(2).is_empty());
+        queue.ended(&"one".into(), LONG * 2);
+        assert_eq!(queue.take(2).len(), 1);
+        assert!(queue.take(2).is_empty());
     }
 
     #[test]

@@ -118,6 +118,18 @@ async fn other_scripts_go_on_beside_a_hostile_one_which_is_refused_in_the_end() 
 }
 
 #[tokio::test]
+async fn a_script_that_cost_a_process_is_answered_the_next_time_too() {
+    let scripts = Scripts::start(options());
+    // One after the other, with nothing else that would wake whoever lost its process.
+    for _ in 0..3 {
+        let answer = evaluate(&scripts, "$pad('x', 1000000000)", "{}");
+        let error = tokio::time::timeout(Duration::from_secs(10), answer).await.unwrap().unwrap_err();
+        assert!([CODE_STOPPED, CODE_MEMORY].contains(&error.code.as_str()), "{error:?}");
+    }
+    scripts.close().await;
+}
+
+#[tokio::test]
 async fn a_script_that_is_stopped_is_told_its_bound() {
     let scripts = Scripts::start(options());
     let error = evaluate(&scripts, "($f := function($n){$f($n + 1)}; $f(1))", "{}").await.unwrap_err();
