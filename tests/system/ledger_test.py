@@ -51,11 +51,17 @@ TAMPERING = {
     "a payload": (["update event set payload = replace(payload, '4:00', '5:00') where id = 'RULE-4'"], "for RULE-4"),
     "an event's name": (["update event set id = 'RULE-X' where id = 'RULE-2'"], "for RULE-X"),
     "a removed partner's name": (["update partner set id = 'COURT-COL', removed_at = 1 where no = 1"], "COURT-COL"),
-    "a receipt": (["update ledger set entries = cast(x'02' || substr(entries, 2) as blob) where seq = 3"], "ledger entry"),
+    "a receipt": (
+        ["update ledger set entries = cast(x'02' || substr(entries, 2) as blob) where seq = 3"],
+        "ledger entry",
+    ),
     "the end of the ledger": (["delete from ledger where seq > 4"], "missing"),
     "the middle of the ledger": (["delete from ledger where seq = 3"], "missing"),
     "the tree": (["update ledger_tile set hashes = zeroblob(length(hashes)) where level = 0"], "ledger entry 0"),
-    "a checkpoint": (["update checkpoint set note = replace(note, char(10) || size, char(10) || '1' || size)"], "checkpoint"),
+    "a checkpoint": (
+        ["update checkpoint set note = replace(note, char(10) || size, char(10) || '1' || size)"],
+        "checkpoint",
+    ),
 }
 
 

@@ -301,6 +301,27 @@ def test_hostile_adapters_together_leave_the_others_a_process(place: Place) -> N
             place.client.ask("DELETE", f"/v1/partners/{name}")
 
 
+def test_a_hostile_predicate_does_not_hold_publishers_up_for_long(place: Place) -> None:
+    """Publishers wait for predicates: one that is stopped is left aside after a few, and its events go out."""
+    name, sink = "HOSTILE-WHERE", Sink(place.loop)
+    try:
+        add_partner(place.client, name, sink.url, subscribe=["WHERE-*"], where=HOSTILE["tail-recursion"].script)
+        took = []
+        for number in range(EVENTS):
+            began = time.monotonic()
+            document = {**event(id_of("WHERE", number), "WHERE-S", PAYLOAD), "version": 2}
+            answer = place.client.ask("POST", "/v1/events", document)
+            took.append(time.monotonic() - began)
+            assert answer.status == 202, answer
+        slow = [seconds for seconds in took if seconds > 0.04]
+        assert len(slow) < EVENTS // 10, f"{len(slow)} of {EVENTS} publishes waited for the predicate"
+        wait_for("what a failing predicate lets through", lambda: len(sink.arrivals) == EVENTS)
+        counts = place.client.get(f"/v1/partners/{name}")["where_counts"]
+        assert counts == {"matched": 0, "left_out": 0, "failed": EVENTS}
+    finally:
+        place.client.ask("DELETE", f"/v1/partners/{name}")
+
+
 @pytest.mark.parametrize("bracket", ["()", "[]"])
 def test_an_adapter_of_ten_thousand_brackets_is_refused_where_it_is_too_deep(place: Place, bracket: str) -> None:
     script = "\n" + bracket[0] * 10_000 + "1" + bracket[1] * 10_000

@@ -80,6 +80,9 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         }
     }
     let options = Options::parse(args)?;
+    if cfg!(debug_assertions) {
+        return run_in_release(args);
+    }
     let binary = match &options.binary {
         Some(binary) => std::path::absolute(binary)?.to_str().context("the path is not UTF-8")?.to_owned(),
         None => hub::build()?,
@@ -108,6 +111,15 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         bail!("scenarios that failed: {}", failed.join(", "));
     }
     Ok(())
+}
+
+/// The bench again, as a release build: what loads and receives is measured beside the hub.
+fn run_in_release(args: &[String]) -> Result<()> {
+    crate::shell::run("cargo", &["build", "--release", "-p", "xtask"])?;
+    let program = crate::prepare::target().join("release/xtask");
+    let mut command = std::process::Command::new(program);
+    let status = command.arg("bench").args(args).status().context("could not start the bench")?;
+    if status.success() { Ok(()) } else { bail!("the bench failed ({status})") }
 }
 
 /// Processors that are in use while the bench does nothing.

@@ -9,9 +9,10 @@ use ess_core::event::{Content, Event, Kind, Trace};
 use ess_core::id::{Digest, PartnerNo, Seq};
 use ess_core::problem::{Code, Problem};
 use ess_store::{Audience, NewEvent, Publication, StoreError};
+use tokio::time::timeout;
 
 use crate::cells::Cell;
-use crate::filters::Look;
+use crate::filters::{LOOK_MAX, Look, STOPPED_AFTER};
 use crate::hub::Hub;
 use crate::lanes::Input;
 use crate::metrics::PublishResult;
@@ -140,6 +141,10 @@ impl Hub {
 
     /// What a predicate says of the event.
     async fn look(&self, filter: &str, content: &Content) -> Look {
+        let began = self.now();
+        if self.filters.is_aside(filter, began) {
+            return Look::Failed;
+        }
         // `payload` is a name in the predicate, as the contract writes it: `payload.county = "Cook"`.
         let envelope = serde_json::json!({
             "id": content.id.as_str(),
@@ -156,14 +161,18 @@ impl Hub {
             bindings: Arc::from([]),
             now: Some(self.delivery.clock.now()),
         };
-        match self.delivery.workshop.scripts.evaluate(evaluation).await {
-            Ok(Some(result)) if result == "true" => Look::Matched,
-            Ok(_) => Look::LeftOut,
-            Err(error) => {
-                tracing::warn!(filter, event.id = %content.id, %error, "a `where` filter failed; the event goes out");
-                Look::Failed
-            }
+        let failure = match timeout(LOOK_MAX, self.delivery.workshop.scripts.evaluate(evaluation)).await {
+            Ok(Ok(Some(result))) if result == "true" => return Look::Matched,
+            Ok(Ok(_)) => return Look::LeftOut,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it takes too long".to_owned(),
+        };
+        let now = self.now();
+        if now.since(began) >= STOPPED_AFTER {
+            self.filters.note_stop(filter, now);
         }
+        tracing::warn!(filter, event.id = %content.id, error = failure, "a `where` filter failed; the event goes out");
+        Look::Failed
     }
 
     async fn retraction_audience(&self, content: &Content) -> Result<Arc<Audience>, Problem> {

@@ -301,6 +301,13 @@ impl Shared {
         self.arrival.notify_one();
     }
 
+    fn suspect(&self, calls: Vec<Call>) {
+        let mut queue = self.queue();
+        calls.iter().for_each(|call| queue.suspect(&call.script));
+        drop(queue);
+        self.put_back(calls);
+    }
+
     fn answer(&self, call: Call, answer: Answer, took: Duration) {
         match call.kind {
             // That it parses fast says nothing of how it runs.

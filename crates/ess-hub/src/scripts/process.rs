@@ -106,7 +106,7 @@ async fn give_up_or_wait(shared: &Shared, failed_starts: u32, error: &io::Error)
     }
 }
 
-/// What was unanswered when a process failed; the first one was being evaluated.
+/// What was unanswered when a process failed: one of them was being evaluated.
 struct Left {
     calls: VecDeque<Call>,
     is_overdue: bool,
@@ -161,8 +161,8 @@ async fn read_answer(output: &mut BufReader<ChildStdout>, bytes_max: usize) -> i
     wire::read_answer(&body).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// After a process failed: says what its end means for the call it was at, and puts the others back. Answers the script
-/// that it was lost over.
+/// After a process failed: says what its end means for the call it was at, or puts several back. Answers the script that it
+/// was lost over.
 async fn settle(shared: &Shared, left: Left, process: Option<Process>) -> Option<Arc<str>> {
     let Left { mut calls, is_overdue, since } = left;
     let mut process = process?;
@@ -185,13 +185,16 @@ async fn settle(shared: &Shared, left: Left, process: Option<Process>) -> Option
         Ok(status) => judge(is_overdue, status, &said, &shared.bounds),
         Err(error) => ScriptError::new(CODE_ENGINE, format!("the evaluation process is lost: {error}")),
     };
-    let lost_over = calls.pop_front().map(|call| {
+    if calls.len() > 1 {
+        // Answers may have been lost with it, so none of them is blamed: each goes alone next.
+        shared.suspect(calls.into());
+        return None;
+    }
+    calls.pop_front().map(|call| {
         let script = Arc::clone(&call.script);
         shared.killed(call, error, since.elapsed());
         script
-    });
-    shared.put_back(calls.into());
-    lost_over
+    })
 }
 
 /// What the end of a process says of the script that it was at.
@@ -217,6 +220,8 @@ async fn start(program: &Program, bounds: &Bounds, tables: &TableSet) -> io::Res
         .env_clear()
         // One arena: others would take address space without using it.
         .env("MALLOC_ARENA_MAX", "1")
+        // Scripts make and drop many small values: more of them stay at hand than the few that are usual.
+        .env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=1000")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

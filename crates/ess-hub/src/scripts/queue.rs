@@ -227,6 +227,13 @@ impl Queue {
         }
     }
 
+    /// Notes that a process was lost over one of several scripts, of which this is one: it goes alone until it has ended.
+    pub(super) fn suspect(&mut self, script: &Arc<str>) {
+        if let Some(lane) = self.lanes.get_mut(script) {
+            lane.is_slow = true;
+        }
+    }
+
     /// Notes that a process had to be killed over this script; too often, and its waiting calls are refused as well.
     /// The script counts as running until [`Queue::returned`] says that there is another process: what is left of the
     /// others is not its next.
@@ -332,6 +339,24 @@ mod tests {
         queue.ended(&"one".into(), LONG * 2);
         assert_eq!(queue.take(2).len(), 1);
         assert!(queue.take(2).is_empty());
+    }
+
+    // Answers travel together, so the first one without an answer need not be the one that killed the process.
+    #[test]
+    fn scripts_that_a_process_was_lost_under_go_alone() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        know_as_fast(&mut queue, &["a", "b"], now);
+        let _answers: Vec<_> = ["a", "b"].map(|script| call(&mut queue, script, now)).into();
+        let both = queue.take(1);
+        assert_eq!(names(&both), ["a", "b"]);
+        for call in &both {
+            queue.suspect(&call.script);
+            queue.returned(&call.script);
+        }
+        queue.push_back(both);
+        assert_eq!(names(&queue.take(1)), ["a"]);
+        queue.ended(&"a".into(), Duration::ZERO);
+        assert_eq!(names(&queue.take(1)), ["b"]);
     }
 
     #[test]

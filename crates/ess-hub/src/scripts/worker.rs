@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ess_core::schema::Checker;
 use ess_core::script::{
@@ -41,6 +41,10 @@ const RESIDENT_GROWTH_MAX: usize = 24 << 20;
 const WATCH_EVERY: Duration = Duration::from_millis(5);
 /// Looks without anything to see, after which the watching thread sleeps until it is woken.
 const WATCH_IDLE_LOOKS: u32 = 100;
+/// How long an answer waits for others.
+const HELD_MAX: Duration = Duration::from_millis(1);
+/// Answers that wait for others.
+const HELD_BYTES_MAX: usize = 32 << 10;
 /// Longest message of an error.
 const MESSAGE_BYTES_MAX: usize = 2_000;
 
@@ -145,7 +149,7 @@ struct Workbench {
 
 /// Answers requests until the input ends.
 fn serve(
-    input: &mut impl Read,
+    input: &mut BufReader<File>,
     output: &mut impl Write,
     mut workbench: Workbench,
     watch: &Watch,
@@ -154,7 +158,9 @@ fn serve(
     let resident_before = memory().map_or(0, |memory| memory.resident_bytes);
     let bounds = &workbench.bounds;
     let frame_bytes_max = bounds.input_bytes_max + bounds.script_bytes_max.max(16 << 20);
-    let mut frame = Vec::new();
+    // Answers that go together: each write wakes the hub, which costs more than a small script.
+    let mut held = Vec::new();
+    let mut held_since = Instant::now();
     while let Some(body) = read_frame(input, frame_bytes_max) {
         let stop = Stop::default();
         if let Ok(mut shared) = watch.stop.lock() {
@@ -166,16 +172,24 @@ fn serve(
         let answer = catch(|| workbench.answer(&body, &stop));
         watch.turn.fetch_add(1, Ordering::SeqCst);
         drop(body);
-        frame.clear();
-        wire::write_answer(&mut frame, &answer);
-        if output.write_all(&frame).is_err() {
-            return;
+        if held.is_empty() {
+            held_since = Instant::now();
         }
-        frame.shrink_to(64 << 10);
+        wire::write_answer(&mut held, &answer);
+        let is_last = input.buffer().is_empty();
+        if is_last || answer.is_err() || held.len() > HELD_BYTES_MAX || held_since.elapsed() > HELD_MAX {
+            if output.write_all(&held).is_err() {
+                return;
+            }
+            held.clear();
+            held.shrink_to(2 * HELD_BYTES_MAX);
+        }
         let is_due = watch.was_long.swap(false, Ordering::SeqCst) || memory_is_due(&answer);
         let grown =
             is_due && memory().is_some_and(|memory| memory.resident_bytes > resident_before + RESIDENT_GROWTH_MAX);
         if grown {
+            // Where this fails, the hub is gone.
+            let _ = output.write_all(&held);
             std::process::exit(i32::from(EXIT_RENEWED));
         }
     }
