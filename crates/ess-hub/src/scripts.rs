@@ -291,6 +291,17 @@ impl Shared {
         self.queue().take(self.workers)
     }
 
+    /// More for a process that has these tables and is at work on fast scripts.
+    fn take_fast(&self, generation: u64) -> Vec<Call> {
+        let calls = self.queue().take_fast(self.workers);
+        if self.tables().generation == generation {
+            return calls;
+        }
+        // They may have come with other tables.
+        self.put_back(calls);
+        Vec::new()
+    }
+
     fn put_back(&self, calls: Vec<Call>) {
         let mut queue = self.queue();
         for call in &calls {

@@ -20,6 +20,8 @@ use super::{Program, Shared, TableSet};
 
 /// Processes that did not come to life in a row, after which calls are answered with an error.
 const FAILED_STARTS_MAX: u32 = 3;
+/// Calls that a process still has when it is given more.
+const REFILL_AT: usize = 8;
 /// What may stand on a process' output before its greeting.
 const PREAMBLE_BYTES_MAX: usize = 4096;
 /// How long a process may take to come to life.
@@ -113,42 +115,44 @@ struct Left {
     since: Instant,
 }
 
-/// Writes the calls and answers them as the answers come.
+/// Writes the calls and answers them as the answers come; the process always has some more at hand while there are any.
 async fn feed(shared: &Shared, process: &mut Process, calls: Vec<Call>) -> Result<(), Left> {
     let mut frames = Vec::new();
     calls.iter().for_each(|call| call.write(&mut frames));
-    let mut calls = VecDeque::from(calls);
-    let (input, output) = (&mut process.input, &mut process.output);
-    // Both at once: a process that waits for its answers to be read reads no requests.
-    let write = async {
-        // Where this fails, the process is gone, and reading tells why.
-        let _ = input.write_all(&frames).await;
-        std::future::pending::<()>().await;
-    };
+    let (mut calls, mut written) = (VecDeque::from(calls), 0);
     let answer_bytes_max = shared.bounds.output_bytes_max + (64 << 10);
     let overdue = shared.bounds.time * 10 + Duration::from_secs(2);
     let mut since = Instant::now();
-    let read = async {
-        while let Some(call) = calls.pop_front() {
-            match timeout(overdue, read_answer(output, answer_bytes_max)).await {
-                Ok(Ok(answer)) => {
-                    let took = since.elapsed();
-                    since = Instant::now();
-                    shared.answer(call, answer, took);
+    while !calls.is_empty() {
+        let read = timeout(overdue, read_answer(&mut process.output, answer_bytes_max));
+        tokio::pin!(read);
+        let answer = loop {
+            tokio::select! {
+                biased;
+                // Both at once: a process that waits for its answers to be read reads no requests.
+                count = process.input.write(&frames[written..]), if written < frames.len() => {
+                    // Where this fails, the process is gone, and reading tells why.
+                    written = count.map_or(frames.len(), |count| written + count);
                 }
-                failed => {
-                    calls.push_front(call);
-                    return Err(failed.is_err());
-                }
+                answer = &mut read => break answer,
             }
+        };
+        let is_overdue = answer.is_err();
+        let Ok(Ok(answer)) = answer else { return Err(Left { calls, is_overdue, since }) };
+        let took = since.elapsed();
+        since = Instant::now();
+        if let Some(call) = calls.pop_front() {
+            shared.answer(call, answer, took);
         }
-        Ok(())
-    };
-    let outcome = tokio::select! {
-        outcome = read => outcome,
-        () = write => Ok(()),
-    };
-    outcome.map_err(|is_overdue| Left { calls, is_overdue, since })
+        if calls.len() <= REFILL_AT {
+            let more = shared.take_fast(process.generation);
+            frames.drain(..written);
+            written = 0;
+            more.iter().for_each(|call| call.write(&mut frames));
+            calls.extend(more);
+        }
+    }
+    Ok(())
 }
 
 async fn read_answer(output: &mut BufReader<ChildStdout>, bytes_max: usize) -> io::Result<Answer> {

@@ -175,6 +175,12 @@ impl Queue {
         !self.turns.is_empty()
     }
 
+    /// More calls for one of so many processes that still has some; none when it is the turn of a script that goes alone.
+    pub(super) fn take_fast(&mut self, workers: usize) -> Vec<Call> {
+        let mut waiting = self.turns.iter().filter_map(|script| self.lanes.get(script));
+        if waiting.any(|lane| lane.is_slow || lane.is_long) { Vec::new() } else { self.take(workers) }
+    }
+
     /// The calls that one of so many processes takes next; empty when there is nothing for it to do.
     pub(super) fn take(&mut self, workers: usize) -> Vec<Call> {
         let share = self.turns.iter().filter_map(|script| self.lanes.get(script)).map(|lane| lane.calls.len());
@@ -313,6 +319,18 @@ mod tests {
     }
 
     // Both processes took calls of a hostile script before the first of them had ended.
+    #[test]
+    fn a_process_is_given_no_more_while_a_script_waits_that_goes_alone() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        know_as_fast(&mut queue, &["a"], now);
+        let _answers: Vec<_> = ["a", "new"].map(|script| call(&mut queue, script, now)).into();
+        assert!(queue.take_fast(2).is_empty());
+        assert_eq!(names(&queue.take(2)), ["a"]);
+        assert_eq!(names(&queue.take(2)), ["new"]);
+        let _answer = call(&mut queue, "a", now);
+        assert_eq!(names(&queue.take_fast(2)), ["a"]);
+    }
+
     #[test]
     fn an_unknown_script_leaves_a_process_free_until_it_has_ended_once() {
         let (mut queue, now) = (Queue::default(), Instant::now());
