@@ -1,5 +1,5 @@
-//! The hub's side of `cargo xtask bench --scenario scripts`: `evaluate HUB-BINARY FOLDER` gives the folder's script and inputs
-//! to one evaluation process of that binary, as the hub does, and tells how long that took.
+//! The hub's side of `cargo xtask bench --scenario scripts`: `evaluate HUB-BINARY FOLDER PROCESSES` gives the folder's script and
+//! inputs to so many evaluation processes of that binary, as the hub does, and tells how long that took.
 //!
 //! It is a program of its own because the pool must be built as it is shipped; it holds nothing but the pool and its callers.
 
@@ -14,7 +14,7 @@ use ess_core::script::ScriptError;
 use ess_core::time::Time;
 use ess_hub::scripts::{Evaluation, Scripts, ScriptsOptions};
 
-/// Callers that wait at once: two turns of a process, as when many events are on their way.
+/// Callers that wait at once, as when many events are on their way.
 const CALLERS: usize = 32;
 
 /// The script and the events' payloads, over and over.
@@ -27,14 +27,15 @@ struct Work {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
-    let (Some(program), Some(folder)) = (args.next(), args.next()) else {
-        return Err("usage: evaluate HUB-BINARY FOLDER".into());
+    let (Some(program), Some(folder), Some(workers)) = (args.next(), args.next(), args.next()) else {
+        return Err("usage: evaluate HUB-BINARY FOLDER PROCESSES".into());
     };
+    let workers = workers.parse()?;
     let folder = PathBuf::from(folder);
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let options = ScriptsOptions::of_program(PathBuf::from(program), vec!["script-worker".to_owned()]);
-        let work = Arc::new(Work::read(&folder, Scripts::start(ScriptsOptions { workers: 1, ..options }))?);
+        let work = Arc::new(Work::read(&folder, Scripts::start(ScriptsOptions { workers, ..options }))?);
         let mut outputs = Vec::new();
         for number in 0..work.inputs.len() {
             outputs.push(work.evaluate(number).await?.ok_or("a script gave no result")?);

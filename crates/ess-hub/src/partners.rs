@@ -215,7 +215,13 @@ impl Hub {
     ///
     /// # Errors
     /// There is none of this id.
-    pub async fn rotate_secret(&self, id: &PartnerId, overlap: Duration, by: &Principal) -> Result<String, Problem> {
+    pub async fn rotate_secret(
+        &self,
+        id: &PartnerId,
+        overlap: Duration,
+        reason: Option<String>,
+        by: &Principal,
+    ) -> Result<String, Problem> {
         let _changing = self.delivery.registry.changing.lock().await;
         let known = self.delivery.registry.snapshot().partner(id)?.clone();
         let now = self.now();
@@ -225,7 +231,7 @@ impl Hub {
         let mut secrets = vec![(secret, None)];
         let older = known.secrets.iter().map(|(secret, ends)| (secret.clone(), Some(ends.unwrap_or(end).min(end))));
         secrets.extend(older.filter(|(_, ends)| ends.is_some_and(|ends| ends > now)).take(3));
-        let audit = self.audit(by, "partner.rotate_secret", id.as_str(), None);
+        let audit = self.audit(by, "partner.rotate_secret", id.as_str(), reason);
         let stored = self.delivery.store.put_secrets(known.no, &write_secrets(&secrets), audit).await;
         stored.map_err(|error| unavailable(&error))?;
         let registered = Arc::new(known.with(known.paused_since, secrets));

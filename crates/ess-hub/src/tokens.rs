@@ -19,6 +19,7 @@ impl Hub {
         role: Role,
         note: String,
         expires_at: Option<Time>,
+        reason: Option<String>,
         by: &Principal,
     ) -> Result<(String, TokenView), Problem> {
         if let Role::Partner(partner) = &role {
@@ -26,7 +27,7 @@ impl Hub {
         }
         let made = access::mint(&role, note, self.now(), expires_at);
         let (text, stored) = made.map_err(|_| Problem::new(Code::Internal, "the system gives no random bytes"))?;
-        let audit = self.audit(by, "token.create", format!("{} ({})", stored.id, role.word()), None);
+        let audit = self.audit(by, "token.create", format!("{} ({})", stored.id, role.word()), reason);
         self.delivery.store.put_token(stored.clone(), audit).await.map_err(|error| unavailable(&error))?;
         let view = access::view(&stored).ok_or_else(|| Problem::new(Code::Internal, "a token without a role"))?;
         self.access.put(stored);

@@ -76,7 +76,9 @@ pub(crate) async fn admin_token(hub: &Hub, dir: &Path) -> Result<String> {
         return Ok(text.trim().to_owned());
     }
     let by = Principal { token_id: "first-start".to_owned(), role: Role::Admin, expires_at: None };
-    let made = hub.create_token(Role::Admin, "first admin token".to_owned(), None, &by).await;
+    let made = hub
+        .create_token(Role::Admin, "first admin token".to_owned(), None, Some("the hub's first start".to_owned()), &by)
+        .await;
     let (text, _) = made.map_err(|problem| Failure::refused(problem.detail))?;
     crate::config::profile::write_private(&path, format!("{text}\n").as_bytes())
         .map_err(|error| Failure::io(format_args!("could not write {}", path.display()), &error))?;

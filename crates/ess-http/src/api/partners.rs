@@ -431,7 +431,10 @@ pub(crate) struct Rotated {
     path = "/v1/partners/{id}/rotate-secret",
     tag = "Partners",
     operation_id = "rotate_secret",
-    params(("id" = String, Path, description = "The partner's id.", example = "COURT-CAL")),
+    params(
+        ("id" = String, Path, description = "The partner's id.", example = "COURT-CAL"),
+        ("X-HMS-Reason" = Option<String>, Header, description = "Why, for the audit trail."),
+    ),
     request_body(content = Rotation, example = json!({"overlap": "24h"})),
     responses((status = 200, description = "The new secret, shown this once.", body = Rotated)),
 )]
@@ -440,6 +443,7 @@ pub(crate) async fn rotate_secret(
     caller: Caller,
     OfPartner(id): OfPartner,
     query: Query,
+    Reason(reason): Reason,
     request: Request,
 ) -> Answer {
     caller.permit(&Act::Operate)?;
@@ -451,7 +455,7 @@ pub(crate) async fn rotate_secret(
     if overlap > std::time::Duration::from_secs(30 * 86_400) {
         return Err(refuse("overlap may be at most 30d".to_owned()).into());
     }
-    let secret = site.hub.rotate_secret(&id, overlap, &caller.0).await?;
+    let secret = site.hub.rotate_secret(&id, overlap, reason, &caller.0).await?;
     ok(Rotated { secret, old_valid_for: ess_core::duration::format(overlap) })
 }
 

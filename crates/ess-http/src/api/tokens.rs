@@ -161,6 +161,7 @@ fn invalid(field: &str, detail: &str) -> Problem {
     path = "/v1/tokens",
     tag = "Tokens",
     operation_id = "create_token",
+    params(("X-HMS-Reason" = Option<String>, Header, description = "Why, for the audit trail.")),
     request_body(content = NewToken, example = json!({"role": "publisher", "subjects": ["RULE-COURT-*"], "note": "HMS-GOV", "expires_in": "90d"})),
     responses((status = 201, description = "The token.", body = MadeToken, example = json!({"token": "hms_publisher_0f1e2d3c…", "id": "tok_3f9a0c12", "role": "publisher", "subjects": ["RULE-COURT-*"], "note": "HMS-GOV", "created_at": "2026-11-23T15:00:00Z", "expires_at": "2027-02-21T15:00:00Z"}))),
 )]
@@ -168,6 +169,7 @@ pub(crate) async fn create_token(
     State(site): State<Arc<Site>>,
     caller: Caller,
     query: Query,
+    Reason(reason): Reason,
     request: Request,
 ) -> Answer {
     caller.permit(&Act::Tokens)?;
@@ -175,7 +177,7 @@ pub(crate) async fn create_token(
     let body = read_json(&site, request, SMALL_BODY_BYTES_MAX).await?;
     let now = Time::from_micros(jiff::Timestamp::now().as_microsecond());
     let (role, note, expires_at) = document::read::<NewToken>(&body.bytes)?.parse(now)?;
-    let (token, view) = site.hub.create_token(role, note, expires_at, &caller.0).await?;
+    let (token, view) = site.hub.create_token(role, note, expires_at, reason, &caller.0).await?;
     answer(StatusCode::CREATED, MadeToken { token, view: Token::of(view) })
 }
 

@@ -120,6 +120,35 @@ async fn a_revoked_token_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn every_change_is_recorded_with_its_reason() {
+    let hub = TestHub::start().await;
+    let changes = [
+        ("POST", "/v1/partners", r#"{"id": "P", "url": "https://p.invalid/"}"#, "partner.add"),
+        ("PUT", "/v1/partners/P", r#"{"id": "P", "url": "https://p.invalid/2"}"#, "partner.change"),
+        ("POST", "/v1/partners/P/pause", "{}", "partner.pause"),
+        ("POST", "/v1/partners/P/resume", "{}", "partner.resume"),
+        ("POST", "/v1/partners/P/rotate-secret", "{}", "partner.rotate_secret"),
+        ("DELETE", "/v1/partners/P", "", "partner.remove"),
+        ("POST", "/v1/bridges", r#"{"subject": "A", "from": 2, "to": 1, "identity": true}"#, "bridge.add"),
+        ("DELETE", "/v1/bridges/A%2F2-to-1", "", "bridge.remove"),
+        ("POST", "/v1/schemas", r#"{"subject": "A", "version": 1, "schema": true}"#, "schema.add"),
+        ("DELETE", "/v1/schemas/A%2Fv1", "", "schema.remove"),
+        ("POST", "/v1/tables", r#"{"name": "t", "value": []}"#, "table.add"),
+        ("DELETE", "/v1/tables/t", "", "table.remove"),
+        ("POST", "/v1/tokens", r#"{"role": "auditor"}"#, "token.create"),
+    ];
+    for (method, path, body, act) in changes {
+        let reason = format!("x-hms-reason: because of {act}");
+        let reply = hub.ask_as(&hub.admin, method, path, &[&reason], body.as_bytes()).await;
+        assert!(reply.status < 300, "{act}: {}", reply.text());
+        let trail = hub.get("/v1/audit").await.json();
+        let last = trail["items"].as_array().unwrap().last().unwrap();
+        assert_eq!((&last["act"], &last["reason"]), (&act.into(), &format!("because of {act}").into()));
+    }
+    hub.finish().await;
+}
+
+#[tokio::test]
 async fn whoever_guesses_tokens_is_told_to_wait_and_others_are_not() {
     let hub = TestHub::start().await;
     let mut told = None;

@@ -47,7 +47,7 @@ impl TestHub {
         let dir = tempfile::tempdir().unwrap();
         let hub = open(dir.path()).await;
         let first = Principal { token_id: "test".to_owned(), role: Role::Admin, expires_at: None };
-        let (admin, _) = hub.create_token(Role::Admin, String::new(), None, &first).await.unwrap();
+        let (admin, _) = hub.create_token(Role::Admin, String::new(), None, None, &first).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, mut stopped) = watch::channel(false);

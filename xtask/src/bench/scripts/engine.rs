@@ -1,4 +1,4 @@
-//! The two programs that evaluate: the hub's pool with one process, and node with the reference engine. Both are told over
+//! The two programs that evaluate: the hub's pool, and node with the reference engine. Both are told over
 //! their pipes how many evaluations to make, and say how long they took.
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -41,9 +41,9 @@ pub(super) fn build() -> Result<String> {
 }
 
 impl Engine {
-    /// The hub's pool, with the evaluation process of this binary.
-    pub(super) fn hub(program: &str, binary: &str, folder: &Path) -> Result<Self> {
-        Self::start(crate::shell::command(program, &[binary]).arg(folder))
+    /// The hub's pool, with so many evaluation processes of this binary.
+    pub(super) fn hub(program: &str, binary: &str, folder: &Path, processes: usize) -> Result<Self> {
+        Self::start(crate::shell::command(program, &[binary]).arg(folder).arg(processes.to_string()))
     }
 
     /// The reference, from where npm put it.
