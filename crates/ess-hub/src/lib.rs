@@ -30,6 +30,7 @@ mod tokens;
 pub mod view;
 
 pub use acks::Word;
+pub use dead_letters::Letters;
 pub use hub::{Hub, HubOptions};
 pub use notary::NotaryOptions;
 pub use registry::FindSecret;
