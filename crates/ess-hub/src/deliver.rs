@@ -3,10 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ess_channels::Channel;
 use ess_core::id::Seq;
 use ess_core::lane::{Attempt, Outcome, Report, Sent, Tried};
-use ess_core::partner::AckBy;
 use ess_core::receipt::{Receipt, Verdict};
 use ess_store::Store;
 
@@ -15,6 +13,7 @@ use crate::clock::Clock;
 use crate::metrics::{AttemptLabels, Metrics};
 use crate::prepare::{Marking, Workshop};
 use crate::registry::{Registered, Registry};
+use crate::watch::Watches;
 
 /// What every attempt needs; shared by all.
 pub struct Delivery {
@@ -28,6 +27,8 @@ pub struct Delivery {
     pub workshop: Workshop,
     /// The time.
     pub clock: Clock,
+    /// Fetches words that come apart from an attempt.
+    pub watches: Watches,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }
@@ -54,7 +55,13 @@ impl Delivery {
             Ok(cell) => cell,
             Err(reason) => {
                 tracing::error!(event.seq = attempt.seq.0, reason, "could not load an event to deliver it");
-                return self.report(attempt, self.retry("the hub could not load the event".to_owned()), None, None);
+                return self.report(
+                    registered,
+                    attempt,
+                    self.retry("the hub could not load the event".to_owned()),
+                    None,
+                    None,
+                );
             }
         };
         let snapshot = self.registry.snapshot();
@@ -63,15 +70,15 @@ impl Delivery {
             Ok(made) => made,
             Err(blocked) => {
                 let outcome = Outcome::Blocked { reason: blocked.reason, mend: blocked.mend };
-                return self.report(attempt, outcome, None, None);
+                return self.report(registered, attempt, outcome, None, None);
             }
         };
-        let channel = match self.channel(registered, cell.event.content.test) {
+        let channel = match registered.channel_for(cell.event.content.test) {
             Ok(channel) => channel.clone(),
-            Err(reason) => return self.report(attempt, self.retry(reason.clone()), None, None),
+            Err(reason) => return self.report(registered, attempt, self.retry(reason.clone()), None, None),
         };
         let sent = Sent { version, body_digest: body.digest, scripts: body.scripts.clone() };
-        if registered.partner.ack.by == AckBy::Callback {
+        if registered.partner.ack.comes_apart() {
             announce(sent.clone());
         }
         let marking = Marking {
@@ -85,25 +92,26 @@ impl Delivery {
         let deadline = tokio::time::Instant::now() + registered.partner.timeout;
         let receipt = channel.send(&message, deadline).await;
         let verdict = Verdict::of(&receipt, &registered.partner.ack, &cell.event.content.id, &body.digest);
-        let report = self.report(attempt, Outcome::Verdict(verdict), Some(sent), status_of(&receipt));
+        let report = self.report(registered, attempt, Outcome::Verdict(verdict), Some(sent), status_of(&receipt));
         self.log(registered, &cell, &report);
         report
-    }
-
-    fn channel<'a>(&self, registered: &'a Registered, test: bool) -> &'a Result<Arc<Channel>, String> {
-        match (&registered.test_channel, test) {
-            (Some(channel), true) => channel,
-            _ => &registered.channel,
-        }
     }
 
     fn retry(&self, reason: String) -> Outcome {
         Outcome::Verdict(Verdict::Retry { reason, retry_after: None })
     }
 
-    fn report(&self, attempt: Attempt, outcome: Outcome, sent: Option<Sent>, status: Option<u16>) -> Report {
+    fn report(
+        &self,
+        registered: &Registered,
+        attempt: Attempt,
+        outcome: Outcome,
+        sent: Option<Sent>,
+        status: Option<u16>,
+    ) -> Report {
         let (word, reason) = words(&outcome);
-        self.metrics.attempts.get_or_create(&AttemptLabels { outcome: word }).inc();
+        let labels = AttemptLabels { outcome: word, channel: registered.partner.channel.word() };
+        self.metrics.attempts.get_or_create(&labels).inc();
         let took: Duration = self.clock.now().since(attempt.started);
         let tried = Tried { number: attempt.number, at: attempt.started, took, status, outcome: word, reason };
         Report { attempt, outcome, sent, tried }
@@ -133,10 +141,10 @@ impl Delivery {
     }
 }
 
-fn status_of(receipt: &Receipt) -> Option<u16> {
+pub(crate) fn status_of(receipt: &Receipt) -> Option<u16> {
     match receipt {
         Receipt::Answer(answer) => Some(answer.status),
-        Receipt::Failed(_) => None,
+        _ => None,
     }
 }
 

@@ -54,6 +54,14 @@ impl Registered {
         }
     }
 
+    /// The way for real events, or the one for dry runs.
+    pub fn channel_for(&self, test: bool) -> &Result<Arc<Channel>, String> {
+        match (&self.test_channel, test) {
+            (Some(channel), true) => channel,
+            _ => &self.channel,
+        }
+    }
+
     /// The version that it gets of an event.
     #[must_use]
     pub fn version_of(&self, subject: &Subject, published: Version) -> Version {
@@ -102,10 +110,7 @@ impl Opener {
 
     fn open(&self, partner: &Partner, url: &str) -> Result<Arc<Channel>, String> {
         let credential = self.credential(partner.auth.as_ref())?;
-        let connections_max = partner.limits.in_flight as usize;
-        Channel::open(partner.channel, url, credential, &self.dialer, connections_max)
-            .map(Arc::new)
-            .map_err(|error| error.to_string())
+        Channel::open(partner, url, credential, &self.dialer).map(Arc::new).map_err(|error| error.to_string())
     }
 
     fn credential(&self, auth: Option<&Auth>) -> Result<Credential, String> {
@@ -119,6 +124,14 @@ impl Opener {
                 client_id: client_id.clone(),
                 client_secret: find(client_secret)?,
                 scope: scope.clone(),
+            },
+            Some(Auth::Password { user, password }) => {
+                Credential::Password { user: user.clone(), password: find(password)? }
+            }
+            Some(Auth::Key { user, key, passphrase }) => Credential::Key {
+                user: user.clone(),
+                key: find(key)?,
+                passphrase: passphrase.as_ref().map(find).transpose()?,
             },
             Some(Auth::Mtls { cert, key }) => Credential::Mtls { cert_pem: find(cert)?, key_pem: find(key)? },
         })

@@ -19,7 +19,8 @@ impl Lane {
             }
             Verdict::Received => {
                 self.health_success();
-                self.await_ack(place, "delivered; the ACK comes by callback".to_owned(), tried, now);
+                let reason = format!("delivered; {}", self.policy.ack.awaited());
+                self.await_ack(place, reason, tried, now);
             }
             Verdict::Unacknowledged { reason } => {
                 // A partner that answers is not offline, whatever it says.
