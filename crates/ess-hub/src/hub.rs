@@ -31,6 +31,7 @@ use crate::registry::{FindSecret, Opener, Registered, Registry, Snapshot};
 use crate::rules::Rules;
 use crate::scripts::Scripts;
 use crate::view::Happening;
+use crate::watch::{self, Watches};
 use tokio::sync::mpsc;
 
 /// The setting that holds the seed of the key for messages.
@@ -99,12 +100,14 @@ impl Hub {
         scripts.set_tables(rules.tables.clone());
         registry.swap(first_snapshot(&opener, &start.partners, rules)?);
         let workshop = Workshop { scripts, key, metrics: metrics.clone() };
+        let (watches, orders) = Watches::new();
         let delivery = Arc::new(Delivery {
             store: store.clone(),
             cells: Cells::default(),
             registry,
             workshop,
             clock: Clock::start(),
+            watches,
             metrics,
         });
         let happenings = Arc::new(Happenings::default());
@@ -130,12 +133,14 @@ impl Hub {
         };
         for registered in hub.delivery.registry.snapshot().partners.values() {
             hub.seat(registered.clone(), start.head).await?;
+            hub.delivery.watches.watch(registered);
         }
         hub.take_back_again().await.map_err(|problem| StoreError::Damaged(problem.detail))?;
         let loops = vec![
             tokio::spawn(watch_space(hub.space.clone())),
             tokio::spawn(notary::run(hub.clone())),
             tokio::spawn(grant(hub.clone(), wishes)),
+            tokio::spawn(watch::run(hub.clone(), orders)),
             tokio::spawn(loop_.run()),
         ];
         *hub.loops.lock().unwrap_or_else(PoisonError::into_inner) = loops;
@@ -167,6 +172,7 @@ impl Hub {
 
     /// Stops: nothing new is sent, what is under way may end within `bound`, everything is written down.
     pub async fn stop(&self, bound: Duration) {
+        self.delivery.watches.stop().await;
         if tokio::time::timeout(bound, self.lanes.drain()).await.is_err() {
             tracing::warn!("some attempts did not end in time; they are made again at the next start");
         }
