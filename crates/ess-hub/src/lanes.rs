@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::announce::{tell_action, tell_record};
 use crate::deliver::Delivery;
 use crate::happenings::Happenings;
+use crate::heartbeat::Beat;
 use crate::records;
 use crate::registry::Registered;
 
@@ -96,6 +97,10 @@ struct Seat {
     /// The timer that stands in the heap for this lane.
     armed: Option<Time>,
     last_error: Option<String>,
+    /// When it was sent something last, a heartbeat too.
+    sent_at: Time,
+    /// The highest counter that it was sent in this run.
+    sent_to: u64,
 }
 
 /// The loop.
@@ -258,6 +263,10 @@ impl Lanes {
                 self.with_lane(no, |lane| lane.on_fallback_report(*report, now, dice));
                 no
             }
+            Input::Beaten => {
+                self.under_way -= 1;
+                return;
+            }
             Input::UrgentLoaded(no, page) => {
                 self.with_lane(no, |lane| lane.on_urgent_loaded(page.entries, page.scanned_to, page.has_more, now));
                 no
@@ -397,7 +406,7 @@ impl Lanes {
         lane.on_command(Command::Unblock, now);
         lane.want_urgent();
         let no = registered.no;
-        self.seats.insert(no, Seat { lane, registered, armed: None, last_error: None });
+        self.seats.insert(no, Seat { lane, registered, armed: None, last_error: None, sent_at: now, sent_to: 0 });
         let room = HELD_MAX / self.seats.len();
         for seat in self.seats.values_mut() {
             seat.lane.set_room(room);
@@ -450,12 +459,28 @@ impl Lanes {
                 channel.sweep();
             }
         }
+        self.send_heartbeats();
         if self.is_stalled && self.delivery.store.unrecorded() < UNRECORDED_MAX / 2 {
             self.is_stalled = false;
             let numbers: Vec<PartnerNo> = self.seats.keys().copied().collect();
             for no in numbers {
                 self.pump(no);
             }
+        }
+    }
+
+    /// Partners who want to know that the hub is there and have heard nothing for a while are told.
+    fn send_heartbeats(&mut self) {
+        let now = self.now();
+        for seat in self.seats.values_mut() {
+            let is_due = seat.registered.partner.heartbeat.is_some_and(|span| now.since(seat.sent_at) >= span);
+            if !is_due || self.is_draining || seat.lane.is_paused() {
+                continue;
+            }
+            seat.sent_at = now;
+            self.under_way += 1;
+            let beat = Beat { partner_seq: seat.sent_to.max(seat.lane.counted()), sequence: self.head };
+            errands::spawn_heartbeat(&self.delivery, &self.handle, &seat.registered, beat);
         }
     }
 
@@ -471,6 +496,8 @@ impl Lanes {
             match action {
                 Action::Send(attempt) => {
                     self.under_way += 1;
+                    seat.sent_at = now;
+                    seat.sent_to = seat.sent_to.max(attempt.partner_seq.unwrap_or(0));
                     errands::spawn_attempt(&self.delivery, &self.handle, &seat.registered, attempt);
                 }
                 Action::SendFallback(attempt) => {
