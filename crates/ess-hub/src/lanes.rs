@@ -28,6 +28,8 @@ pub use input::{Input, LaneReport, LanesHandle, Wish, Word};
 
 /// Changes that may wait for the store before lanes stop sending: what a crash could repeat stays bounded.
 const UNRECORDED_MAX: usize = 50_000;
+/// The same while the store can't write at all: nothing is recorded meanwhile, and whoever starts the hub anew repeats it.
+const UNRECORDED_FAILING_MAX: usize = 1_024;
 /// Deliveries that all lanes together hold in memory, as far as each keeps its least.
 const HELD_MAX: usize = 262_144;
 /// Offers before the loop looks at its other inputs again.
@@ -98,6 +100,8 @@ impl Lanes {
     ) -> (Self, LanesHandle) {
         let (sender, inputs) = mpsc::unbounded_channel();
         let handle = LanesHandle::new(sender);
+        // A hub that is started again and again while its store can't write would send the same again and again.
+        let is_stalled = !delivery.store.records();
         let lanes = Self {
             delivery,
             happenings,
@@ -109,7 +113,7 @@ impl Lanes {
             timers: BinaryHeap::new(),
             records: Vec::new(),
             under_way: 0,
-            is_stalled: false,
+            is_stalled,
             fanning: VecDeque::new(),
             fanned: 0,
             head: Seq(0),
@@ -378,7 +382,9 @@ impl Lanes {
                 channel.sweep();
             }
         }
-        if self.is_stalled && self.delivery.store.unrecorded() < UNRECORDED_MAX / 2 {
+        let has_caught_up = self.delivery.store.records() && self.delivery.store.unrecorded() < UNRECORDED_MAX / 2;
+        if self.is_stalled && has_caught_up {
+            tracing::info!("the store writes again, and so the lanes send");
             self.is_stalled = false;
             let numbers: Vec<PartnerNo> = self.seats.keys().copied().collect();
             for no in numbers {
@@ -438,7 +444,9 @@ impl Lanes {
         if !self.records.is_empty() {
             self.delivery.store.record(std::mem::take(&mut self.records));
         }
-        if !self.is_stalled && self.delivery.store.unrecorded() > UNRECORDED_MAX {
+        let store = &self.delivery.store;
+        let unrecorded_max = if store.records() { UNRECORDED_MAX } else { UNRECORDED_FAILING_MAX };
+        if !self.is_stalled && store.unrecorded() > unrecorded_max {
             tracing::warn!("the store does not keep up or fails; nothing is sent until it has caught up");
             self.is_stalled = true;
         }
