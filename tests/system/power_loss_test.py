@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import subprocess
 import threading
 from collections import Counter
@@ -309,6 +310,35 @@ def test_a_power_cut_in_a_first_start_never_keeps_the_hub_from_the_next(
         disk.cut(dice, dice.choice([0.0, 0.5]))
         said = start_once(binary, disk, tmp_path / "home")
         assert "listening" in said, f"after a cut at step {step}: {said}"
+
+
+def test_what_a_first_start_made_known_is_there_after_a_power_cut(
+    binary: Path, fault_library: Path, tmp_path: Path
+) -> None:
+    disk = Disk(made(tmp_path / "data"), tmp_path / "disk", fault_library)
+    assert "listening" in start_once(binary, disk, tmp_path / "home")
+    files = ["admin.token", "seal.key", "tls/ca.pem", "tls/ca.key", "tls/hub.pem"]
+    before = [(disk.data / file).read_bytes() for file in files]
+    disk.cut(random.Random(SEED), keep=0)
+    assert "listening" in start_once(binary, disk, tmp_path / "home")
+    # Clients trust this CA and hold this token: another one would shut them out.
+    assert [(disk.data / file).read_bytes() for file in files] == before
+
+
+def test_a_back_up_that_was_answered_is_whole_after_a_power_cut(
+    start_hub: Callable[..., Hub], loop: Loop, disk: Disk
+) -> None:
+    world = World(loop, SEED)
+    hub = start_hub(disk.data, **disk.settings())
+    publish(hub.client(), world, 10, BIG)
+    answer = hub.client().ask("POST", "/v1/backup", {"file": str(disk.data / "copy.db")})
+    assert answer.status == 200, answer
+    hub.kill()
+    disk.cut(world.dice, keep=0)
+    (disk.data / "copy.db").rename(made(tmp := disk.state / "restored") / "ess.db")
+    shutil.copy(disk.data / "seal.key", tmp)
+    shutil.copy(disk.data / "admin.token", tmp)
+    check(start_hub(tmp).client(), world)
 
 
 def made(folder: Path) -> Path:

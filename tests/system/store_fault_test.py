@@ -5,7 +5,9 @@ The disk is `faults/fault.c`: each case names which calls on which file fail, wi
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import json
 import os
 import random
 import threading
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
 import pytest
-from conftest import Client, Hub, Loop, Request, Sink, add_partner, event, wait_for
+from conftest import Client, Hub, Loop, Request, Sink, acknowledge, add_partner, event, wait_for
 from faults.disk import ANY_CHANGE, CREATE, FOREVER, LINK, MKDIR, RENAME, SYNC, TRUNCATE, WRITE, Disk
 from power_loss_test import made, start_once
 from store_full_test import check_refusal
@@ -175,6 +177,9 @@ def is_still(sink: Sink) -> bool:
 WITHIN, RESEND = "200ms", 2
 ATTEMPTS_MAX = 1 + RESEND
 KILLS = 4
+BACKLOG = 2_000
+#: Outcomes that may wait for a store that can't write, and what was under way or on its way when they were reached.
+UNRECORDED_MAX = 1_024 + 256 + 16
 
 
 def quiet_partner(client: Client, loop: Loop) -> Sink:
@@ -226,6 +231,33 @@ def test_nothing_floods_a_partner_while_no_outcome_can_be_written_down(
     most, count = attempts().most_common(1)[0]
     story = [(round(one.at, 3), one.attempt) for one in sink.arrivals if one.event_id == most]
     assert count <= 2 * ATTEMPTS_MAX, f"{most}: {story}"
+
+
+def test_a_store_that_can_not_write_bounds_what_a_kill_would_repeat(
+    start_hub: Callable[..., Hub], loop: Loop, disk: Disk
+) -> None:
+    client = start_hub(disk.data, **disk.settings()).client()
+    is_open = threading.Event()
+
+    async def acknowledge_when_open(request: Request) -> Optional[tuple[int, bytes]]:
+        while not is_open.is_set():
+            await asyncio.sleep(0.01)
+        return await acknowledge(request)
+
+    sink = Sink(loop, acknowledge_when_open)
+    add_partner(client, "P", sink.url, retry=RETRY, order="none")
+    lines = [json.dumps(event(f"F-{number}", f"S-{number}")) for number in range(BACKLOG)]
+    answer = client.ask("POST", "/v1/events", "\n".join(lines).encode(), {"content-type": "application/x-ndjson"})
+    assert answer.json["recorded"] == BACKLOG, answer
+    disk.fail(WRITE, errno.ENOSPC, "ess.db-wal")
+    is_open.set()
+    wait_for("some to be sent", lambda: len(sink.arrivals) > 500)
+    wait_for("an end of sending", lambda: is_still(sink))
+    assert len(sink.arrivals) <= UNRECORDED_MAX, f"{len(sink.arrivals)} were sent, and no outcome was written down"
+    disk.mend()
+    wait_for("the rest", lambda: client.get("/v1/partners/P")["backlog"] == 0)
+    wait_for("the record", lambda: len(client.pages("/v1/ledger")) == BACKLOG)
+    assert Counter(arrival.event_id for arrival in sink.arrivals) == Counter(f"F-{number}" for number in range(BACKLOG))
 
 
 def test_what_was_sent_again_is_counted_across_kills(start_hub: Callable[..., Hub], loop: Loop, disk: Disk) -> None:
