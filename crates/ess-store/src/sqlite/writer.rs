@@ -279,11 +279,12 @@ impl Writer {
         self.state.is_stale = true;
         self.state.is_shaken |= matches!(error, StoreError::Shaken(_));
         self.shared.records.store(false, Ordering::Relaxed);
+        // Before any answer: whoever was refused finds the store failing.
+        self.set_failing(Some(error.clone()));
         batch.refuse(&error);
         for durable in self.state.durables.drain(..) {
             drop(durable.reply.send(Err(error.clone())));
         }
-        self.set_failing(Some(error));
     }
 
     /// Makes sure of what is on the disk.
