@@ -118,6 +118,10 @@ impl Hub {
         // Whole or not there, also after a power cut.
         let write = || -> std::io::Result<()> {
             std::fs::create_dir_all(dir)?;
+            // The directory's own name may be new.
+            if let Some(Ok(above)) = dir.parent().map(File::open) {
+                above.sync_all()?;
+            }
             let mut file = File::create(&part)?;
             file.write_all(checkpoint.note.as_bytes())?;
             file.sync_all()?;
