@@ -341,6 +341,22 @@ def test_a_back_up_that_was_answered_is_whole_after_a_power_cut(
     check(start_hub(tmp).client(), world)
 
 
+def test_a_checkpoint_that_was_exported_is_whole_after_a_power_cut(
+    start_hub: Callable[..., Hub], loop: Loop, disk: Disk
+) -> None:
+    world = World(loop, SEED)
+    folder = disk.data / "elsewhere"
+    hub = start_hub(disk.data, **disk.settings(), HMS_ESS_CHECKPOINT_DIR=str(folder))
+    client = hub.client()
+    add_partner(client, "FAST", world.sinks["FAST"].url)
+    publish(client, world, 3)
+    wait_for("the receipts", lambda: len(client.pages("/v1/ledger")) == 3)
+    note = client.ask("POST", "/v1/ledger/checkpoint").json["note"]
+    hub.kill()
+    disk.cut(world.dice, keep=0)
+    assert note in [file.read_text() for file in folder.iterdir()]
+
+
 def made(folder: Path) -> Path:
     folder.mkdir(parents=True)
     return folder
