@@ -1,0 +1,76 @@
+//! Every end has its reason: an ACK was said, a NACK too, a dead letter was refused or given up after `give_up_after`, a superseded
+//! one has a newer one of its subject, a cancelled one was taken back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ess_core::delivery::State;
+use ess_core::id::Seq;
+use ess_core::lane::{Command, Ended, OpenDelivery, Outcome, Record};
+use ess_core::partner::Order;
+use ess_core::receipt::Verdict;
+use ess_core::time::Time;
+
+use super::{Fact, Scene};
+use crate::simulation::kept::{Change, Place, place_of};
+
+#[derive(Default)]
+pub struct RightEnd {
+    acked: BTreeSet<Seq>,
+    nacked: BTreeSet<Place>,
+    refused: BTreeSet<Place>,
+    cancelled: BTreeSet<Seq>,
+    failed_first: BTreeMap<Place, Time>,
+}
+
+impl RightEnd {
+    pub fn see(&mut self, fact: &Fact<'_>, scene: &Scene<'_>) -> Result<(), String> {
+        match fact {
+            Fact::Answered { attempt, outcome: Outcome::Verdict(verdict) } => {
+                let place = (attempt.seq, attempt.round);
+                match verdict {
+                    Verdict::Acked(_) => drop(self.acked.insert(place.0)),
+                    Verdict::Nack { .. } => drop(self.nacked.insert(place)),
+                    Verdict::Refused { .. } => drop(self.refused.insert(place)),
+                    Verdict::Retry { .. } | Verdict::Gone { .. } => {
+                        self.failed_first.entry(place).or_insert(scene.now);
+                    }
+                    Verdict::Received | Verdict::Unacknowledged { .. } => {}
+                }
+            }
+            Fact::Word { place, is_ack: true } => drop(self.acked.insert(place.0)),
+            Fact::Word { place, is_ack: false } => drop(self.nacked.insert(*place)),
+            Fact::Commanded(Command::Cancel { seq, .. }) => drop(self.cancelled.insert(*seq)),
+            Fact::OpenedByOperator(place) => {
+                self.refused.remove(place);
+                self.nacked.remove(place);
+                self.failed_first.remove(place);
+            }
+            Fact::Recorded(Change::Lane(Record::Acked { seq, .. })) if !self.acked.contains(seq) => {
+                return Err(format!("event {seq} is acknowledged, and nobody said so"));
+            }
+            Fact::Recorded(Change::Lane(Record::Ended { open, ended })) => return self.on_ended(open, ended, scene),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn on_ended(&self, open: &OpenDelivery, ended: &Ended, scene: &Scene<'_>) -> Result<(), String> {
+        let place = place_of(open);
+        let is_right = match ended.state {
+            State::Nack => self.nacked.contains(&place),
+            State::Cancelled => self.cancelled.contains(&place.0),
+            State::Superseded => {
+                let same_line = |offer: &&ess_core::lane::Offer| offer.subject == open.subject && offer.test == open.test;
+                let mut newer = scene.log.iter().rev().take_while(|offer| offer.seq >= place.0).filter(same_line);
+                scene.policy.order == Order::Latest && newer.any(|offer| offer.seq > place.0 || place.1 == 0)
+            }
+            State::Dead => {
+                let waited = self.failed_first.get(&place).map_or(Duration::ZERO, |first| scene.now.since(*first));
+                self.refused.contains(&place) || waited >= scene.policy.retry.give_up_after
+            }
+            _ => false,
+        };
+        if is_right { Ok(()) } else { Err(format!("{place:?} ended as {:?} without cause: {}", ended.state, ended.reason)) }
+    }
+}
