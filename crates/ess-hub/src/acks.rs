@@ -106,7 +106,7 @@ impl Hub {
             has_rows: true,
         };
         self.delivery.store.record(vec![Change::Acked(receipt)]);
-        self.lanes.tell(Input::EndedInStore(delivery.key.partner, subject.clone(), test));
+        self.lanes.tell(Input::EndedInStore(delivery.key, subject.clone(), test));
     }
 
     pub(crate) async fn state_of(&self, key: DeliveryKey) -> Result<Option<State>, Problem> {

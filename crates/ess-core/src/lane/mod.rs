@@ -23,6 +23,7 @@ pub use health::Health;
 
 use crate::delivery::State;
 use crate::id::{PartnerNo, Seq, Subject};
+use crate::mutant::{self, Mutant};
 use crate::partner::{AckPolicy, Limits, Order, Partner, RetryPolicy};
 use crate::receipt::Evidence;
 use crate::time::Time;
@@ -67,6 +68,8 @@ struct Line {
     /// More of this line lies in the store as explicit records, older than whatever comes now.
     stored: bool,
     is_loading: bool,
+    /// Which read is under way.
+    read: u64,
     /// More was left in the store while the line was being read.
     left_again: bool,
 }
@@ -89,6 +92,7 @@ pub struct Lane {
     supply: supply::Supply,
     next_send_at: Time,
     open_scan: scan::OpenScan,
+    reads: scan::Reads,
     actions: VecDeque<Action>,
 }
 
@@ -111,6 +115,7 @@ impl Lane {
             supply: supply::Supply::new(cursor, counted),
             next_send_at: Time::default(),
             open_scan: scan::OpenScan::default(),
+            reads: scan::Reads::default(),
             actions: VecDeque::new(),
         }
     }
@@ -163,6 +168,9 @@ impl Lane {
     /// Deliveries with records of their own: at the start, a line's stored part, a replay, a redrive.
     pub fn on_opened(&mut self, opened: Vec<OpenDelivery>, now: Time) {
         for open in opened {
+            if open.state == OpenState::Retrying && mutant::is_active(Mutant::RecoveryForgetsOpen) {
+                continue;
+            }
             self.make_room();
             let place = (open.key.seq, open.key.round);
             let key = (open.subject.clone(), open.test);
@@ -180,6 +188,8 @@ impl Lane {
     pub fn on_line_loaded(&mut self, subject: &Subject, test: bool, opened: Vec<OpenDelivery>, more: bool, now: Time) {
         self.make_room();
         let key = (subject.clone(), test);
+        let read = self.lines.get(&key).map_or(0, |line| line.read);
+        let opened = self.reads.end(read, opened);
         if let Some(line) = self.lines.get_mut(&key) {
             line.stored = more || line.left_again;
             line.is_loading = false;
@@ -206,6 +216,7 @@ impl Lane {
     /// The answer to `Action::LoadOpen`; `next` is the last place of the page while there is more.
     pub fn on_open_loaded(&mut self, opened: Vec<OpenDelivery>, next: Option<(Seq, u32)>, now: Time) {
         self.open_scan.loaded(next);
+        let opened = self.reads.end(self.open_scan.read, opened);
         let unblocks = self.open_scan.unblocks;
         for mut open in opened {
             if unblocks && open.state == OpenState::Blocked {
@@ -270,8 +281,10 @@ impl Lane {
         true
     }
 
-    /// A delivery of this line that was not loaded ended in the store.
-    pub fn on_ended_in_store(&mut self, subject: &Subject, test: bool, now: Time) {
+    /// A delivery of this line that was not loaded ended in the store. It may have been read back before.
+    pub fn on_ended_in_store(&mut self, place: (Seq, u32), subject: &Subject, test: bool, now: Time) {
+        self.remove(place);
+        self.reads.passed(place);
         self.promote(&(subject.clone(), test), now);
     }
 
@@ -326,6 +339,12 @@ impl Lane {
         }
         if let Some(attempt) = self.next_attempt(now) {
             return Some(Action::Send(attempt));
+        }
+        if self.is_starved() {
+            self.evict_held();
+            if let Some(action) = self.actions.pop_front() {
+                return Some(action);
+            }
         }
         if let Some((after, limit)) = self.supply.wants(self.loaded_of_backlog(), self.room) {
             return Some(Action::Load { after, limit });
@@ -394,7 +413,7 @@ impl Lane {
         let entry = self.entries.get_mut(&place)?;
         entry.phase = Phase::Sending;
         self.in_flight += 1;
-        if self.policy.limits.per_second > 0.0 {
+        if self.policy.limits.per_second > 0.0 && !mutant::is_active(Mutant::RateIgnored) {
             let spacing = std::time::Duration::from_secs_f64(1.0 / self.policy.limits.per_second);
             self.next_send_at = self.next_send_at.max(now).after(spacing);
         }
@@ -443,6 +462,7 @@ impl Lane {
     /// Everything up to here has ended or has a record of its own; with the partner's counter at that point.
     fn cursor(&self) -> (Seq, u64) {
         let first_unrecorded = self.entries.iter().find(|(place, entry)| place.1 == 0 && !entry.is_recorded);
+        let first_unrecorded = first_unrecorded.filter(|_| !mutant::is_active(Mutant::CursorPassesOpen));
         match first_unrecorded {
             Some((place, entry)) => {
                 (Seq(place.0.0.saturating_sub(1)), entry.partner_seq.unwrap_or(1).saturating_sub(1))

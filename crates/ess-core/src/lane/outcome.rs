@@ -4,6 +4,7 @@ use super::act::{Action, Ended, Record, Tried};
 use super::entry::{Entry, Phase};
 use super::{Lane, Place};
 use crate::delivery::State;
+use crate::mutant::{self, Mutant};
 use crate::partner::Order;
 use crate::receipt::{Evidence, Verdict};
 use crate::retry;
@@ -58,7 +59,8 @@ impl Lane {
         entry.reason = Some(reason);
         // Sent once more for each of `resend`, then left to the partner's word and to Ops. An overtaken one is not sent
         // again: the partner has something newer.
-        if entry.resends >= resend || is_overtaken {
+        let is_used_up = entry.resends >= resend && !mutant::is_active(Mutant::ResendUnbounded);
+        if is_used_up || is_overtaken {
             entry.phase = Phase::Outstanding;
             self.actions.push_back(Action::Outstanding { seq: place.0, round: place.1 });
         } else {
@@ -72,6 +74,18 @@ impl Lane {
         if self.policy.order == Order::Latest {
             self.promote(&line_key, now);
         }
+    }
+
+    /// What awaits its ACK is not sent again: only the partner's word ends it.
+    pub(super) fn leave_outstanding(&mut self, place: Place) {
+        let Some(entry) = self.entries.get_mut(&place) else { return };
+        entry.phase = Phase::Outstanding;
+        if let Some(due) = entry.timer.take() {
+            self.timers.remove(&(due, place));
+        }
+        let open = entry.to_open(self.partner, place);
+        self.record(Record::Opened(open));
+        self.actions.push_back(Action::Outstanding { seq: place.0, round: place.1 });
     }
 
     pub(super) fn retry(
@@ -94,8 +108,10 @@ impl Lane {
             return self.end(place, Ended { state: State::Dead, reason, evidence: None, tried: Some(tried), at: now });
         }
         let backed_off = now.after(retry::delay(&self.policy.retry, entry.failures, dice));
+        let retry_after = retry_after.filter(|_| !mutant::is_active(Mutant::RetryAfterIgnored));
         let due = retry_after.map_or(backed_off, |span| backed_off.max(now.after(span)));
         let due = due.max(self.health.not_before());
+        let due = if mutant::is_active(Mutant::BackOffIgnored) { now } else { due };
         entry.reason = Some(reason);
         entry.phase = Phase::Retrying { due };
         self.record_failed(place, tried);
@@ -117,7 +133,9 @@ impl Lane {
         entry.mend = Some(mend);
         entry.is_recorded = true;
         let open = entry.to_open(self.partner, place);
-        self.record(Record::Opened(open));
+        if !mutant::is_active(Mutant::BlockedNotRecorded) {
+            self.record(Record::Opened(open));
+        }
         self.actions.push_back(Action::BecameBlocked { seq: place.0, round: place.1 });
         self.note_progress();
     }
@@ -131,7 +149,8 @@ impl Lane {
         tried: Option<Tried>,
     ) {
         let Some(entry) = self.remove(place) else { return };
-        self.record(Record::Acked {
+        let is_late = tried.is_none();
+        let acked = Record::Acked {
             seq: place.0,
             round: place.1,
             attempt,
@@ -141,7 +160,11 @@ impl Lane {
             has_rows: entry.is_recorded,
             tried,
             at: now,
-        });
+        };
+        if mutant::is_active(Mutant::LateAckEndsTwice) && is_late {
+            self.record(acked.clone());
+        }
+        self.record(acked);
         self.after_end(&entry, now);
     }
 

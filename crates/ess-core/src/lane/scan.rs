@@ -1,9 +1,12 @@
 //! Reading back open deliveries that lie in the store.
 
+use std::collections::BTreeMap;
+
 use super::act::Action;
-use super::entry::Phase;
+use super::entry::{OpenDelivery, Phase};
 use super::{Lane, Place};
 use crate::id::Seq;
+use crate::mutant::{self, Mutant};
 use crate::partner::Order;
 use crate::time::Time;
 
@@ -13,6 +16,8 @@ pub(super) struct OpenScan {
     /// The last place looked at, while there is more to look at.
     pub(super) after: Option<Place>,
     pub(super) is_loading: bool,
+    /// Which read is under way.
+    pub(super) read: u64,
     /// What was blocked goes out again.
     pub(super) unblocks: bool,
     /// Held deliveries were let go of, to be read back when bridges change.
@@ -34,6 +39,42 @@ impl OpenScan {
     pub(super) fn loaded(&mut self, next: Option<Place>) {
         self.is_loading = false;
         self.after = if std::mem::take(&mut self.begins_anew) { Some((Seq(0), 0)) } else { next };
+    }
+}
+
+/// Reads of rows under way, and what left the lane meanwhile: a page may show it as it was before, and it must not come back so.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    count: u64,
+    under_way: u32,
+    /// By delivery: how many reads had begun when it left.
+    passed: BTreeMap<Place, u64>,
+}
+
+impl Reads {
+    /// Which read this is.
+    pub(super) fn begin(&mut self) -> u64 {
+        self.under_way += 1;
+        self.count += 1;
+        self.count
+    }
+
+    /// It ended, or was let go of.
+    pub(super) fn passed(&mut self, place: Place) {
+        if self.under_way > 0 && !mutant::is_active(Mutant::StalePageTaken) {
+            self.passed.insert(place, self.count);
+        }
+    }
+
+    /// The page of a read came; without what it may show too old.
+    pub(super) fn end(&mut self, read: u64, mut opened: Vec<OpenDelivery>) -> Vec<OpenDelivery> {
+        let is_old = |place: &Place| self.passed.get(place).is_some_and(|begun| *begun >= read);
+        opened.retain(|open| !is_old(&(open.key.seq, open.key.round)));
+        self.under_way = self.under_way.saturating_sub(1);
+        if self.under_way == 0 {
+            self.passed.clear();
+        }
+        opened
     }
 }
 
@@ -68,6 +109,7 @@ impl Lane {
             return None;
         }
         self.open_scan.is_loading = true;
+        self.open_scan.read = self.reads.begin();
         Some(Action::LoadOpen { after, limit: self.room - self.entries.len() })
     }
 }

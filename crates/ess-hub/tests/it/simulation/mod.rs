@@ -7,6 +7,7 @@
 mod checks;
 mod dice;
 mod kept;
+mod mutants;
 mod operator;
 mod partner;
 mod plan;

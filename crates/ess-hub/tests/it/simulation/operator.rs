@@ -187,7 +187,7 @@ impl Site {
             if self.store.live.end_of(&place) != Some(State::Acked) {
                 let offer = self.offer(seq).clone();
                 self.record(Change::AckedInStore(place));
-                self.lane.on_ended_in_store(&offer.subject, offer.test, now);
+                self.lane.on_ended_in_store(place, &offer.subject, offer.test, now);
             }
         }
         self.pump();

@@ -37,6 +37,8 @@ impl BackOff {
                     let early = bound.not_before.since(scene.now);
                     return Err(format!("attempt {} of {place:?} came {early:?} too early", attempt.number));
                 }
+                // It was kept: what is blocked after it and goes out later is not measured by it again.
+                self.bounds.remove(&(place, attempt.number - 1));
             }
             Fact::Answered { attempt, outcome: Outcome::Verdict(verdict) } => {
                 self.on_verdict((attempt.seq, attempt.round), attempt.number, verdict, scene);

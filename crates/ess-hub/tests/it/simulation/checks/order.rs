@@ -76,7 +76,9 @@ impl InOrder {
         }
         match scene.policy.order {
             Order::Subject => {
-                let mut older = line.open.range(..place).filter(|(_, since)| first_sent.is_none_or(|sent| **since < sent));
+                let was_before = |since: u64| first_sent.is_none_or(|sent| since < sent);
+                // A replay of what is outstanding is no newer event.
+                let mut older = line.open.range(..(place.0, 0)).filter(|(_, since)| was_before(**since));
                 if let Some((older, _)) = older.next() {
                     return Err(format!("{place:?} was sent before the older {older:?} of its subject ended"));
                 }

@@ -20,6 +20,7 @@ pub struct RightEnd {
     nacked: BTreeSet<Place>,
     refused: BTreeSet<Place>,
     cancelled: BTreeSet<Seq>,
+    replayed: BTreeSet<Place>,
     failed_first: BTreeMap<Place, Time>,
 }
 
@@ -42,6 +43,7 @@ impl RightEnd {
             Fact::Word { place, is_ack: false } => drop(self.nacked.insert(*place)),
             Fact::Commanded(Command::Cancel { seq, .. }) => drop(self.cancelled.insert(*seq)),
             Fact::OpenedByOperator(place) => {
+                self.replayed.insert(*place);
                 self.refused.remove(place);
                 self.nacked.remove(place);
                 self.failed_first.remove(place);
@@ -63,7 +65,9 @@ impl RightEnd {
             State::Superseded => {
                 let same_line = |offer: &&ess_core::lane::Offer| offer.subject == open.subject && offer.test == open.test;
                 let mut newer = scene.log.iter().rev().take_while(|offer| offer.seq >= place.0).filter(same_line);
-                scene.policy.order == Order::Latest && newer.any(|offer| offer.seq > place.0 || place.1 == 0)
+                // A later replay of the same event is newer, too.
+                let was_replayed = self.replayed.range((place.0, place.1 + 1)..=(place.0, u32::MAX)).next().is_some();
+                scene.policy.order == Order::Latest && (was_replayed || newer.any(|offer| offer.seq > place.0))
             }
             State::Dead => {
                 let waited = self.failed_first.get(&place).map_or(Duration::ZERO, |first| scene.now.since(*first));
