@@ -9,7 +9,7 @@ use crate::partner::Order;
 use crate::time::Time;
 
 use super::act::{Action, Record};
-use super::entry::Offer;
+use super::entry::{Offer, OpenDelivery};
 
 impl Lane {
     pub(super) fn enter_offer(&mut self, offer: Offer, now: Time) {
@@ -211,6 +211,33 @@ impl Lane {
         }
     }
 
+    /// A bulk redrive is larger than the window: what has no room stays in the store, where its row is, until there is some.
+    pub(super) fn leave_opened(&mut self, place: Place, open: OpenDelivery, now: Time) {
+        if self.policy.order != Order::Subject {
+            return self.open_scan.rewind(place);
+        }
+        let key = (open.subject.clone(), open.test);
+        let line = self.lines.entry(key.clone()).or_default();
+        let may_leave = |other: &Place| {
+            *other > place
+                && self.entries.get(other).is_some_and(|entry| matches!(entry.phase, Phase::Waiting | Phase::Ready))
+        };
+        // What lies in the store of a line is newer than what is loaded of it.
+        if let Some(newest) = line.places.iter().rev().copied().find(may_leave) {
+            line.stored = true;
+            line.left_again = line.is_loading;
+            if let Some(entry) = self.remove(newest)
+                && !entry.is_recorded
+            {
+                self.record(Record::Opened(entry.to_open(self.partner, newest)));
+            }
+            return self.enter(place, entry::Entry::from_open(open), now);
+        }
+        line.stored = true;
+        line.left_again = line.is_loading;
+        self.promote(&key, now);
+    }
+
     /// Nothing can be sent, though the store holds more: what is held takes the room. Then the held go first.
     pub(super) fn is_starved(&self) -> bool {
         let has_more = self.supply.has_more() || self.open_scan.after.is_some();
@@ -222,8 +249,9 @@ impl Lane {
     pub(super) fn evict_held(&mut self) {
         let is_sending = |place: &Place| self.entries.get(place).is_some_and(|entry| entry.phase == Phase::Sending);
         // Another `order` may have left one under way behind a held one: its end is still to come here.
-        let line_is_sending =
-            |entry: &entry::Entry| self.lines.get(&entry.line_key()).is_some_and(|line| line.places.iter().any(is_sending));
+        let line_is_sending = |entry: &entry::Entry| {
+            self.lines.get(&entry.line_key()).is_some_and(|line| line.places.iter().any(is_sending))
+        };
         let held: Vec<Place> = self
             .entries
             .iter()

@@ -178,6 +178,8 @@ impl Lane {
                 && self.lines.get(&key).is_some_and(|line| line.stored && line.places.last() < Some(&place));
             if is_behind_stored {
                 self.promote(&key, now);
+            } else if self.entries.len() >= self.room && !self.entries.contains_key(&place) {
+                self.leave_opened(place, open, now);
             } else {
                 self.enter(place, entry::Entry::from_open(open), now);
             }

@@ -42,6 +42,7 @@ impl Lane {
                 self.actions.push_back(Action::PausePartner { reason });
             }
             Verdict::Retry { reason, retry_after } => {
+                let retry_after = retry_after.filter(|_| !mutant::is_active(Mutant::RetryAfterIgnored));
                 self.health_failure(&tried, retry_after, now, dice);
                 self.retry(place, reason, retry_after, tried, now, dice);
             }
@@ -108,7 +109,6 @@ impl Lane {
             return self.end(place, Ended { state: State::Dead, reason, evidence: None, tried: Some(tried), at: now });
         }
         let backed_off = now.after(retry::delay(&self.policy.retry, entry.failures, dice));
-        let retry_after = retry_after.filter(|_| !mutant::is_active(Mutant::RetryAfterIgnored));
         let due = retry_after.map_or(backed_off, |span| backed_off.max(now.after(span)));
         let due = due.max(self.health.not_before());
         let due = if mutant::is_active(Mutant::BackOffIgnored) { now } else { due };

@@ -35,6 +35,13 @@ impl OpenScan {
         }
     }
 
+    /// Reads this one, too: it was left in the store.
+    pub(super) fn rewind(&mut self, to: Place) {
+        self.begins_anew |= self.is_loading;
+        let before = (Seq(to.0.0.saturating_sub(1)), u32::MAX);
+        self.after = Some(self.after.map_or(before, |after| after.min(before)));
+    }
+
     /// A page came; `next` is its last place while there is more.
     pub(super) fn loaded(&mut self, next: Option<Place>) {
         self.is_loading = false;

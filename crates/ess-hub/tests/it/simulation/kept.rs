@@ -127,10 +127,6 @@ impl Store {
         self.pending.push_back(change);
     }
 
-    pub fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
-    }
-
     pub fn pending(&self) -> usize {
         self.pending.len()
     }

@@ -12,6 +12,7 @@ mod operator;
 mod partner;
 mod plan;
 mod site;
+mod stories;
 mod world;
 
 use std::time::Instant;
@@ -76,20 +77,5 @@ fn what_one_partner_does_moves_no_other_partners_attempts() {
         let altered = World::of(Run { seed, is_traced: false, altered: Some(0) }).play();
         let altered = altered.unwrap_or_else(|failure| panic!("with partner 0 altered: {failure}"));
         assert_eq!(as_it_is.sends[1..], altered.sends[1..], "seed {seed}");
-    }
-}
-
-
-
-#[test]
-fn survey() {
-    let mut found: std::collections::BTreeMap<String, Vec<(u64, String)>> = Default::default();
-    for seed in 0..number("ESS_SIM_SEEDS").unwrap_or(1000) {
-        if let Err(failure) = play(seed) {
-            found.entry(failure.broken.check.to_owned()).or_default().push((seed, failure.broken.why));
-        }
-    }
-    for (check, seeds) in found {
-        eprintln!("{check}: {} e.g. {:#?}", seeds.len(), &seeds[..seeds.len().min(4)]);
     }
 }

@@ -90,6 +90,8 @@ pub struct Site {
     checks: Checks,
     subscribed: Vec<bool>,
     room: usize,
+    /// How long the store may take to look, and to answer.
+    reading_max: Duration,
     head: Seq,
     is_behind: bool,
     armed: Option<Time>,
@@ -109,6 +111,7 @@ impl Site {
         }
         let mut site = Self::with(policy, model, dice, subscribed, room);
         site.agenda = agenda;
+        site.reading_max = Duration::from_millis(site.dice.pick(&[5, 5, 400]));
         site.lines = is_traced.then(Vec::new);
         site
     }
@@ -133,6 +136,7 @@ impl Site {
             checks: Checks::default(),
             subscribed,
             room,
+            reading_max: Duration::from_millis(5),
             head: Seq(0),
             is_behind: false,
             armed: None,
@@ -183,7 +187,9 @@ impl Site {
     pub fn publish(&mut self, subject: usize, offer: &Offer) {
         if self.subscribed[subject] {
             self.log.push(offer.clone());
-            self.note(|| format!("published {} of {} ({:?}, test {})", offer.seq, offer.subject, offer.priority, offer.test));
+            self.note(|| {
+                format!("published {} of {} ({:?}, test {})", offer.seq, offer.subject, offer.priority, offer.test)
+            });
             self.tell(&Fact::Published { offer, rank: self.log.len() as u64 });
         }
     }
@@ -249,7 +255,7 @@ impl Site {
             Doing::Ended { attempt, receipt } => self.on_ended(attempt, receipt),
             Doing::Look(wanted) => {
                 let read = self.look(wanted);
-                let delay = self.dice.span(Duration::from_micros(50), Duration::from_millis(5));
+                let delay = self.dice.span(Duration::from_micros(50), self.reading_max);
                 self.later(delay, Doing::Give(read));
             }
             Doing::Give(read) => {
@@ -382,7 +388,7 @@ impl Site {
 
     fn want(&mut self, wanted: Wanted) {
         self.note(|| format!("wants {wanted:?}"));
-        let delay = self.dice.span(Duration::from_micros(50), Duration::from_millis(5));
+        let delay = self.dice.span(Duration::from_micros(50), self.reading_max);
         self.later(delay, Doing::Look(wanted));
     }
 

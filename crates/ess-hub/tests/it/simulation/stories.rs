@@ -48,3 +48,58 @@ fn counts(played: &Played, partner: usize) -> BTreeMap<super::kept::Place, u32> 
     }
     counts
 }
+
+#[test]
+fn a_partner_dark_for_a_weekend_misses_nothing_and_duplicates_nothing() {
+    for order in [Order::Subject, Order::None] {
+        let mut world = World::empty(63, Dice::new(63, 0));
+        let weekend = 63 * HOUR;
+        world.sites.push(site(defaults(order, AckBy::Body), vec![(HOUR, Mood::Dark), (HOUR + weekend, Mood::Healthy)]));
+        for nth in 0..3_000 {
+            world.publish_at(weekend * nth / 3_000);
+        }
+        for hour in [20, 41, 60] {
+            world.crash_at(hour * HOUR);
+        }
+        world.redrive_at(weekend + 3 * HOUR);
+        let played = play(world);
+        let counts = counts(&played, 0);
+        // Some publishes fall into the minutes in which the hub is down.
+        assert!(played.events > 2_900, "{} events", played.events);
+        assert_eq!(counts.len() as u64, played.events, "every event was sent");
+        let after: Vec<_> = played.sends[0].iter().filter(|(at, _, _)| *at > HOUR + weekend).collect();
+        let mut once = BTreeMap::new();
+        for (_, place, _) in &after {
+            *once.entry(*place).or_insert(0) += 1;
+        }
+        assert!(once.values().all(|sent| *sent == 1), "sent once after the weekend");
+        let probes = played.sends[0].len() - after.len();
+        let in_the_dark = counts.len() - once.len();
+        assert!(
+            probes - in_the_dark < 200,
+            "{probes} attempts, {in_the_dark} of them before the dark: probes, no storm"
+        );
+    }
+}
+
+#[test]
+fn late_and_doubled_acks_end_a_delivery_once_and_resends_are_bounded() {
+    let mut world = World::empty(5, Dice::new(5, 0));
+    for (by, mood) in [(AckBy::Callback, Mood::Healthy), (AckBy::Body, Mood::Silent), (AckBy::Body, Mood::AcksAnother)]
+    {
+        world.sites.push(site(defaults(Order::None, by), vec![(Duration::ZERO, mood)]));
+    }
+    for nth in 0..200 {
+        world.publish_at(Duration::from_secs(60) * nth);
+    }
+    for nth in 1..6 {
+        world.crash_at(Duration::from_secs(2_000) * nth);
+    }
+    let played = play(world);
+    for partner in 0..3 {
+        let counts = counts(&played, partner);
+        // Once, three times again, and once more for each crash that fell upon it.
+        assert!(counts.values().all(|sent| *sent <= 1 + 3 + 1), "{counts:?}");
+        assert_eq!(counts.len() as u64, played.events);
+    }
+}

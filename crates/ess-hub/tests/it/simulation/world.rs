@@ -58,7 +58,11 @@ impl std::fmt::Display for Failure {
         for line in &self.lines[from..] {
             writeln!(f, "{line}")?;
         }
-        writeln!(f, "seed {}, partner {} after {:?}: `{}` does not hold: {}", self.seed, self.partner, self.at, self.broken.check, self.broken.why)?;
+        writeln!(
+            f,
+            "seed {}, partner {} after {:?}: `{}` does not hold: {}",
+            self.seed, self.partner, self.at, self.broken.check, self.broken.why
+        )?;
         write!(f, "repeat with: ESS_SIM_SEED={} cargo test -p ess-hub --test it simulation::", self.seed)
     }
 }
@@ -152,6 +156,11 @@ impl World {
     /// The hub dies then.
     pub fn crash_at(&mut self, at: Duration) {
         self.at(at, Event::Crash);
+    }
+
+    /// An operator redrives the dead letters of the first partner then.
+    pub fn redrive_at(&mut self, at: Duration) {
+        self.at(at, Event::At(0, 0, Doing::Act(super::operator::Act::Redrive)));
     }
 
     /// Plays it to the end.

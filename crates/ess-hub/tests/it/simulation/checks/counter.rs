@@ -22,7 +22,10 @@ impl Counter {
                 let rank = self.ranks.get(&attempt.seq).copied();
                 let may_lack = attempt.round > 0 && attempt.partner_seq.is_none();
                 if attempt.partner_seq != rank && !may_lack {
-                    return Err(format!("event {} went out as number {:?}, it is {rank:?}", attempt.seq, attempt.partner_seq));
+                    return Err(format!(
+                        "event {} went out as number {:?}, it is {rank:?}",
+                        attempt.seq, attempt.partner_seq
+                    ));
                 }
             }
             _ => {}

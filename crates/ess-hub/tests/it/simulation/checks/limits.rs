@@ -47,7 +47,11 @@ impl LimitsKept {
                 self.is_paused = scene.lane.is_paused();
             }
             Fact::Stepped if self.under_way != scene.lane.in_flight() => {
-                return Err(format!("{} attempts are under way, the lane counts {}", self.under_way, scene.lane.in_flight()));
+                return Err(format!(
+                    "{} attempts are under way, the lane counts {}",
+                    self.under_way,
+                    scene.lane.in_flight()
+                ));
             }
             _ => {}
         }

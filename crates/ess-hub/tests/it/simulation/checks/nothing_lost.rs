@@ -50,7 +50,10 @@ fn settled(scene: &Scene<'_>) -> Result<(), String> {
     // Whoever asks for order waits for the partner's word: what is behind an outstanding one stays there, visibly.
     let waits = |place: Place, subject: &Subject, test: bool| {
         scene.policy.order == Order::Subject
-            && kept.open.range(..place).any(|(_, open)| is_outstanding(open) && (&open.subject, open.test) == (subject, test))
+            && kept
+                .open
+                .range(..place)
+                .any(|(_, open)| is_outstanding(open) && (&open.subject, open.test) == (subject, test))
     };
     for offer in scene.log {
         let place = (offer.seq, 0);

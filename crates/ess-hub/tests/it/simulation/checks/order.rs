@@ -119,7 +119,9 @@ impl InOrder {
     fn on_restart(&mut self, scene: &Scene<'_>) {
         let kept = &scene.store.durable;
         for line in self.lines.values_mut() {
-            line.sent.retain(|place, _| kept.end_of(place).is_some() || kept.open.get(place).is_some_and(|open| open.attempts > 0));
+            line.sent.retain(|place, _| {
+                kept.end_of(place).is_some() || kept.open.get(place).is_some_and(|open| open.attempts > 0)
+            });
             line.open.retain(|place, _| place.1 == 0 || kept.open.contains_key(place));
         }
         self.excused.retain(|place| kept.open.get(place).is_some_and(|open| open.attempts > 0));

@@ -36,7 +36,10 @@ impl Resends {
                 count.attempts = attempt.number;
                 count.resends += u32::from(std::mem::take(&mut count.is_unacknowledged));
                 if count.resends > most + count.forgotten {
-                    return Err(format!("{place:?} was sent again for want of an ACK {} times, not {most}", count.resends));
+                    return Err(format!(
+                        "{place:?} was sent again for want of an ACK {} times, not {most}",
+                        count.resends
+                    ));
                 }
             }
             Fact::Answered { attempt, outcome } => {

@@ -63,7 +63,8 @@ impl RightEnd {
             State::Nack => self.nacked.contains(&place),
             State::Cancelled => self.cancelled.contains(&place.0),
             State::Superseded => {
-                let same_line = |offer: &&ess_core::lane::Offer| offer.subject == open.subject && offer.test == open.test;
+                let same_line =
+                    |offer: &&ess_core::lane::Offer| offer.subject == open.subject && offer.test == open.test;
                 let mut newer = scene.log.iter().rev().take_while(|offer| offer.seq >= place.0).filter(same_line);
                 // A later replay of the same event is newer, too.
                 let was_replayed = self.replayed.range((place.0, place.1 + 1)..=(place.0, u32::MAX)).next().is_some();
@@ -75,6 +76,10 @@ impl RightEnd {
             }
             _ => false,
         };
-        if is_right { Ok(()) } else { Err(format!("{place:?} ended as {:?} without cause: {}", ended.state, ended.reason)) }
+        if is_right {
+            Ok(())
+        } else {
+            Err(format!("{place:?} ended as {:?} without cause: {}", ended.state, ended.reason))
+        }
     }
 }
