@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::act::Action;
-use super::entry::{OpenDelivery, Phase};
+use super::entry::{Entry, OpenDelivery, OpenState, Phase};
 use super::{Lane, Place};
-use crate::id::Seq;
+use crate::id::{Seq, Subject};
 use crate::mutant::{self, Mutant};
 use crate::partner::Order;
 use crate::time::Time;
@@ -86,6 +86,51 @@ impl Reads {
 }
 
 impl Lane {
+    /// The answer to `Action::LoadLine`: the oldest stored deliveries of a subject, and whether there are more.
+    pub fn on_line_loaded(&mut self, subject: &Subject, test: bool, opened: Vec<OpenDelivery>, more: bool, now: Time) {
+        self.make_room();
+        let key = (subject.clone(), test);
+        let read = self.lines.get(&key).map_or(0, |line| line.read);
+        let opened = self.reads.end(read, opened);
+        if let Some(line) = self.lines.get_mut(&key) {
+            line.stored = more || line.left_again;
+            line.is_loading = false;
+            line.left_again = false;
+        }
+        for mut open in opened {
+            if open.state == OpenState::Blocked {
+                // Read back because something changed: worth another look.
+                open.state = OpenState::Pending;
+            }
+            self.enter((open.key.seq, open.key.round), Entry::from_open(open), now);
+        }
+        self.promote(&key, now);
+    }
+
+    /// At the start: the store holds an open delivery of this line that was not loaded; `LoadOpen` will ask for it.
+    pub fn leave_in_store(&mut self, subject: &Subject, test: bool, after: (Seq, u32)) {
+        if self.policy.order == Order::Subject {
+            self.lines.entry((subject.clone(), test)).or_default().stored = true;
+        }
+        self.open_scan.after.get_or_insert(after);
+    }
+
+    /// The answer to `Action::LoadOpen`; `next` is the last place of the page while there is more.
+    pub fn on_open_loaded(&mut self, opened: Vec<OpenDelivery>, next: Option<(Seq, u32)>, now: Time) {
+        self.open_scan.loaded(next);
+        let opened = self.reads.end(self.open_scan.read, opened);
+        let unblocks = self.open_scan.unblocks;
+        for mut open in opened {
+            if unblocks && open.state == OpenState::Blocked {
+                open.state = OpenState::Pending;
+            }
+            self.on_opened(vec![open], now);
+        }
+        if self.open_scan.after.is_none() {
+            self.open_scan.unblocks = false;
+        }
+    }
+
     pub(super) fn unblock(&mut self, now: Time) {
         let blocked: Vec<Place> =
             self.entries.iter().filter(|(_, entry)| entry.phase == Phase::Blocked).map(|(place, _)| *place).collect();

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use ess_core::delivery::State;
 use ess_core::id::{Seq, Subject};
-use ess_core::lane::{Health, Offer, OpenDelivery, Record};
+use ess_core::lane::{Health, Offer, OpenDelivery, Record, URGENT};
 
 /// Which delivery: the event and the round.
 pub type Place = (Seq, u32);
@@ -156,4 +156,23 @@ pub fn backlog(log: &[Offer], head: Seq, after: Seq, limit: usize) -> (Vec<Offer
     let page: Vec<Offer> = log[from..].iter().take(limit).cloned().collect();
     let scanned_to = if page.len() < limit { head } else { page.last().map_or(head, |offer| offer.seq) };
     (page, scanned_to.max(after))
+}
+
+/// A page of urgent offers past the backlog's beginning before which nothing of their subject lies in it, with how many offers lie
+/// between; where the page ends, and whether there may be more.
+pub fn urgent(log: &[Offer], after: Seq, scanned_to: Seq, limit: usize) -> (Vec<(Offer, u64)>, Seq, bool) {
+    let backlog = &log[log.partition_point(|offer| offer.seq <= after)..];
+    let is_urgent = |offer: &&Offer| offer.class() == URGENT && offer.seq > scanned_to;
+    let looked_at: Vec<&Offer> = backlog.iter().filter(is_urgent).take(limit).collect();
+    let to = looked_at.last().map_or(scanned_to, |offer| offer.seq);
+    let has_more = looked_at.len() == limit;
+    let mut offers = Vec::new();
+    for offer in looked_at {
+        let distance = backlog.partition_point(|other| other.seq <= offer.seq);
+        let has_older = backlog[..distance - 1].iter().any(|other| other.subject == offer.subject && !other.test);
+        if !has_older {
+            offers.push((offer.clone(), distance as u64));
+        }
+    }
+    (offers, to, has_more)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ess_core::delivery::{DeliveryKey, State};
 use ess_core::id::{PartnerNo, Seq};
-use ess_core::lane::{Command, OpenDelivery, OpenState};
+use ess_core::lane::{Command, OpenDelivery};
 use ess_core::receipt::Evidence;
 
 use super::checks::Fact;
@@ -75,7 +75,7 @@ impl Site {
             }
             Act::Cancel => {
                 if let Some(seq) = self.some_event() {
-                    self.command(&Command::Cancel { seq, reason: "retracted".to_owned() });
+                    self.take_back(seq);
                 }
             }
         }
@@ -85,6 +85,15 @@ impl Site {
         self.note(|| format!("operator: {command:?}"));
         self.tell(&Fact::Commanded(command));
         self.lane.on_command(command.clone(), self.now.lane);
+        self.pump();
+    }
+
+    /// A retraction came for it.
+    fn take_back(&mut self, seq: Seq) {
+        self.note(|| format!("operator: retract {seq}"));
+        self.tell(&Fact::TakenBack(seq));
+        let offer = self.offer(seq).clone();
+        self.lane.take_back(&[offer], "retracted", self.now.lane);
         self.pump();
     }
 
@@ -110,6 +119,7 @@ impl Site {
     }
 
     fn redrive(&mut self) {
+        self.command(&Command::Redrive);
         for place in self.dead_letters() {
             let attempts = self.store.live.ended.get(&place).map_or(0, |(_, open)| open.attempts);
             let open = self.open_delivery(place, attempts);
@@ -133,24 +143,12 @@ impl Site {
     }
 
     fn open_delivery(&self, place: Place, attempts: u32) -> OpenDelivery {
-        let offer = self.offer(place.0);
         let rank = self.log.partition_point(|offer| offer.seq <= place.0) as u64;
         OpenDelivery {
             key: DeliveryKey { seq: place.0, partner: PartnerNo(1), round: place.1 },
-            subject: offer.subject.clone(),
-            priority: offer.priority,
-            kind: offer.kind,
-            test: offer.test,
-            state: OpenState::Pending,
             attempts,
             resends: attempts,
-            due_at: None,
-            first_failed_at: None,
-            partner_seq: Some(rank),
-            reason: None,
-            mend: None,
-            message_uuid: None,
-            sent: None,
+            ..self.offer(place.0).to_open(PartnerNo(1), Some(rank))
         }
     }
 

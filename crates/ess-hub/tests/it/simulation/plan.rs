@@ -26,7 +26,7 @@ const ACTS: [Act; 9] = [
 /// A partner's whole configuration.
 pub fn policy(dice: &mut Dice) -> Policy {
     let by = dice.pick(&[AckBy::Body, AckBy::Body, AckBy::Status, AckBy::Callback]);
-    Policy { order: order(dice), retry: retry(dice), ack: ack(dice, by), limits: limits(dice) }
+    Policy { order: order(dice), retry: retry(dice), ack: ack(dice, by), limits: limits(dice), fallback_after: None }
 }
 
 /// Another configuration of the same partner: what it takes for a receipt stays, as its program does.
@@ -45,7 +45,7 @@ fn order(dice: &mut Dice) -> Order {
 }
 
 fn ack(dice: &mut Dice, by: AckBy) -> AckPolicy {
-    AckPolicy { by, within: seconds(dice.pick(&[5, 30, 600])), resend: dice.pick(&[0, 1, 3]) }
+    AckPolicy { by, within: seconds(dice.pick(&[5, 30, 600])), resend: dice.pick(&[0, 1, 3]), place: None }
 }
 
 fn retry(dice: &mut Dice) -> RetryPolicy {
@@ -55,7 +55,7 @@ fn retry(dice: &mut Dice) -> RetryPolicy {
         max: seconds(dice.pick(&[60, 600, 3_600])),
         jitter: dice.pick(&[0.0, 0.2, 0.5]),
         give_up_after: seconds(dice.pick(&[600, 21_600, 86_400, 3_600_000])),
-        redrive: Redrive::OnRecovery,
+        redrive: dice.pick(&[Redrive::OnRecovery, Redrive::OnRecovery, Redrive::Manual]),
     }
 }
 

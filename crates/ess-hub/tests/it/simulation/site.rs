@@ -41,6 +41,7 @@ pub enum Wanted {
     Backlog { after: Seq, limit: usize },
     Line { subject: Subject, test: bool },
     Open { after: Place, limit: usize },
+    Urgent { after: Seq, scanned_to: Seq, limit: usize },
 }
 
 /// What the store answers.
@@ -49,6 +50,7 @@ pub enum Read {
     Backlog(Vec<Offer>, Seq),
     Line { subject: Subject, test: bool, opened: Vec<OpenDelivery>, more: bool },
     Open(Vec<OpenDelivery>, Option<Place>),
+    Urgent { offers: Vec<(Offer, u64)>, scanned_to: Seq, has_more: bool },
 }
 
 /// What happens at a site at some time.
@@ -199,7 +201,11 @@ impl Site {
         self.head = seq;
         let at = self.log.partition_point(|offer| offer.seq < seq);
         let Some(offer) = self.log.get(at).filter(|offer| offer.seq == seq).cloned() else { return };
-        if !self.is_behind && self.lane.offer(&offer, self.now.lane) {
+        let is_urgent = offer.class() == ess_core::lane::URGENT;
+        if self.is_behind && !is_urgent {
+            return;
+        }
+        if self.lane.offer(&offer, self.now.lane) || is_urgent {
             self.pump();
         }
     }
@@ -226,6 +232,7 @@ impl Site {
             }
         }
         self.lane.on_command(Command::Unblock, now);
+        self.lane.want_urgent();
         self.lane.set_room(self.room);
         self.pump();
     }
@@ -275,6 +282,10 @@ impl Site {
                 let (offers, scanned_to) = kept::backlog(&self.log, head, after, limit);
                 Read::Backlog(offers, scanned_to)
             }
+            Wanted::Urgent { after, scanned_to, limit } => {
+                let (offers, scanned_to, has_more) = kept::urgent(&self.log, after, scanned_to, limit);
+                Read::Urgent { offers, scanned_to, has_more }
+            }
             Wanted::Line { subject, test } => {
                 self.store.commit_all();
                 let (opened, more) = self.store.durable.line(&subject, test, LINE_PAGE);
@@ -295,6 +306,9 @@ impl Site {
             Read::Line { subject, test, opened, more } => {
                 self.lane.on_line_loaded(&subject, test, opened, more, now);
             }
+            Read::Urgent { offers, scanned_to, has_more } => {
+                self.lane.on_urgent_loaded(offers, scanned_to, has_more, now);
+            }
             Read::Open(opened, next) => self.lane.on_open_loaded(opened, next, now),
         }
     }
@@ -306,7 +320,7 @@ impl Site {
             Some(receipt) => {
                 let status = match receipt {
                     Receipt::Answer(answer) => Some(answer.status),
-                    Receipt::Failed(_) => None,
+                    _ => None,
                 };
                 (Outcome::Verdict(Verdict::of(receipt, &self.policy.ack, &event, &digest)), status)
             }
@@ -372,6 +386,7 @@ impl Site {
             Action::Record(record) => self.record(Change::Lane(*record)),
             Action::Load { after, limit } => self.want(Wanted::Backlog { after, limit }),
             Action::LoadLine { subject, test } => self.want(Wanted::Line { subject, test }),
+            Action::LoadUrgent { after, scanned_to, limit } => self.want(Wanted::Urgent { after, scanned_to, limit }),
             Action::LoadOpen { after, limit } => self.want(Wanted::Open { after, limit }),
             other => {
                 self.note(|| format!("{other:?}"));

@@ -25,8 +25,9 @@ fn defaults(order: Order, by: AckBy) -> Policy {
             give_up_after: 24 * HOUR,
             redrive: Redrive::OnRecovery,
         },
-        ack: AckPolicy { by, within: Duration::from_secs(30), resend: 3 },
+        ack: AckPolicy { by, within: Duration::from_secs(30), resend: 3, place: None },
         limits: Limits { in_flight: 16, per_second: 0.0 },
+        fallback_after: None,
     }
 }
 

@@ -239,6 +239,7 @@ impl World {
             priority: if self.dice.chance(10) { Priority::Urgent } else { Priority::Routine },
             kind: if self.dice.chance(5) { Kind::Retraction } else { Kind::Change },
             test: self.dice.chance(8),
+            recorded_at: self.lane_now(),
         };
         self.head = offer.seq;
         self.at(self.world_now + Duration::from_millis(1), Event::FanOut(self.life, offer.seq));
@@ -275,9 +276,12 @@ impl World {
         None
     }
 
+    fn lane_now(&self) -> Time {
+        Time::from_micros(START + self.clock_error + self.world_now.as_micros() as i64)
+    }
+
     fn set_now(&mut self, index: usize) {
-        let lane = Time::from_micros(START + self.clock_error + self.world_now.as_micros() as i64);
-        self.sites[index].now = Now { world: self.world_now, lane };
+        self.sites[index].now = Now { world: self.world_now, lane: self.lane_now() };
     }
 
     fn collect(&mut self, index: usize) {

@@ -43,7 +43,7 @@ impl BackOff {
             Fact::Answered { attempt, outcome: Outcome::Verdict(verdict) } => {
                 self.on_verdict((attempt.seq, attempt.round), attempt.number, verdict, scene);
             }
-            Fact::Asked(Action::Recovered) => self.bounds.retain(|_, bound| bound.is_resend),
+            Fact::Asked(Action::Recovered { .. }) => self.bounds.retain(|_, bound| bound.is_resend),
             Fact::OpenedByOperator(place) => {
                 self.failures.remove(place);
                 self.bounds.retain(|(other, _), _| other != place);

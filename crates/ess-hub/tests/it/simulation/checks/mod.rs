@@ -15,6 +15,7 @@ mod resends;
 mod right_end;
 mod visible;
 
+use ess_core::id::Seq;
 use ess_core::lane::{Action, Attempt, Command, Lane, Offer, Outcome, Policy};
 use ess_core::time::Time;
 
@@ -27,6 +28,8 @@ pub enum Fact<'a> {
     Published { offer: &'a Offer, rank: u64 },
     /// An operator replayed this, or redrove a dead letter.
     OpenedByOperator(Place),
+    /// A retraction came for this event.
+    TakenBack(Seq),
     /// An operator said this to the lane.
     Commanded(&'a Command),
     /// An attempt left.

@@ -1,6 +1,6 @@
 //! A partner that is offline is probed by one attempt at a time, on the back-off schedule; never by a storm.
 //!
-//! A restart and an operator's `resume` may probe at once.
+//! A restart and an operator's `resume` or redrive may probe at once.
 
 use ess_core::lane::{Command, Record};
 use ess_core::retry;
@@ -12,6 +12,8 @@ use crate::simulation::kept::Change;
 #[derive(Default)]
 pub struct Probes {
     not_before: Time,
+    /// Failed rounds as they were told last.
+    failures: u32,
 }
 
 impl Probes {
@@ -27,13 +29,18 @@ impl Probes {
                     return Err(format!("the probe by event {} came {early:?} too early", attempt.seq));
                 }
             }
-            Fact::Recorded(Change::Lane(Record::Health(health))) => {
+            Fact::Recorded(Change::Lane(Record::Health(health))) if health.failures != self.failures => {
+                self.failures = health.failures;
                 self.not_before = match health.offline_since {
                     Some(_) => scene.now.after(retry::delay(&scene.policy.retry, health.failures, 0.0)),
                     None => Time::default(),
                 };
             }
-            Fact::Commanded(Command::Resume) | Fact::Restarted => self.not_before = Time::default(),
+            Fact::Commanded(Command::Resume | Command::Redrive) => self.not_before = Time::default(),
+            Fact::Restarted => {
+                self.not_before = Time::default();
+                self.failures = scene.store.durable.health.failures;
+            }
             _ => {}
         }
         Ok(())

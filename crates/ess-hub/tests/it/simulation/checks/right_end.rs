@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ess_core::delivery::State;
 use ess_core::id::Seq;
-use ess_core::lane::{Command, Ended, OpenDelivery, Outcome, Record};
+use ess_core::lane::{Ended, Health, OpenDelivery, Outcome, Record};
 use ess_core::partner::Order;
 use ess_core::receipt::Verdict;
 use ess_core::time::Time;
@@ -41,7 +41,7 @@ impl RightEnd {
             }
             Fact::Word { place, is_ack: true } => drop(self.acked.insert(place.0)),
             Fact::Word { place, is_ack: false } => drop(self.nacked.insert(*place)),
-            Fact::Commanded(Command::Cancel { seq, .. }) => drop(self.cancelled.insert(*seq)),
+            Fact::TakenBack(seq) => drop(self.cancelled.insert(*seq)),
             Fact::OpenedByOperator(place) => {
                 self.replayed.insert(*place);
                 self.refused.remove(place);
@@ -51,6 +51,7 @@ impl RightEnd {
             Fact::Recorded(Change::Lane(Record::Acked { seq, .. })) if !self.acked.contains(seq) => {
                 return Err(format!("event {seq} is acknowledged, and nobody said so"));
             }
+            Fact::Recorded(Change::Lane(Record::Health(health))) => return gave_up_in_time(health, scene),
             Fact::Recorded(Change::Lane(Record::Ended { open, ended })) => return self.on_ended(open, ended, scene),
             _ => {}
         }
@@ -72,7 +73,8 @@ impl RightEnd {
             }
             State::Dead => {
                 let waited = self.failed_first.get(&place).map_or(Duration::ZERO, |first| scene.now.since(*first));
-                self.refused.contains(&place) || waited >= scene.policy.retry.give_up_after
+                let is_given_up = scene.store.live.health.gave_up_at.is_some();
+                self.refused.contains(&place) || is_given_up || waited >= scene.policy.retry.give_up_after
             }
             _ => false,
         };
@@ -82,4 +84,13 @@ impl RightEnd {
             Err(format!("{place:?} ended as {:?} without cause: {}", ended.state, ended.reason))
         }
     }
+}
+
+/// A partner is given up when it has failed for `give_up_after` without a break, not before.
+fn gave_up_in_time(health: &Health, scene: &Scene<'_>) -> Result<(), String> {
+    let (Some(at), Some(first)) = (health.gave_up_at, health.first_failed_at) else { return Ok(()) };
+    if at == scene.now && at.since(first) < scene.policy.retry.give_up_after {
+        return Err(format!("the partner is given up after {:?}", at.since(first)));
+    }
+    Ok(())
 }
