@@ -23,7 +23,7 @@ pub enum Change {
     /// An operator's redrive.
     Reopened(OpenDelivery),
     /// An operator gave a dead letter up.
-    Discarded(Place),
+    Discarded(OpenDelivery),
 }
 
 /// The rows of one partner.
@@ -56,8 +56,8 @@ impl Kept {
                 self.ended.remove(&place_of(open));
                 self.open.insert(place_of(open), open.clone());
             }
-            Change::Discarded(place) => {
-                if let Some((state, _)) = self.ended.get_mut(place) {
+            Change::Discarded(open) => {
+                if let Some((state, _)) = self.ended.get_mut(&place_of(open)) {
                     *state = State::Cancelled;
                 }
             }
@@ -112,11 +112,22 @@ pub fn place_of(open: &OpenDelivery) -> Place {
     (open.key.seq, open.key.round)
 }
 
+/// What befell a store, for another one to go through the same.
+#[derive(Debug, Clone)]
+pub enum Deed {
+    /// Became durable.
+    Durable(Change),
+    /// The hub died; these rows are there when it comes back.
+    Died(Kept),
+}
+
 /// Rows that are durable, and those that would be if nothing went wrong any more.
 #[derive(Debug, Default)]
 pub struct Store {
     pub durable: Kept,
     pub live: Kept,
+    /// Everything that befell it, when that is asked for.
+    pub history: Option<Vec<Deed>>,
     pending: VecDeque<Change>,
 }
 
@@ -135,6 +146,9 @@ impl Store {
     pub fn commit(&mut self, count: usize) {
         for change in self.pending.drain(..count.min(self.pending.len())) {
             self.durable.apply(&change);
+            if let Some(history) = &mut self.history {
+                history.push(Deed::Durable(change));
+            }
         }
     }
 
@@ -147,6 +161,9 @@ impl Store {
     pub fn forget_pending(&mut self) {
         self.pending.clear();
         self.live = self.durable.clone();
+        if let Some(history) = &mut self.history {
+            history.push(Deed::Died(self.durable.clone()));
+        }
     }
 }
 

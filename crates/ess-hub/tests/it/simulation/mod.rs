@@ -11,6 +11,7 @@ mod mutants;
 mod operator;
 mod partner;
 mod plan;
+mod real_store;
 mod site;
 mod stories;
 mod world;
@@ -20,7 +21,7 @@ use std::time::Instant;
 use world::{Failure, Played, Run, World};
 
 /// Worlds that every run of the tests plays.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 
 fn play(seed: u64) -> Result<Played, Failure> {
     World::of(Run { seed, is_traced: false, altered: None }).play()

@@ -69,7 +69,9 @@ impl Site {
             Act::Redrive => self.redrive(),
             Act::Discard => {
                 for place in self.dead_letters() {
-                    self.record(Change::Discarded(place));
+                    if let Some((_, open)) = self.store.live.ended.get(&place).cloned() {
+                        self.record(Change::Discarded(open));
+                    }
                 }
                 self.store.commit_all();
             }

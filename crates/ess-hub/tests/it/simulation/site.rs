@@ -185,9 +185,14 @@ impl Site {
         &self.log[self.log.partition_point(|offer| offer.seq < seq)]
     }
 
+    /// Whether events of the subject are for it.
+    pub fn takes(&self, subject: usize) -> bool {
+        self.subscribed[subject]
+    }
+
     /// The event is in the log; the lane has not heard of it yet.
     pub fn publish(&mut self, subject: usize, offer: &Offer) {
-        if self.subscribed[subject] {
+        if self.takes(subject) {
             self.log.push(offer.clone());
             self.note(|| {
                 format!("published {} of {} ({:?}, test {})", offer.seq, offer.subject, offer.priority, offer.test)

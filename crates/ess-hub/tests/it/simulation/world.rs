@@ -39,6 +39,10 @@ pub struct Played {
     pub simulated: Duration,
     /// By partner: what was sent, and when.
     pub sends: Vec<Vec<(Duration, super::kept::Place, u32)>>,
+    /// The log, with the partners that each event was for.
+    pub log: Vec<(Offer, Vec<usize>)>,
+    /// By partner: its store, when its history was asked for.
+    pub stores: Vec<super::kept::Store>,
 }
 
 /// A run in which something did not hold.
@@ -92,6 +96,7 @@ pub struct World {
     is_up: bool,
     seed: u64,
     crashes: u64,
+    log: Vec<(Offer, Vec<usize>)>,
 }
 
 impl World {
@@ -145,6 +150,7 @@ impl World {
             is_up: true,
             seed,
             crashes: 0,
+            log: Vec::new(),
         }
     }
 
@@ -189,7 +195,15 @@ impl World {
         }
         let sends: Vec<_> = self.sites.iter_mut().map(|site| std::mem::take(&mut site.sends)).collect();
         let attempts = sends.iter().map(|sends| sends.len() as u64).sum();
-        Ok(Played { events: self.head.0, attempts, crashes: self.crashes, simulated: self.world_now, sends })
+        Ok(Played {
+            events: self.head.0,
+            attempts,
+            crashes: self.crashes,
+            simulated: self.world_now,
+            sends,
+            log: self.log,
+            stores: self.sites.into_iter().map(|site| site.store).collect(),
+        })
     }
 
     fn happen(&mut self, event: Event) -> Option<Failure> {
@@ -243,6 +257,8 @@ impl World {
         };
         self.head = offer.seq;
         self.at(self.world_now + Duration::from_millis(1), Event::FanOut(self.life, offer.seq));
+        let takers = (0..self.sites.len()).filter(|index| self.sites[*index].takes(subject as usize)).collect();
+        self.log.push((offer.clone(), takers));
         self.each(|site| site.publish(subject as usize, &offer))
     }
 

@@ -63,8 +63,8 @@ impl EndsOnce {
                     return Err(format!("{place:?} has {receipts} receipts in the ledger"));
                 }
             }
-            Change::Discarded(place) => {
-                self.ended.insert(*place, State::Cancelled);
+            Change::Discarded(open) => {
+                self.ended.insert(place_of(open), State::Cancelled);
             }
             _ => {}
         }

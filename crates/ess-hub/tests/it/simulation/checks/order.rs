@@ -147,7 +147,8 @@ fn ended_by(change: &Change) -> Option<Place> {
     match change {
         Change::Lane(Record::Acked { seq, round, .. }) => Some((*seq, *round)),
         Change::Lane(Record::Ended { open, .. }) => Some((open.key.seq, open.key.round)),
-        Change::AckedInStore(place) | Change::Discarded(place) => Some(*place),
+        Change::AckedInStore(place) => Some(*place),
+        Change::Discarded(open) => Some((open.key.seq, open.key.round)),
         _ => None,
     }
 }
