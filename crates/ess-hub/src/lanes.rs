@@ -224,8 +224,9 @@ impl Lanes {
                 let _ = reply.send(was_open);
                 return;
             }
-            Input::EndedInStore(no, subject, test) => {
-                self.with_lane(no, |lane| lane.on_ended_in_store(&subject, test, now));
+            Input::EndedInStore(key, subject, test) => {
+                let (no, place) = (key.partner, (key.seq, key.round));
+                self.with_lane(no, |lane| lane.on_ended_in_store(place, &subject, test, now));
                 no
             }
             Input::UnblockAll => return self.command_all(&Command::Unblock),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ess_core::delivery::DeliveryKey;
 use ess_core::id::{PartnerNo, Seq, Subject};
 use ess_core::lane::{Offer, OpenDelivery, Report, Sent};
 use ess_core::receipt::Evidence;
@@ -28,7 +29,7 @@ pub enum Input {
     /// A partner's word; answers whether the delivery was open here.
     Word(PartnerNo, Word, oneshot::Sender<bool>),
     /// A delivery that was not loaded ended in the store.
-    EndedInStore(PartnerNo, Subject, bool),
+    EndedInStore(DeliveryKey, Subject, bool),
     /// Bridges changed: every lane tries again what was blocked.
     UnblockAll,
     /// An attempt by the fallback channel ended.
