@@ -5,6 +5,7 @@
 
 pub mod checkpoint;
 pub mod merkle;
+pub mod packet;
 pub mod proof;
 
 use serde::{Deserialize, Serialize};

@@ -12,6 +12,7 @@ mod edge;
 mod limits;
 mod metrics;
 mod openapi;
+mod packet_page;
 mod query;
 mod refusal;
 mod routes;

@@ -9,8 +9,8 @@ use axum::routing::{MethodFilter, on};
 use ess_core::problem::{Code, Problem};
 
 use crate::api::{
-    acks, audit, backup, bridges, dead_letters, deliveries, events, health, keys, ledger, partner_events, partners,
-    publish, schemas, stream, tables, tokens,
+    acks, audit, backup, bridges, dead_letters, deliveries, events, health, keys, ledger, packet, partner_events,
+    partners, publish, schemas, stream, tables, tokens,
 };
 use crate::docs;
 use crate::refusal::Refusal;
@@ -63,6 +63,7 @@ pub(crate) fn routes() -> Routes {
         .get("/v1/ledger/proof", ledger::prove_receipt)
         .get("/v1/ledger/consistency", ledger::prove_consistency)
         .post("/v1/ledger/verify", ledger::verify_ledger)
+        .get("/v1/events/{id}/audit", packet::read_packet)
         .get("/v1/audit", audit::list_audit)
         .get("/v1/stream", stream::follow_stream)
         // Operators.

@@ -308,7 +308,7 @@ fn event_view(recorded: &Recorded) -> EventView {
     EventView { event: recorded.event.clone(), partners }
 }
 
-fn view(delivery: StoredDelivery, event: &Arc<Event>, snapshot: &Snapshot) -> Option<DeliveryView> {
+pub(crate) fn view(delivery: StoredDelivery, event: &Arc<Event>, snapshot: &Snapshot) -> Option<DeliveryView> {
     let registered = snapshot.by_no.get(&delivery.key.partner);
     let is_open = !delivery.state.is_end();
     let state = if registered.is_none() && is_open { State::Cancelled } else { delivery.state };
@@ -339,6 +339,7 @@ fn view(delivery: StoredDelivery, event: &Arc<Event>, snapshot: &Snapshot) -> Op
         ended_at: delivery.ended_at,
         evidence: delivery.evidence,
         body_digest: delivery.body_digest.filter(|digest| digest.0 != [0; 32]),
+        scripts: delivery.scripts,
         state,
     })
 }

@@ -4,6 +4,7 @@ mod access;
 mod acks;
 mod announce;
 mod ask;
+pub mod audit;
 pub mod bridges;
 mod cells;
 mod clock;

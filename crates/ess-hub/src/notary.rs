@@ -29,8 +29,8 @@ const TILE: u64 = 256;
 
 /// Signs the ledger's checkpoints.
 pub struct Notary {
-    key: Ed25519Key,
-    verifier: VerifierKey,
+    pub(crate) key: Ed25519Key,
+    pub(crate) verifier: VerifierKey,
     options: NotaryOptions,
     /// The tree grows in one place at a time.
     growing: tokio::sync::Mutex<()>,
@@ -174,13 +174,27 @@ impl Hub {
             return Err(Problem::new(Code::NotFound, detail)
                 .with_hint(format!("`hms-ess status {id}` shows who acknowledged it")));
         };
-        let last = store.last_checkpoint().await.map_err(|error| unavailable(&error))?;
-        let checkpoint = match last.filter(|last| last.size > entry.index) {
-            Some(last) => CheckpointView::of(last),
-            None => self.make_checkpoint().await?,
-        };
-        let path = store.tree_inclusion(entry.index, checkpoint.size).await.map_err(|error| unavailable(&error))?;
-        Ok(Proof { receipt: receipt(&event, &snapshot, entry), index: entry.index, path, checkpoint: checkpoint.note })
+        let checkpoint = self.checkpoint_over(entry.index).await?;
+        self.proof(receipt(&event, &snapshot, entry), entry.index, &checkpoint).await
+    }
+
+    /// A checkpoint that covers the receipt of this place: the last one, or a new one.
+    pub(crate) async fn checkpoint_over(&self, index: u64) -> Result<CheckpointView, Problem> {
+        let last = self.delivery.store.last_checkpoint().await.map_err(|error| unavailable(&error))?;
+        match last.filter(|last| last.size > index) {
+            Some(last) => Ok(CheckpointView::of(last)),
+            None => self.make_checkpoint().await,
+        }
+    }
+
+    /// The proof of the receipt at this place, up to a checkpoint that covers it.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn proof(&self, receipt: Receipt, index: u64, checkpoint: &CheckpointView) -> Result<Proof, Problem> {
+        let path = self.delivery.store.tree_inclusion(index, checkpoint.size).await;
+        let path = path.map_err(|error| unavailable(&error))?;
+        Ok(Proof { receipt, index, path, checkpoint: checkpoint.note.clone() })
     }
 
     /// The proof that the ledger of `from` receipts was continued, not rewritten.
@@ -248,7 +262,7 @@ impl Hub {
 }
 
 /// A receipt as the tree holds it.
-fn receipt(event: &Event, snapshot: &Snapshot, line: &LedgerEntry) -> Receipt {
+pub(crate) fn receipt(event: &Event, snapshot: &Snapshot, line: &LedgerEntry) -> Receipt {
     let entry = &line.entry;
     let (word, reason) = match &entry.word {
         Word::Ack => ("ack", None),

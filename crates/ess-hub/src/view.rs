@@ -120,6 +120,8 @@ pub struct DeliveryView {
     pub evidence: Option<Evidence>,
     /// SHA-256 of the bytes sent.
     pub body_digest: Option<Digest>,
+    /// SHA-256 of the scripts and tables that made them.
+    pub scripts: Arc<[Digest]>,
 }
 
 /// One try.

@@ -104,10 +104,7 @@ impl Checkpoint {
     /// The signed note.
     #[must_use]
     pub fn sign(&self, key: &Ed25519Key) -> String {
-        let (text, verifier) = (self.text(), VerifierKey::of(key, &self.origin));
-        let mut signature = verifier.hash().to_vec();
-        signature.extend_from_slice(&key.sign(text.as_bytes()));
-        format!("{text}\n— {} {}\n", self.origin, STANDARD.encode(signature))
+        sign_note(&self.text(), key, &self.origin)
     }
 
     /// Reads a signed note and checks its signature.
@@ -115,21 +112,10 @@ impl Checkpoint {
     /// # Errors
     /// It has not the form, or this key did not sign it.
     pub fn open(note: &str, key: &VerifierKey) -> Result<Self, NoCheckpoint> {
-        let (text, signatures) = note.split_once("\n\n").ok_or(NoCheckpoint::Form("there is no signature"))?;
-        let text = format!("{text}\n");
-        let checkpoint = Self::read(&text)?;
-        let ours = signatures.lines().filter_map(|line| line.strip_prefix("— ")?.split_once(' '));
-        let ours = ours.filter(|(name, _)| *name == key.name).filter_map(|(_, encoded)| STANDARD.decode(encoded).ok());
-        for signature in ours {
-            let Some((hash, signature)) = signature.split_at_checked(4) else { continue };
-            if hash != key.hash() {
-                continue;
-            }
-            let signature: [u8; 64] = signature.try_into().map_err(|_| NoCheckpoint::Forged)?;
-            let fits = key.public.verify(text.as_bytes(), &signature) && checkpoint.origin == key.name;
-            return if fits { Ok(checkpoint) } else { Err(NoCheckpoint::Forged) };
-        }
-        Err(NoCheckpoint::Unsigned(key.name.clone()))
+        let text = note.split_once("\n\n").ok_or(NoCheckpoint::Form("there is no signature"))?.0;
+        let checkpoint = Self::read(&format!("{text}\n"))?;
+        open_note(note, key)?;
+        if checkpoint.origin == key.name { Ok(checkpoint) } else { Err(NoCheckpoint::Forged) }
     }
 
     fn read(text: &str) -> Result<Self, NoCheckpoint> {
@@ -145,6 +131,34 @@ impl Checkpoint {
             (_, None) => Err(NoCheckpoint::Form("the third line is no root")),
         }
     }
+}
+
+/// A text under a signature, as C2SP signed-note has it. What the text says must tell it apart from a checkpoint.
+#[must_use]
+pub fn sign_note(text: &str, key: &Ed25519Key, name: &str) -> String {
+    let mut signature = VerifierKey::of(key, name).hash().to_vec();
+    signature.extend_from_slice(&key.sign(text.as_bytes()));
+    format!("{text}\n— {name} {}\n", STANDARD.encode(signature))
+}
+
+/// The text of a signed note, its last line end included.
+///
+/// # Errors
+/// It has not the form, or this key did not sign it.
+pub fn open_note(note: &str, key: &VerifierKey) -> Result<String, NoCheckpoint> {
+    let (text, signatures) = note.split_once("\n\n").ok_or(NoCheckpoint::Form("there is no signature"))?;
+    let text = format!("{text}\n");
+    let ours = signatures.lines().filter_map(|line| line.strip_prefix("— ")?.split_once(' '));
+    let ours = ours.filter(|(name, _)| *name == key.name).filter_map(|(_, encoded)| STANDARD.decode(encoded).ok());
+    for signature in ours {
+        let Some((hash, signature)) = signature.split_at_checked(4) else { continue };
+        if hash != key.hash() {
+            continue;
+        }
+        let signature: [u8; 64] = signature.try_into().map_err(|_| NoCheckpoint::Forged)?;
+        return if key.public.verify(text.as_bytes(), &signature) { Ok(text) } else { Err(NoCheckpoint::Forged) };
+    }
+    Err(NoCheckpoint::Unsigned(key.name.clone()))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub(crate) mod health;
 pub(crate) mod keys;
 pub(crate) mod ledger;
 pub(crate) mod media;
+pub(crate) mod packet;
 pub(crate) mod partner_events;
 pub(crate) mod partners;
 pub(crate) mod publish;

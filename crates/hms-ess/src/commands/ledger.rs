@@ -1,5 +1,7 @@
 //! `hms-ess ledger`: verify, checkpoint, key, export; `hms-ess prove`.
 
+pub(super) mod packet;
+
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -20,9 +22,9 @@ use crate::output::Output;
 /// What is done with the ledger.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
-    /// Check a proof without a hub; or have the hub walk its whole ledger and check every checkpoint.
+    /// Check a proof or a packet without a hub; or have the hub walk its whole ledger and check every checkpoint.
     Verify {
-        /// The proof, as `prove` wrote it.
+        /// The proof as `prove` wrote it, or the packet as `audit` wrote it (the file, or the folder that it was unpacked to).
         proof: Option<PathBuf>,
         /// The verifier's key, or a file that holds it.
         #[arg(long, value_name = "KEY")]
@@ -78,7 +80,7 @@ pub(crate) async fn prove(args: &ProveArgs, client: &Client, output: &Output) ->
 /// Does it.
 pub(crate) async fn run(command: &LedgerCommand, globals: &Globals, output: &Output) -> Result<()> {
     match command {
-        LedgerCommand::Verify { proof: Some(proof), key, .. } => verify_proof(proof, key.as_deref(), output),
+        LedgerCommand::Verify { proof: Some(file), key, .. } => verify_file(file, key.as_deref(), output),
         LedgerCommand::Verify { checkpoint: Some(checkpoint), key, .. } => {
             verify_checkpoint(checkpoint, key.as_deref(), &client(globals)?, output).await
         }
@@ -102,15 +104,22 @@ pub(crate) async fn run(command: &LedgerCommand, globals: &Globals, output: &Out
     }
 }
 
-/// Checks a proof with nothing but the key.
-fn verify_proof(file: &Path, key: Option<&str>, output: &Output) -> Result<()> {
+/// Checks a proof or a packet with nothing but the key.
+fn verify_file(file: &Path, key: Option<&str>, output: &Output) -> Result<()> {
     let Some(key) = key else {
         return Err(Failure::usage("a proof is checked with the verifier's key")
             .with_hint("--key KEY, as `hms-ess ledger key` printed it when you kept it"));
     };
     let key = read_key(key)?;
+    match packet::open(file)? {
+        Some(files) => packet::verify(file, &files, &key, output),
+        None => verify_proof(file, &key, output),
+    }
+}
+
+fn verify_proof(file: &Path, key: &VerifierKey, output: &Output) -> Result<()> {
     let proof = Proof::read(&read_input(file)?).map_err(Failure::refused)?;
-    let checkpoint = proof.check(&key).map_err(|why| Failure::refused(format!("{}: {why}", file.display())))?;
+    let checkpoint = proof.check(key).map_err(|why| Failure::refused(format!("{}: {why}", file.display())))?;
     let receipt = &proof.receipt;
     if output.json {
         let receipt: Value = serde_json::from_str(&receipt.line()).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! The verbs of the command line, a file each.
 
 pub(crate) mod apply;
+pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod bridge;
 pub(crate) mod config_show;
@@ -62,6 +63,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::DeadLetters(command) => dead_letters::run(&command, globals, output).await,
         Command::Ledger(command) => ledger::run(&command, globals, output).await,
         Command::Prove(args) => ledger::prove(&args, &client(globals)?, output).await,
+        Command::Audit(args) => audit::run(&args, &client(globals)?, output).await,
         Command::Unacked(args) => unacked::run(&args, &client(globals)?, output).await,
         Command::Token(command) => token::run(&command, &client(globals)?, output).await,
         Command::Backup(args) => backup::run(&args, &client(globals)?, output).await,
