@@ -233,6 +233,26 @@ pub fn check<'a>(
         return Err(format!("{RECORD}: it is about another event"));
     }
     check_event(&text(EVENT)?, &record, manifest.test)?;
+    let (receipts, checkpoint) = check_receipts(&manifest, &record, &mut text, key)?;
+    Ok(Checked {
+        event: manifest.event,
+        test: manifest.test,
+        event_sha256: record.event_sha256,
+        payload: record.payload,
+        made_at: manifest.made_at,
+        files: manifest.files.len(),
+        receipts,
+        checkpoint,
+    })
+}
+
+/// Every receipt by its proof, and what the proofs lead to.
+fn check_receipts(
+    manifest: &Manifest,
+    record: &Record,
+    text: &mut impl FnMut(&str) -> Result<String, String>,
+    key: &VerifierKey,
+) -> Result<(Vec<Receipt>, Option<Checkpoint>), String> {
     let listed: Vec<Listed> = parse(RECEIPTS, &text(RECEIPTS)?)?;
     let proofs: BTreeSet<&String> = manifest.files.keys().filter(|name| name.starts_with("proofs/")).collect();
     let named: BTreeSet<&String> = listed.iter().map(|one| &one.proof).collect();
@@ -255,16 +275,7 @@ pub fn check<'a>(
         }
         checkpoint = Some(proven);
     }
-    Ok(Checked {
-        event: manifest.event,
-        test: manifest.test,
-        event_sha256: record.event_sha256,
-        payload: record.payload,
-        made_at: manifest.made_at,
-        files: manifest.files.len(),
-        receipts: listed.into_iter().map(|one| one.receipt).collect(),
-        checkpoint,
-    })
+    Ok((listed.into_iter().map(|one| one.receipt).collect(), checkpoint))
 }
 
 fn check_manifest(text: &str, note: &str, key: &VerifierKey) -> Result<Manifest, String> {
