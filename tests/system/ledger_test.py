@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
 import pytest
-from conftest import Client, Hub, Loop, Sink, add_partner, event, wait_for
+from conftest import Client, Hub, Loop, Request, Sink, add_partner, event, wait_for
 
 EVENTS = 6
 
@@ -108,6 +109,68 @@ def test_checkpoints_go_elsewhere_and_say_how_they_follow_each_other(
     assert client.ask("POST", "/v1/events", event("RULE-7", "RULE")).status == 202
     wait_for("the new receipts", lambda: client.get("/v1/ledger/checkpoint")["size"] == 2 * EVENTS + 2)
     new = client.ask("POST", "/v1/ledger/checkpoint", {}).json
-    written = sorted(elsewhere.glob("*.checkpoint"))
-    assert [path.read_text() for path in written] == [new["note"]]
+    # The last one at the start, then each.
+    wait_for("both checkpoints", lambda: len(list(elsewhere.glob("*.checkpoint"))) == 2)
+    assert [path.read_text() for path in sorted(elsewhere.glob("*.checkpoint"))] == [last["note"], new["note"]]
+    assert hub.terminate() == 0
+
+
+def test_checkpoints_are_added_to_a_file_and_posted_until_they_are_taken(
+    start_hub: Callable[..., Hub], kept: Path, loop: Loop, tmp_path: Path
+) -> None:
+    taken: list[bytes] = []
+    is_up = threading.Event()
+
+    async def archive(request: Request) -> Optional[tuple[int, bytes]]:
+        if not is_up.is_set():
+            return 503, b"not now"
+        assert request.arrival.headers["authorization"] == "Bearer archive-token"
+        taken.append(request.arrival.body)
+        return 201, b""
+
+    (tmp_path / "token").write_text("archive-token\n")
+    file = tmp_path / "elsewhere" / "checkpoints"
+    settings = {
+        "HMS_ESS_CHECKPOINT_FILE": str(file),
+        "HMS_ESS_CHECKPOINT_URL": Sink(loop, archive).url,
+        "HMS_ESS_CHECKPOINT_TOKEN": f"file:{tmp_path / 'token'}",
+    }
+    hub = start_hub(kept, **settings)
+    client = hub.client()
+
+    def places() -> dict[str, dict[str, object]]:
+        return {place["to"]: place for place in client.get("/v1/ledger/checkpoint")["elsewhere"]}
+
+    failing = wait_for("the failure", lambda: [place for place in places().values() if place.get("error")])[0]
+    assert (failing["to"], failing["error"]) == ("url", "status 503") and failing["failing_since"]
+    warned = hub.run("ledger", "checkpoint")
+    assert warned.returncode == 0 and "status 503" in warned.stderr, warned
+    assert client.ask("POST", "/v1/events", event("RULE-7", "RULE")).status == 202
+    wait_for("the new receipts", lambda: client.get("/v1/ledger/checkpoint")["size"] == 2 * EVENTS + 2)
+    new = client.ask("POST", "/v1/ledger/checkpoint", {}).json
+    is_up.set()
+    wait_for("both places", lambda: all(place.get("size") == new["size"] for place in places().values()))
+    assert not any(place.get("error") for place in places().values())
+    notes = file.read_text()
+    assert notes.endswith(new["note"]) and taken[-1].decode() == new["note"]
+    # A hub that starts anew goes on where the file ends.
+    assert hub.terminate() == 0
+    hub = start_hub(kept, **settings)
+    client = hub.client()
+    wait_for("both places", lambda: all(place.get("size") == new["size"] for place in places().values()))
+    assert file.read_text() == notes
+    # The file is what an auditor holds the hub's ledger to: every checkpoint of it.
+    held = hub.run("ledger", "verify", "--checkpoint", str(file))
+    assert held.returncode == 0 and f"continues the checkpoint of {2 * EVENTS}" in held.stdout, held
+    assert hub.terminate() == 0
+
+
+def test_an_archive_that_may_not_be_dialled_is_said_and_nothing_else_suffers(
+    start_hub: Callable[..., Hub], kept: Path
+) -> None:
+    hub = start_hub(kept, HMS_ESS_CHECKPOINT_URL="https://169.254.169.254/latest")
+    client = hub.client()
+    place = wait_for("the refusal", lambda: [p for p in client.get("/v1/ledger/checkpoint")["elsewhere"] if p.get("error")])
+    assert "169.254.169.254" in place[0]["error"], place
+    assert client.ask("POST", "/v1/ledger/verify", {}).status == 200
     assert hub.terminate() == 0

@@ -10,6 +10,7 @@ mod cells;
 mod clock;
 mod dead_letters;
 mod deliver;
+mod elsewhere;
 mod filters;
 mod happenings;
 mod hub;
@@ -31,6 +32,7 @@ mod tokens;
 pub mod view;
 
 pub use acks::Word;
+pub use elsewhere::Place;
 pub use hub::{Hub, HubOptions};
 pub use notary::NotaryOptions;
 pub use registry::FindSecret;

@@ -3,7 +3,6 @@
 //! The tree follows the ledger off the path of deliveries, at each checkpoint. A leaf is a receipt's line with the names of
 //! event and partner in it, so that a proof says everything by itself.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +16,11 @@ use ess_core::problem::{Code, Problem};
 use ess_core::signature::Ed25519Key;
 use ess_store::{LedgerEntry, StoreError, StoredCheckpoint, Word};
 
+use crate::elsewhere::{Elsewhere, Place};
 use crate::hub::Hub;
 use crate::publish::unavailable;
 use crate::registry::Snapshot;
-use crate::view::{CheckpointView, ConsistencyView};
+use crate::view::{CheckpointView, ConsistencyView, PlaceView};
 
 /// Receipts that are read, hashed and written together.
 const PAGE: usize = 1_024;
@@ -31,7 +31,8 @@ const TILE: u64 = 256;
 pub struct Notary {
     pub(crate) key: Ed25519Key,
     pub(crate) verifier: VerifierKey,
-    options: NotaryOptions,
+    pub(crate) elsewhere: Elsewhere,
+    every: Duration,
     /// The tree grows in one place at a time.
     growing: tokio::sync::Mutex<()>,
 }
@@ -41,8 +42,8 @@ pub struct Notary {
 pub struct NotaryOptions {
     /// How often.
     pub every: Duration,
-    /// A directory that each one is written to as well: another disk, or one that is copied away.
-    pub dir: Option<PathBuf>,
+    /// Where each one is brought to as well.
+    pub places: Vec<Place>,
 }
 
 impl Notary {
@@ -50,13 +51,15 @@ impl Notary {
         // The name tells two hubs' ledgers apart; it follows from the key, so that nobody has to think of one.
         let digest = Digest::of(&key.public_key().bytes()).to_string();
         let verifier = VerifierKey::of(&key, &format!("hms-ess/{}", &digest[..16]));
-        Self { key, verifier, options, growing: tokio::sync::Mutex::default() }
+        let NotaryOptions { every, places } = options;
+        let elsewhere = Elsewhere::new(places);
+        Self { key, verifier, elsewhere, every, growing: tokio::sync::Mutex::default() }
     }
 }
 
 /// Makes a checkpoint whenever it is time and there is something new.
 pub(crate) async fn run(hub: Hub) {
-    let mut ticks = tokio::time::interval(hub.notary.options.every);
+    let mut ticks = tokio::time::interval(hub.notary.every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -104,21 +107,14 @@ impl Hub {
         let checkpoint = Checkpoint { origin: self.notary.verifier.name().to_owned(), size, root };
         let stored = StoredCheckpoint { size, at: self.now(), note: checkpoint.sign(&self.notary.key) };
         store.put_checkpoint(stored.clone()).await.map_err(|error| unavailable(&error))?;
-        self.export(&stored);
+        self.notary.elsewhere.new.notify_one();
         Ok(CheckpointView::of(stored))
     }
 
-    /// Writes a checkpoint to the directory elsewhere. One that can't be written is in the store all the same.
-    fn export(&self, checkpoint: &StoredCheckpoint) {
-        let Some(dir) = &self.notary.options.dir else { return };
-        let path = dir.join(format!("{:020}.checkpoint", checkpoint.size));
-        let part = path.with_extension("part");
-        let written = std::fs::create_dir_all(dir)
-            .and_then(|()| std::fs::write(&part, &checkpoint.note))
-            .and_then(|()| std::fs::rename(&part, &path));
-        if let Err(error) = written {
-            tracing::error!(%error, path = %path.display(), "could not write a checkpoint of the ledger elsewhere");
-        }
+    /// The places that checkpoints are brought to, and how they fare.
+    #[must_use]
+    pub fn checkpoint_places(&self) -> Vec<PlaceView> {
+        self.notary.elsewhere.view()
     }
 
     /// Brings the tree to the ledger's head; answers how many leaves it has.

@@ -366,6 +366,19 @@ impl CheckpointView {
     }
 }
 
+/// A place that checkpoints are brought to, and how it fares.
+#[derive(Debug, Clone)]
+pub struct PlaceView {
+    /// `directory`, `file` or `url`.
+    pub to: &'static str,
+    /// Receipts of the last checkpoint that it took since the hub began.
+    pub size: Option<u64>,
+    /// Since when it takes none.
+    pub failing_since: Option<Time>,
+    /// Why.
+    pub error: Option<String>,
+}
+
 /// The proof that one checkpoint continues another (RFC 9162 section 2.1.4).
 #[derive(Debug, Clone)]
 pub struct ConsistencyView {

@@ -161,6 +161,43 @@ pub fn open_note(note: &str, key: &VerifierKey) -> Result<String, NoCheckpoint> 
     Err(NoCheckpoint::Unsigned(key.name.clone()))
 }
 
+/// The notes of a file that holds one after the other, with an empty line between.
+pub fn notes(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        rest = rest.trim_start_matches('\n');
+        let end = note_end(rest)?;
+        let (note, after) = rest.split_at(end);
+        rest = after;
+        Some(note)
+    })
+}
+
+/// The last whole note of such a file, and where it ends. What stands before the first one is passed over: the file's end may be
+/// all that was read.
+#[must_use]
+pub fn last_note(text: &str) -> Option<(&str, usize)> {
+    // A signature's line begins with a long dash, the text before it stands between two empty lines.
+    let at = text.match_indices("\n\n— ").map(|(at, _)| at).filter(|at| text[at + 2..].contains('\n')).last()?;
+    let start = text[..at].rfind("\n\n").map_or(0, |before| before + 2);
+    let note = &text[start..];
+    let end = note_end(note)?;
+    Some((&note[..end], start + end))
+}
+
+/// Where the note at the text's beginning ends: after its last signature's line.
+fn note_end(text: &str) -> Option<usize> {
+    let mut end = text.find("\n\n")? + 2;
+    let start = end;
+    while let Some(line) = text[end..].split_inclusive('\n').next().filter(|line| line.starts_with("— ")) {
+        if !line.ends_with('\n') {
+            break;
+        }
+        end += line.len();
+    }
+    (end > start).then_some(end)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

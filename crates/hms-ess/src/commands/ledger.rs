@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use ess_core::id::Digest;
-use ess_core::ledger::checkpoint::{Checkpoint, VerifierKey};
+use ess_core::ledger::checkpoint::{Checkpoint, NoCheckpoint, VerifierKey, notes};
 use ess_core::ledger::merkle;
 use ess_core::ledger::proof::Proof;
 use serde_json::{Value, json};
@@ -92,8 +92,19 @@ pub(crate) async fn run(command: &LedgerCommand, globals: &Globals, output: &Out
             output.line(format_args!("{} receipts, chain whole: {}", field(&value, "size"), field(&value, "chain")))
         }
         LedgerCommand::Checkpoint => {
-            let value = client(globals)?.post("/v1/ledger/checkpoint", &json!({})).await?.value()?;
-            if output.json { output.json(&value) } else { output.line(field(&value, "note").trim_end()) }
+            let client = client(globals)?;
+            let value = client.post("/v1/ledger/checkpoint", &json!({})).await?.value()?;
+            if output.json {
+                output.json(&value)?
+            } else {
+                output.line(field(&value, "note").trim_end())?
+            }
+            let state = client.get("/v1/ledger/checkpoint").await?;
+            for place in state["elsewhere"].as_array().into_iter().flatten().filter(|place| !place["error"].is_null()) {
+                let (to, since, error) = (field(place, "to"), field(place, "failing_since"), field(place, "error"));
+                output.note(format_args!("the {to} elsewhere takes no checkpoint since {since}: {error}"));
+            }
+            Ok(())
         }
         LedgerCommand::Key => {
             let value = client(globals)?.get("/v1/ledger/checkpoint").await?;
@@ -151,25 +162,51 @@ async fn verify_checkpoint(file: &Path, key: Option<&str>, client: &Client, outp
             VerifierKey::parse(&field(&head, "verifier_key")).map_err(|why| refused(why.to_owned()))?
         }
     };
-    let old = Checkpoint::open(&read_input(file)?, &key).map_err(|error| refused(error.to_string()))?;
     let new = Checkpoint::open(&field(&now, "note"), &key).map_err(|error| refused(format!("the hub's: {error}")))?;
-    if new.size < old.size {
-        let why = format!("the hub's ledger has {} receipts, fewer than the {} of the checkpoint", new.size, old.size);
-        return Err(refused(why));
+    let text = read_input(file)?;
+    let mut continued = Vec::new();
+    for note in notes(&text) {
+        let old = Checkpoint::open(note, &key).map_err(|error| refused(error.to_string()))?;
+        continues(&old, &new, client).await.map_err(refused)?;
+        continued.push(old.size);
     }
-    let proof = client.get(&format!("/v1/ledger/consistency?from={}&to={}", old.size, new.size)).await?;
-    let hash = |step: &Value| {
-        let bytes = step.as_str().and_then(|step| STANDARD.decode(step).ok()).and_then(|bytes| bytes.try_into().ok());
-        bytes.map(Digest).ok_or_else(|| refused("the hub's proof was not understood".to_owned()))
-    };
-    let path = proof["path"].as_array().into_iter().flatten().map(hash).collect::<Result<Vec<Digest>>>()?;
-    if !merkle::continues((old.size, &old.root), (new.size, &new.root), &path) {
-        return Err(refused("the hub's ledger is not its continuation: receipts were changed or removed".to_owned()));
+    if continued.is_empty() {
+        return Err(refused(NoCheckpoint::Form("there is no signature").to_string()));
     }
     if output.json {
-        return output.json(&json!({"continued": true, "from": old.size, "to": new.size}));
+        return output.json(
+            &json!({"continued": true, "from": continued.last(), "to": new.size, "checkpoints": continued.len()}),
+        );
     }
-    output.line(format_args!("the ledger of {} receipts continues the checkpoint of {}", new.size, old.size))
+    for old in continued {
+        output.line(format_args!("the ledger of {} receipts continues the checkpoint of {old}", new.size))?;
+    }
+    Ok(())
+}
+
+/// Whether the hub's ledger continues a checkpoint.
+async fn continues(old: &Checkpoint, new: &Checkpoint, client: &Client) -> std::result::Result<(), String> {
+    if new.size < old.size {
+        return Err(format!(
+            "the hub's ledger has {} receipts, fewer than the {} of the checkpoint",
+            new.size, old.size
+        ));
+    }
+    let path = format!("/v1/ledger/consistency?from={}&to={}", old.size, new.size);
+    let proof = client.get(&path).await.map_err(|failure| failure.detail)?;
+    let hash = |step: &Value| {
+        let bytes = step.as_str().and_then(|step| STANDARD.decode(step).ok()).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Digest).ok_or_else(|| "the hub's proof was not understood".to_owned())
+    };
+    let path = proof["path"].as_array().into_iter().flatten().map(hash);
+    let path = path.collect::<std::result::Result<Vec<Digest>, String>>()?;
+    if merkle::continues((old.size, &old.root), (new.size, &new.root), &path) {
+        return Ok(());
+    }
+    Err(format!(
+        "the hub's ledger is not the continuation of the checkpoint of {}: receipts were changed or removed",
+        old.size
+    ))
 }
 
 fn read_key(key: &str) -> Result<VerifierKey> {
