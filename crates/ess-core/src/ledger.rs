@@ -4,6 +4,7 @@
 //! says; nothing here knows how it is stored.
 
 pub mod checkpoint;
+pub mod export;
 pub mod merkle;
 pub mod packet;
 pub mod proof;

@@ -13,6 +13,7 @@ mod limits;
 mod metrics;
 mod openapi;
 mod packet_page;
+mod pieces;
 mod query;
 mod refusal;
 mod routes;

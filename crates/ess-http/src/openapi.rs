@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 
 use crate::api::{
-    acks, audit, backup, bridges, bulk, dead_letters, deliveries, events, health, keys, ledger, packet, partner_events,
-    partners, publish, schemas, stream, tables, tokens,
+    acks, audit, backup, bridges, bulk, dead_letters, deliveries, events, health, keys, ledger, ledger_export, packet,
+    partner_events, partners, publish, schemas, stream, tables, tokens,
 };
 use crate::refusal;
 use crate::routes::OPEN;
@@ -42,7 +42,7 @@ use crate::routes::OPEN;
         deliveries::list_unacked, dead_letters::list_dead_letters, dead_letters::redrive_dead_letters,
         dead_letters::discard_dead_letters,
         ledger::list_ledger, ledger::read_checkpoint, ledger::make_checkpoint, ledger::prove_receipt,
-        ledger::prove_consistency, ledger::verify_ledger, packet::read_packet, audit::list_audit,
+        ledger::prove_consistency, ledger::verify_ledger, ledger_export::export_ledger, packet::read_packet, audit::list_audit,
         tokens::create_token, tokens::list_tokens, tokens::revoke_token,
         health::read_health, health::read_readiness, stream::follow_stream, backup::back_up,
     ),

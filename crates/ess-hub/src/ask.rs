@@ -14,6 +14,7 @@ use ess_store::{Recorded, StoreError, StoredDelivery, Word as LedgerWord};
 use crate::hub::Hub;
 use crate::publish::unavailable;
 use crate::registry::{Registered, Snapshot};
+use crate::verify::damaged;
 use crate::view::{AttemptView, AuditView, DeliveryView, EventView, LedgerHead, LedgerView, Page};
 
 /// Outcomes by which the store's words for attempts are known outside.
@@ -215,10 +216,11 @@ impl Hub {
         match self.delivery.store.verify_ledger().await {
             Ok((size, chain)) => {
                 self.verify_tree().await?;
+                self.verify_tiles().await?;
+                self.verify_events().await?;
                 Ok(LedgerHead { size, chain })
             }
-            Err(StoreError::Damaged(what)) => Err(Problem::new(Code::Conflict, what)
-                .with_hint("keep the database file as it is for the investigation, and restore the last back-up")),
+            Err(StoreError::Damaged(what)) => Err(damaged(what)),
             Err(error) => Err(unavailable(&error)),
         }
     }

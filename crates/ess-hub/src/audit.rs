@@ -130,6 +130,7 @@ impl Hub {
             published_by: trace.publisher.clone(),
             event_sha256: event.content_digest.to_string(),
             payload: payload_of(event)?,
+            gone: None,
             partners: audience.len() as u64,
             traceparent: trace.traceparent.clone(),
             trace_id: trace.trace_id.clone(),

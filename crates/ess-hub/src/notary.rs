@@ -20,6 +20,7 @@ use crate::elsewhere::{Elsewhere, Place};
 use crate::hub::Hub;
 use crate::publish::unavailable;
 use crate::registry::Snapshot;
+use crate::verify::damaged;
 use crate::view::{CheckpointView, ConsistencyView, PlaceView};
 
 /// Receipts that are read, hashed and written together.
@@ -137,7 +138,7 @@ impl Hub {
     }
 
     /// The receipts from a place on.
-    async fn receipts(&self, from: u64, count: usize) -> Result<Vec<Receipt>, Problem> {
+    pub(crate) async fn receipts(&self, from: u64, count: usize) -> Result<Vec<Receipt>, Problem> {
         let entries = self.delivery.store.ledger(from, count).await.map_err(|error| unavailable(&error))?;
         let snapshot = self.delivery.registry.snapshot();
         let mut receipts = Vec::with_capacity(entries.len());
@@ -209,16 +210,14 @@ impl Hub {
 
     /// Makes the tree anew from events, partners and receipts, and compares; then every checkpoint. What was changed is named.
     pub(crate) async fn verify_tree(&self) -> Result<(), Problem> {
-        let damaged = |what: String| {
-            Problem::new(Code::Conflict, what)
-                .with_hint("keep the database file as it is for the investigation, and restore the last back-up")
-        };
         let store = &self.delivery.store;
         for tile in 0.. {
             let leaves = store.tree_leaves(tile).await.map_err(|error| unavailable(&error))?;
             let receipts = match self.receipts(tile * TILE, leaves.len()).await {
                 Ok(receipts) => receipts,
                 Err(problem) => {
+                    // An event that can't be read is named.
+                    self.verify_events().await?;
                     return Err(damaged(format!("ledger entries from {}: {}", tile * TILE, problem.detail)));
                 }
             };

@@ -83,6 +83,9 @@ pub struct Record {
     pub event_sha256: String,
     /// Whether the payload is still there.
     pub payload: Payload,
+    /// When and why it went, if it is not.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gone: Option<String>,
     /// How many partners it was for.
     pub partners: u64,
     /// `traceparent` of the publish.
@@ -377,6 +380,7 @@ mod tests {
             published_by: Some("tok_1".to_owned()),
             event_sha256: content.digest().to_string(),
             payload,
+            gone: None,
             partners: 2,
             traceparent: None,
             trace_id: None,

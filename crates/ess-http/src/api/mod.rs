@@ -11,6 +11,7 @@ pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod keys;
 pub(crate) mod ledger;
+pub(crate) mod ledger_export;
 pub(crate) mod media;
 pub(crate) mod packet;
 pub(crate) mod partner_events;

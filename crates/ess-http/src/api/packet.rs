@@ -4,11 +4,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
@@ -20,7 +17,6 @@ use ess_core::ledger::Receipt;
 use ess_core::ledger::packet::{self, Listed, Manifest};
 use ess_hub::Hub;
 use ess_hub::audit::EventAudit;
-use http_body::Frame;
 use rawzip::time::UtcDateTime;
 use rawzip::{CompressionMethod, ZipArchiveWriter};
 use serde::Serialize;
@@ -29,6 +25,7 @@ use crate::api::deliveries::Delivery;
 use crate::api::{Answer, OfEvent};
 use crate::caller::Caller;
 use crate::packet_page;
+use crate::pieces::{self, Step};
 use crate::query::Query;
 use crate::site::Site;
 
@@ -62,7 +59,7 @@ pub(crate) async fn read_packet(
     // An id's only character that file names don't take everywhere.
     let name = format!("attachment; filename=\"{}.packet.zip\"", id.as_str().replace(':', "_"));
     let packet = Packet::new(site.hub.clone(), audit);
-    let mut response = Response::new(Body::new(Stream { step: Box::pin(next(packet)) }));
+    let mut response = Response::new(pieces::body(packet, next));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/zip"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -120,10 +117,7 @@ impl Write for Outbox {
     }
 }
 
-/// Bytes of the archive, and the packet for the next ones; `None` at the end.
-type Step = io::Result<Option<(Bytes, Packet)>>;
-
-async fn next(mut packet: Packet) -> Step {
+async fn next(mut packet: Packet) -> Step<Packet> {
     loop {
         let is_end = matches!(packet.part, Part::End);
         if let Some(bytes) = packet.outbox.take(if is_end { 1 } else { SEND_BYTES }) {
@@ -297,31 +291,4 @@ fn lines(items: &[impl Serialize]) -> io::Result<Vec<u8>> {
     }
     text.extend_from_slice(b"\n]\n");
     Ok(text)
-}
-
-/// The body of a packet: one piece after the other.
-struct Stream {
-    step: Pin<Box<dyn Future<Output = Step> + Send>>,
-}
-
-impl http_body::Body for Stream {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, ctx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        match ready!(self.step.as_mut().poll(ctx)) {
-            Ok(Some((bytes, packet))) => {
-                self.step = Box::pin(next(packet));
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
-            }
-            Ok(None) => {
-                self.step = Box::pin(async { Ok(None) });
-                Poll::Ready(None)
-            }
-            Err(error) => {
-                self.step = Box::pin(async { Ok(None) });
-                Poll::Ready(Some(Err(error)))
-            }
-        }
-    }
 }

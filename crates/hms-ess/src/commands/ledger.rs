@@ -1,5 +1,6 @@
 //! `hms-ess ledger`: verify, checkpoint, key, export; `hms-ess prove`.
 
+mod export;
 pub(super) mod packet;
 
 use std::path::{Path, PathBuf};
@@ -22,23 +23,31 @@ use crate::output::Output;
 /// What is done with the ledger.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
-    /// Check a proof or a packet without a hub; or have the hub walk its whole ledger and check every checkpoint.
+    /// Check a proof, a packet or an export without a hub; or have the hub walk its whole ledger and check every checkpoint.
     Verify {
-        /// The proof as `prove` wrote it, or the packet as `audit` wrote it (the file, or the folder that it was unpacked to).
+        /// The proof as `prove` wrote it, the packet as `audit` wrote it (or the folder that it was unpacked to), or what `export` wrote (a
+        /// file, or the directory of all).
         proof: Option<PathBuf>,
         /// The verifier's key, or a file that holds it.
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
-        /// A checkpoint that was kept apart: is the hub's ledger its continuation?
-        #[arg(long, value_name = "FILE", conflicts_with = "proof")]
+        /// A checkpoint that was kept apart: does the hub's ledger, or the export, continue it?
+        #[arg(long, value_name = "FILE")]
         checkpoint: Option<PathBuf>,
     },
     /// Sign a checkpoint of every receipt that there is, and print it.
     Checkpoint,
     /// Print the key that checkpoints and proofs are verified by; keep it apart from the hub.
     Key,
-    /// Print every receipt, a JSON object a line.
-    Export,
+    /// Print every receipt, a JSON object a line; with --out, write the ledger into a file that is checked without a hub.
+    Export {
+        /// A file, or a directory that gets a file of what is new since the last one there.
+        #[arg(long, value_name = "FILE|DIR")]
+        out: Option<PathBuf>,
+        /// Leave out the first N receipts, which an earlier export has [default: in a directory, what its files have; else 0].
+        #[arg(long, value_name = "N")]
+        after: Option<u64>,
+    },
 }
 
 /// Arguments of `prove`.
@@ -80,7 +89,9 @@ pub(crate) async fn prove(args: &ProveArgs, client: &Client, output: &Output) ->
 /// Does it.
 pub(crate) async fn run(command: &LedgerCommand, globals: &Globals, output: &Output) -> Result<()> {
     match command {
-        LedgerCommand::Verify { proof: Some(file), key, .. } => verify_file(file, key.as_deref(), output),
+        LedgerCommand::Verify { proof: Some(file), key, checkpoint } => {
+            verify_file(file, key.as_deref(), checkpoint.as_deref(), output)
+        }
         LedgerCommand::Verify { checkpoint: Some(checkpoint), key, .. } => {
             verify_checkpoint(checkpoint, key.as_deref(), &client(globals)?, output).await
         }
@@ -111,17 +122,28 @@ pub(crate) async fn run(command: &LedgerCommand, globals: &Globals, output: &Out
             let key = field(&value, "verifier_key");
             if output.json { output.json(&json!({"verifier_key": key})) } else { output.line(key) }
         }
-        LedgerCommand::Export => export(&client(globals)?, output).await,
+        LedgerCommand::Export { out: None, after } => export::print(*after, &client(globals)?, output).await,
+        LedgerCommand::Export { out: Some(out), after } => export::write(out, *after, &client(globals)?, output).await,
     }
 }
 
-/// Checks a proof or a packet with nothing but the key.
-fn verify_file(file: &Path, key: Option<&str>, output: &Output) -> Result<()> {
+/// Checks a proof, a packet or an export with nothing but the key.
+fn verify_file(file: &Path, key: Option<&str>, checkpoint: Option<&Path>, output: &Output) -> Result<()> {
     let Some(key) = key else {
         return Err(Failure::usage("a proof is checked with the verifier's key")
             .with_hint("--key KEY, as `hms-ess ledger key` printed it when you kept it"));
     };
     let key = read_key(key)?;
+    if let Some(files) = export::files(file)? {
+        let kept = match checkpoint {
+            Some(checkpoint) => Some(last_checkpoint(checkpoint, &key)?),
+            None => None,
+        };
+        return export::verify(&files, kept.as_ref(), &key, output);
+    }
+    if checkpoint.is_some() {
+        return Err(Failure::usage("--checkpoint goes with an export, or with no file at all"));
+    }
     match packet::open(file)? {
         Some(files) => packet::verify(file, &files, &key, output),
         None => verify_proof(file, &key, output),
@@ -209,27 +231,17 @@ async fn continues(old: &Checkpoint, new: &Checkpoint, client: &Client) -> std::
     ))
 }
 
+/// The newest checkpoint of a file that holds one or more.
+fn last_checkpoint(file: &Path, key: &VerifierKey) -> Result<Checkpoint> {
+    let refused = |why: &dyn std::fmt::Display| Failure::refused(format!("{}: {why}", file.display()));
+    let text = read_input(file)?;
+    let note = notes(&text).last().ok_or_else(|| refused(&NoCheckpoint::Form("there is no signature")))?;
+    Checkpoint::open(note, key).map_err(|error| refused(&error))
+}
+
 fn read_key(key: &str) -> Result<VerifierKey> {
     let text = if Path::new(key).is_file() { read_input(Path::new(key))? } else { key.to_owned() };
     VerifierKey::parse(&text).map_err(|why| {
         Failure::refused(why).with_hint("`hms-ess ledger key` prints the key of a hub that can be reached")
     })
-}
-
-async fn export(client: &Client, output: &Output) -> Result<()> {
-    let mut after: Option<String> = None;
-    loop {
-        let path = match &after {
-            Some(after) => format!("/v1/ledger?limit=1000&after={after}"),
-            None => "/v1/ledger?limit=1000".to_owned(),
-        };
-        let page = client.get(&path).await?;
-        for item in page["items"].as_array().into_iter().flatten() {
-            output.line(item)?;
-        }
-        match page["next"].as_str() {
-            Some(next) => after = Some(next.to_owned()),
-            None => return Ok(()),
-        }
-    }
 }
