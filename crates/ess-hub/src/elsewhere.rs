@@ -201,6 +201,7 @@ impl Hub {
                     Receipt::Answer(answer) if (200..300).contains(&answer.status) => Ok(()),
                     Receipt::Answer(answer) => Err(format!("status {}", answer.status)),
                     Receipt::Failed(failure) => Err(failure.reason),
+                    _ => Err("it answered by no status".to_owned()),
                 }
             }
         }
@@ -223,6 +224,9 @@ impl Hub {
             body_digest: Digest::of(&body),
             body,
             test: false,
+            replay: false,
+            attempt: 1,
+            partner_seq: None,
         }
     }
 }

@@ -32,8 +32,10 @@ mod tables;
 mod tokens;
 mod verify;
 pub mod view;
+mod watch;
 
 pub use acks::Word;
+pub use dead_letters::Letters;
 pub use elsewhere::Place;
 pub use hub::{Hub, HubOptions};
 pub use ledger_export::LedgerExport;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ess_channels::{Channel, Credential, Dialer, DialerOptions};
 use ess_core::access::{Principal, Role};
-use ess_core::partner::ChannelKind;
+use ess_core::partner::Partner;
 use ess_hub::scripts::{Scripts, ScriptsOptions};
 use ess_hub::{Hub, HubOptions, NotaryOptions, Place};
 use ess_store::{Options, Store};
@@ -39,6 +39,7 @@ pub(crate) async fn hub(config: &Config) -> Result<Hub> {
     }
     let dialer = Dialer::new(DialerOptions {
         allow: config.allow_net.clone(),
+        allow_dir: config.allow_dir.clone(),
         extra_roots_pem,
         system_roots: true,
         user_agent: concat!("hms-ess/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -74,7 +75,10 @@ fn checkpoint_places(config: &Config, dialer: &Dialer) -> Result<Vec<Place>> {
             None => Credential::None,
             Some(secret) => Credential::Bearer(find_secret(secret).map_err(|why| wrong("checkpoint_token", &why))?),
         };
-        let channel = Channel::open(ChannelKind::Webhook, url, credential, dialer, 1);
+        // An archive is spoken to as a partner is.
+        let document = serde_json::json!({"id": "ledger-archive", "channel": "webhook", "url": url});
+        let partner = Partner::from_json(&document).map_err(|problem| wrong("checkpoint_url", &problem.detail))?;
+        let channel = Channel::open(&partner, url, credential, dialer);
         places.push(Place::Url(Arc::new(channel.map_err(|why| wrong("checkpoint_url", &why))?)));
     }
     Ok(places)
