@@ -9,7 +9,7 @@ use axum::routing::{MethodFilter, on};
 use ess_core::problem::{Code, Problem};
 
 use crate::api::{
-    acks, audit, backup, bridges, dead_letters, deliveries, events, health, keys, ledger, ledger_export, packet,
+    acks, audit, backup, bridges, dead_letters, deliveries, events, health, inbox, keys, ledger, ledger_export, packet,
     partner_events, partners, publish, schemas, stream, tables, tokens,
 };
 use crate::docs;
@@ -48,6 +48,7 @@ pub(crate) fn routes() -> Routes {
         // Partners.
         .post("/v1/acks", acks::acknowledge)
         .get("/v1/partners/{id}", partners::read_one)
+        .get("/v1/partners/{id}/inbox", inbox::read_inbox)
         .get("/v1/partners/{id}/events", partner_events::list_partner_events)
         .get("/v1/partners/{id}/deliveries", partner_events::list_partner_deliveries)
         // Auditors.

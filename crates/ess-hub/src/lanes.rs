@@ -264,6 +264,7 @@ impl Lanes {
             }
             Input::TakeBack(partners, retraction) => return self.take_back(&partners, &retraction, now),
             Input::Cancel(no, open, reason) => {
+                self.recall_waiting(no);
                 self.with_lane(no, |lane| lane.on_command(Command::Cancel { open, reason }, now));
                 no
             }
@@ -282,7 +283,9 @@ impl Lanes {
                 no
             }
             Input::Unseat(no) => {
-                self.seats.remove(&no);
+                if let Some(seat) = self.seats.remove(&no) {
+                    close_inbox(&seat.registered);
+                }
                 return;
             }
             Input::Inspect(no, reply) => return self.inspect(no, reply),
@@ -293,6 +296,8 @@ impl Lanes {
             }
             Input::Drain(reply) => {
                 self.is_draining = true;
+                // What waits for its partner to ask would wait for ever.
+                self.seats.values().for_each(|seat| close_inbox(&seat.registered));
                 self.draining.push(reply);
                 return;
             }
@@ -366,6 +371,7 @@ impl Lanes {
             let Some(seat) = self.seats.get_mut(no) else { continue };
             let is_taken = seat.lane.offer(&offer, now);
             if let Some(retraction) = &retraction {
+                recall_all(&seat.registered);
                 take_back_at(&mut seat.lane, &offer, retraction, now);
             }
             if is_taken || is_urgent {
@@ -379,6 +385,7 @@ impl Lanes {
 
     fn take_back(&mut self, partners: &[PartnerNo], retraction: &Retraction, now: Time) {
         for no in partners {
+            self.recall_waiting(*no);
             self.with_lane(*no, |lane| take_back_at(lane, &retraction.offer, retraction, now));
             self.pump(*no);
         }
@@ -414,8 +421,24 @@ impl Lanes {
         }
         if is_paused != seat.lane.is_paused() {
             seat.lane.on_command(if is_paused { Command::Pause } else { Command::Resume }, now);
+            // What waits for the partner to ask waits for it no longer.
+            recall_all(&registered);
+        }
+        let has_other_channel = match (&seat.registered.channel, &registered.channel) {
+            (Ok(old), Ok(new)) => !Arc::ptr_eq(old, new),
+            _ => true,
+        };
+        if has_other_channel {
+            close_inbox(&seat.registered);
         }
         seat.registered = registered;
+    }
+
+    /// What waits for the partner to ask is taken back; what is still wanted takes its turn anew.
+    fn recall_waiting(&self, no: PartnerNo) {
+        if let Some(seat) = self.seats.get(&no) {
+            recall_all(&seat.registered);
+        }
     }
 
     fn inspect(&mut self, no: PartnerNo, reply: oneshot::Sender<LaneReport>) {
@@ -558,6 +581,22 @@ pub fn offer_of(event: &Event) -> Offer {
 fn take_back_at(lane: &mut Lane, offer: &Offer, retraction: &Retraction, now: Time) {
     if !lane.take_back(&retraction.events, &retraction.reason, now) {
         lane.spare(offer, &retraction.spared, now);
+    }
+}
+
+fn recall_all(registered: &Registered) {
+    if let Ok(channel) = &registered.channel
+        && let Some(pull) = channel.pull()
+    {
+        pull.recall_all();
+    }
+}
+
+fn close_inbox(registered: &Registered) {
+    if let Ok(channel) = &registered.channel
+        && let Some(pull) = channel.pull()
+    {
+        pull.close();
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod config_show;
 pub(crate) mod dead_letters;
 pub(crate) mod jsonata;
 pub(crate) mod ledger;
+pub(crate) mod listen;
 pub(crate) mod partner;
 pub(crate) mod publish;
 pub(crate) mod replay;
@@ -67,6 +68,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::Unacked(args) => unacked::run(&args, &client(globals)?, output).await,
         Command::Token(command) => token::run(&command, &client(globals)?, output).await,
         Command::Backup(args) => backup::run(&args, &client(globals)?, output).await,
+        Command::Listen(args) => listen::run(&args, &client(globals)?, output).await,
         Command::Tap(args) => tap::run(&args, &client(globals)?, output).await,
         Command::Jsonata(args) => jsonata::run(&args, output).await,
         Command::Config(command) => config_show::run(&command, output),
