@@ -126,7 +126,8 @@ impl Hub {
             has_rows: true,
         };
         self.delivery.store.record(vec![Change::Acked(receipt)]);
-        self.lanes.tell(Input::EndedInStore(delivery.key.partner, event.content.subject.clone(), event.content.test));
+        let content = &event.content;
+        self.lanes.tell(Input::EndedInStore(delivery.key, content.subject.clone(), content.test));
     }
 
     pub(crate) async fn state_of(&self, key: DeliveryKey) -> Result<Option<State>, Problem> {

@@ -236,15 +236,21 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> 
     tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
 }
 
+/// Whole or not there, also after a power cut.
 fn write_into(dir: &Path, checkpoint: &StoredCheckpoint) -> Result<(), String> {
     let path = dir.join(format!("{:020}.checkpoint", checkpoint.size));
     let part = path.with_extension("part");
     let write = || -> io::Result<()> {
         std::fs::create_dir_all(dir)?;
+        // The directory's own name may be new.
+        if let Some(Ok(above)) = dir.parent().map(File::open) {
+            above.sync_all()?;
+        }
         let mut file = File::create(&part)?;
         file.write_all(checkpoint.note.as_bytes())?;
         file.sync_all()?;
-        std::fs::rename(&part, &path)
+        std::fs::rename(&part, &path)?;
+        File::open(dir)?.sync_all()
     };
     write().map_err(|error| format!("{}: {error}", path.display()))
 }

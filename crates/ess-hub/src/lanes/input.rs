@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ess_core::delivery::DeliveryKey;
 use ess_core::id::{PartnerNo, Seq, Subject};
 use ess_core::lane::{Offer, OpenDelivery, Report, Sent};
 use ess_core::receipt::Evidence;
@@ -28,11 +29,13 @@ pub enum Input {
     /// A partner's word; answers whether the delivery was open here.
     Word(PartnerNo, Word, oneshot::Sender<bool>),
     /// A delivery that was not loaded ended in the store.
-    EndedInStore(PartnerNo, Subject, bool),
+    EndedInStore(DeliveryKey, Subject, bool),
     /// Bridges changed: every lane tries again what was blocked.
     UnblockAll,
     /// An attempt by the fallback channel ended.
     FallbackReport(PartnerNo, Box<Report>),
+    /// A heartbeat was sent, or could not be.
+    Beaten,
     /// What is urgent in the backlog was read.
     UrgentLoaded(PartnerNo, UrgentBacklog),
     /// These partners need not get any more what a retraction takes back.
@@ -65,6 +68,7 @@ impl Input {
                 | Self::Prepared(..)
                 | Self::Loaded(..)
                 | Self::UrgentLoaded(..)
+                | Self::Beaten
                 | Self::LineLoaded(..)
                 | Self::OpenLoaded(..)
         )
