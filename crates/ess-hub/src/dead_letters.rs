@@ -11,6 +11,7 @@ use crate::ask::delivery_cursor;
 use crate::hub::{FIRST, Hub};
 use crate::lanes::Input;
 use crate::publish::unavailable;
+use crate::replay::check_payload_is_there;
 use crate::view::{DeliveryView, Page};
 
 /// How many dead letters are redriven in one step.
@@ -46,6 +47,9 @@ impl Hub {
     ) -> Result<u64, Problem> {
         self.audit_bulk("dead_letters.redrive", partner, event, reason, by).await?;
         let (no, seq) = self.places(partner, event).await?;
+        if let Some(seq) = seq {
+            check_payload_is_there(&self.event_at(seq).await?.event)?;
+        }
         let mut count = 0;
         let mut after = FIRST;
         loop {

@@ -57,6 +57,10 @@ impl Delivery {
                 return self.report(attempt, self.retry("the hub could not load the event".to_owned()), None, None);
             }
         };
+        if let Some(gone) = &cell.event.gone {
+            let outcome = Outcome::Withdrawn { reason: format!("the payload is gone: {}", gone.told()) };
+            return self.report(attempt, outcome, None, None);
+        }
         let snapshot = self.registry.snapshot();
         let made = self.workshop.body(&cell, &snapshot, registered, attempt.round > 0).await;
         let (version, body) = match made {
@@ -143,6 +147,7 @@ fn status_of(receipt: &Receipt) -> Option<u16> {
 fn words(outcome: &Outcome) -> (&'static str, String) {
     match outcome {
         Outcome::Blocked { reason, .. } => ("blocked", reason.clone()),
+        Outcome::Withdrawn { reason } => ("withdrawn", reason.clone()),
         Outcome::Verdict(verdict) => match verdict {
             Verdict::Acked(_) => ("acked", String::new()),
             Verdict::Received => ("received", String::new()),

@@ -27,11 +27,13 @@ use crate::metrics::Metrics;
 use crate::notary::{self, Notary, NotaryOptions};
 use crate::prepare::Workshop;
 use crate::publish::unavailable;
+use crate::redact;
 use crate::registry::{FindSecret, Opener, Registered, Registry, Snapshot};
+use crate::retention::{self, RetentionOptions};
 use crate::rules::Rules;
 use crate::scripts::Scripts;
 use crate::view::Happening;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// The setting that holds the seed of the key for messages.
 const SIGNING_SEED: &str = "signing_seed";
@@ -56,6 +58,8 @@ pub struct HubOptions {
     pub free_bytes_min: u64,
     /// When the ledger's checkpoints are made, and where they go.
     pub notary: NotaryOptions,
+    /// What is kept for how long.
+    pub retention: RetentionOptions,
 }
 
 /// The engine; cheap to clone.
@@ -68,6 +72,8 @@ pub struct Hub {
     pub(crate) lanes: LanesHandle,
     pub(crate) filters: Arc<Filters>,
     pub(crate) notary: Arc<Notary>,
+    /// A redaction left bytes in the write-ahead log, as somebody reads from it.
+    pub(crate) unwiped: Arc<Notify>,
     space: Arc<Space>,
     /// Guards the loops' handles until they are joined.
     loops: Arc<Mutex<Vec<tokio::task::JoinHandle<()>>>>,
@@ -87,7 +93,7 @@ impl Hub {
     /// # Errors
     /// What is stored can't be read.
     pub async fn start(options: HubOptions) -> Result<Self, StoreError> {
-        let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min, notary } = options;
+        let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min, notary, retention } = options;
         let Opened { store, recorded, start } = opened;
         let metrics = Arc::new(Metrics::default());
         let key = Arc::new(signing_key(&store, SIGNING_SEED).await?);
@@ -121,6 +127,7 @@ impl Hub {
             lanes,
             filters: Arc::default(),
             notary,
+            unwiped: Arc::default(),
             space,
             loops: Arc::default(),
         };
@@ -130,6 +137,8 @@ impl Hub {
         let loops = vec![
             tokio::spawn(watch_space(hub.space.clone())),
             tokio::spawn(notary::run(hub.clone())),
+            tokio::spawn(retention::run(hub.clone(), retention)),
+            tokio::spawn(redact::run(hub.clone())),
             tokio::spawn(grant(hub.clone(), wishes)),
             tokio::spawn(loop_.run()),
         ];

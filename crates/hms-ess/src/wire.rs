@@ -7,7 +7,7 @@ use std::time::Duration;
 use ess_channels::{Dialer, DialerOptions};
 use ess_core::access::{Principal, Role};
 use ess_hub::scripts::{Scripts, ScriptsOptions};
-use ess_hub::{Hub, HubOptions, NotaryOptions};
+use ess_hub::{Hub, HubOptions, NotaryOptions, RetentionOptions};
 use ess_store::{Options, Store};
 
 use crate::config::{Config, find_secret};
@@ -57,6 +57,7 @@ pub(crate) async fn hub(config: &Config) -> Result<Hub> {
         find_secret: Arc::new(find_secret),
         free_bytes_min: config.free_bytes_min,
         notary: NotaryOptions { every: config.checkpoint_every, dir: config.checkpoint_dir.clone() },
+        retention: RetentionOptions { keep: config.keep, every: config.retention_every },
     };
     Hub::start(options).await.map_err(|error| refused(&error))
 }

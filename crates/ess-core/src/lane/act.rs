@@ -174,6 +174,11 @@ pub enum Outcome {
         /// The command that mends it.
         mend: String,
     },
+    /// There is nothing to send any more: the payload is gone. The delivery ends as cancelled.
+    Withdrawn {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// The identity of the bytes that went out.

@@ -241,6 +241,9 @@ impl Lane {
         }
         match outcome {
             Outcome::Blocked { reason, mend } => self.block(place, reason, mend),
+            Outcome::Withdrawn { reason } => {
+                self.end(place, Ended { state: State::Cancelled, reason, evidence: None, tried: None, at: now });
+            }
             Outcome::Verdict(verdict) => {
                 entry.attempts = attempt.number;
                 self.judge(place, verdict, tried, now, dice);

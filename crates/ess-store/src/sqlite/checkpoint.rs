@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -27,6 +27,8 @@ pub(super) struct Checkpointer {
     wake: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
     log_pages: Arc<AtomicU64>,
+    /// Whatever is in the log is moved, however little it is.
+    moves_all: Arc<AtomicBool>,
     nudged_at: Instant,
 }
 
@@ -41,12 +43,13 @@ impl Checkpointer {
         configured.map_err(|error| fail(&error))?;
         let (wake, woken) = sync_channel(1);
         let log_pages = Arc::new(AtomicU64::new(0));
-        let seen = log_pages.clone();
+        let moves_all = Arc::new(AtomicBool::new(false));
+        let (seen, all) = (log_pages.clone(), moves_all.clone());
         let thread = std::thread::Builder::new()
             .name("ess-store-checkpoint".to_owned())
-            .spawn(move || run(&db, &woken, &seen))
+            .spawn(move || run(&db, &woken, &seen, &all))
             .map_err(|error| fail(&error))?;
-        Ok(Self { wake: Some(wake), thread: Some(thread), log_pages, nudged_at: Instant::now() })
+        Ok(Self { wake: Some(wake), thread: Some(thread), log_pages, moves_all, nudged_at: Instant::now() })
     }
 
     /// After a commit.
@@ -65,6 +68,15 @@ impl Checkpointer {
         }
     }
 
+    /// Has the whole log moved soon: only then the database file gets shorter.
+    pub(super) fn move_all(&mut self) {
+        self.moves_all.store(true, Ordering::Relaxed);
+        if let Some(wake) = &self.wake {
+            // Full: it is on its way already.
+            let _ = wake.try_send(());
+        }
+    }
+
     /// Ends the thread and waits for it.
     pub(super) fn stop(&mut self) {
         self.wake = None;
@@ -75,10 +87,10 @@ impl Checkpointer {
     }
 }
 
-fn run(db: &Connection, woken: &Receiver<()>, log_pages: &AtomicU64) {
+fn run(db: &Connection, woken: &Receiver<()>, log_pages: &AtomicU64, moves_all: &AtomicBool) {
     while woken.recv().is_ok() {
         let (log, moved) = measure(db);
-        if log.saturating_sub(moved) >= MOVE_PAGES {
+        if moves_all.swap(false, Ordering::Relaxed) || log.saturating_sub(moved) >= MOVE_PAGES {
             checkpoint(db);
         }
         log_pages.store(log, Ordering::Relaxed);

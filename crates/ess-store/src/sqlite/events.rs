@@ -20,14 +20,14 @@ const SCAN_MAX: usize = 16_384;
 const REMEMBERED_PARTNERS_MAX: usize = 262_144;
 
 pub(super) const BY_ID: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience, \
-    message, digest, rest, payload from event where id = ?1 and test = ?2";
+    message, digest, rest, payload, gone_at, gone_by, gone_why from event where id = ?1 and test = ?2";
 pub(super) const BY_SEQ: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience, \
-    message, digest, rest, payload from event where seq = ?1";
+    message, digest, rest, payload, gone_at, gone_by, gone_why from event where seq = ?1";
 const HEAD: &str = "select coalesce(max(seq), 0) from event";
 pub(super) const AFTER: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience, \
-    message, digest, rest, payload from event where seq > ?1 order by seq limit ?2";
+    message, digest, rest, payload, gone_at, gone_by, gone_why from event where seq > ?1 order by seq limit ?2";
 pub(super) const AFTER_OF_SUBJECT: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, \
-    audience, message, digest, rest, payload from event where subject = ?3 and seq > ?1 order by seq limit ?2";
+    audience, message, digest, rest, payload, gone_at, gone_by, gone_why from event where subject = ?3 and seq > ?1 order by seq limit ?2";
 pub(super) const IDENTITY: &str = "select seq, digest from event where id = ?1 and test = ?2";
 pub(super) const OFFERS_AFTER: &str = "select seq, audience, subject, priority, kind, test from event \
     where seq > ?1 order by seq limit ?2";
@@ -58,7 +58,7 @@ struct Known {
 }
 
 impl Reader<'_> {
-    fn audience(&self, id: i64) -> Result<Arc<Audience>> {
+    pub(super) fn audience(&self, id: i64) -> Result<Arc<Audience>> {
         let known = self.audiences.known.lock().unwrap_or_else(PoisonError::into_inner).by_id.get(&id).cloned();
         if let Some(audience) = known {
             return Ok(audience);

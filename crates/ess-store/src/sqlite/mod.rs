@@ -8,10 +8,12 @@ mod batch;
 mod checkpoint;
 pub(crate) mod deliveries;
 pub(crate) mod events;
+pub(crate) mod holds;
 pub(crate) mod lane;
 pub(crate) mod ledger;
 mod readers;
 pub(crate) mod registry;
+pub(crate) mod retention;
 mod rows;
 mod schema;
 pub(crate) mod tree;
@@ -36,6 +38,7 @@ use self::readers::Readers;
 use self::registry::Act;
 use self::writer::{Heads, Shared, State, Writer};
 use crate::error::StoreError;
+use crate::retention::{Sweep, Swept};
 use crate::seal::Seal;
 use crate::store::Options;
 use crate::types::{Change, NewEvent, Publication, Recorded, Start};
@@ -85,6 +88,8 @@ impl Sqlite {
         configure_writer(&db).map_err(|error| fail("ess.db", &error))?;
         schema::migrate(&mut db, found)?;
         set_bytes_max(&db, options.bytes_max);
+        // What was redacted just before a crash leaves the log here at the latest.
+        retention::wipe_log(&db)?;
         let start = registry::start(&db, &seal)?;
         let heads = Heads::read(&db)?;
         let checkpointer = Checkpointer::start(&path)?;
@@ -180,6 +185,20 @@ impl Sqlite {
         answer.await.map_err(gone)?
     }
 
+    /// One step of retention, when the writer has nothing more urgent to do.
+    pub(crate) async fn sweep(&self, sweep: Sweep) -> Result<Swept> {
+        let (reply, answer) = oneshot::channel();
+        self.hand_over(Item::Sweep(Box::new(sweep), reply))?;
+        answer.await.map_err(gone)?
+    }
+
+    /// Tries to empty the write-ahead log; false while somebody still reads from it.
+    pub(crate) async fn wipe_log(&self) -> Result<bool> {
+        let (reply, answer) = oneshot::channel();
+        self.hand_over(Item::WipeLog(reply))?;
+        answer.await.map_err(gone)?
+    }
+
     /// Asks a question of one snapshot.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
@@ -266,13 +285,16 @@ fn open_seal(path: &Path, found: schema::Found) -> Result<Seal> {
 
 fn configure_writer(db: &Connection) -> rusqlite::Result<()> {
     db.busy_timeout(BUSY)?;
-    db.set_prepared_statement_cache_capacity(64);
-    // Takes effect on a fresh database only.
+    db.set_prepared_statement_cache_capacity(96);
+    // These take effect on a fresh database only.
     db.pragma_update(None, "page_size", PAGE_BYTES)?;
+    db.pragma_update(None, "auto_vacuum", "incremental")?;
     db.pragma_update(None, "cache_size", -2_048)?;
     db.pragma_update(None, "journal_mode", "wal")?;
     db.pragma_update(None, "synchronous", "full")?;
     db.pragma_update(None, "foreign_keys", true)?;
+    // What is deleted is overwritten, so that a payload that was redacted is not found in a page that nobody uses.
+    db.pragma_update(None, "secure_delete", true)?;
     db.pragma_update(None, "wal_autocheckpoint", LOG_PAGES_MAX)?;
     db.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)
 }

@@ -15,12 +15,13 @@ use clap::Args;
 use ess_core::limits::{EVENT_BYTES_MAX, SCRIPT_BYTES_MAX};
 use ess_core::nearest::nearest;
 use ess_core::partner::{AllowNet, SecretRef};
+use ess_core::retention::Keep;
 use ess_core::script::Bounds;
 
 use crate::failure::{Failure, Result};
 
 /// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 24] = [
+pub(crate) const KEYS: [(&str, &str); 29] = [
     ("listen", "127.0.0.1:8443"),
     ("data", "hms-ess-data"),
     ("store", ""),
@@ -45,6 +46,11 @@ pub(crate) const KEYS: [(&str, &str); 24] = [
     ("stop_within", "10s"),
     ("checkpoint_every", "1h"),
     ("checkpoint_dir", ""),
+    ("keep_events", "7y"),
+    ("keep_tests", "30d"),
+    ("keep_attempts", "90d"),
+    ("keep_audit", "7y"),
+    ("retention_every", "1h"),
 ];
 
 /// Flags of `serve`.
@@ -123,6 +129,10 @@ pub(crate) struct Config {
     pub(crate) checkpoint_every: Duration,
     /// Where checkpoints are written to as well.
     pub(crate) checkpoint_dir: Option<PathBuf>,
+    /// What is kept for how long.
+    pub(crate) keep: Keep,
+    /// How often it is looked for what is older.
+    pub(crate) retention_every: Duration,
 }
 
 /// A value as it was written, and where.
@@ -258,6 +268,13 @@ impl Config {
             stop_within: values.span("stop_within")?,
             checkpoint_every: values.lasting("checkpoint_every", "1s", "30d")?,
             checkpoint_dir: Some(text("checkpoint_dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
+            keep: Keep {
+                events: values.lasting("keep_events", "1s", "100y")?,
+                tests: values.lasting("keep_tests", "1s", "100y")?,
+                attempts: values.lasting("keep_attempts", "1s", "100y")?,
+                audit: values.lasting("keep_audit", "1s", "100y")?,
+            },
+            retention_every: values.lasting("retention_every", "1s", "30d")?,
         })
     }
 }
