@@ -203,7 +203,7 @@ async fn a_partner_that_was_removed_or_is_not_meant_holds_nothing_up() {
     let seq = publish(&open, event_of("A-1", "\"x\"", 1, 0)).await;
     let other = publish(&open, event_of("A-2", "\"x\"", 2, 0)).await;
     open.record(vec![acked(key(seq, 1)), acked(key(other, 1)), failed(other, 2, 1, 0)]).await;
-    assert_eq!(pass(&open, day(200), 100).await, [0, 1, 0, 0, 0], "the second is open at partner 2");
+    assert_eq!(pass(&open, day(200), 100).await[..4], [0, 1, 0, 0], "the second is open at partner 2");
     open.store.remove_partner(PartnerNo(2), day(200), audit("partner.remove")).await.unwrap();
     assert_eq!(pass(&open, day(200), 100).await[..4], [1, 0, 0, 1]);
 }
@@ -225,6 +225,16 @@ async fn a_hold_on_an_event_holds_its_dry_run_and_is_on_record_when_it_was_lifte
     assert_eq!((holds[0].number, &holds[0].lifted), (number, &Some(lifted())));
     assert!(open.store.lift_hold(number, lifted(), audit("hold.remove")).await.is_err(), "lifted once");
     open.store.redact(redaction(Seq(2)), audit("event.redact")).await.unwrap();
+}
+
+/// Empties the log; the thread that moves it may be at it just now.
+async fn wipe(open: &Open) {
+    let wiped = async {
+        while !open.store.wipe_log().await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wiped).await.expect("nobody reads from the log");
 }
 
 /// Whether any file of the store holds the bytes.
@@ -264,7 +274,7 @@ async fn a_redacted_payload_is_on_the_disk_no_more_and_proves_still() {
     for seq in [small, large] {
         open.store.redact(redaction(seq), audit("event.redact")).await.unwrap();
     }
-    assert!(open.store.wipe_log().await.unwrap());
+    wipe(&open).await;
     assert!(!is_on_disk(&open, "CANARYSMALL") && !is_on_disk(&open, "CANARYLARGE"));
     assert!(open.store.redact(redaction(small), audit("event.redact")).await.is_err(), "it is gone already");
     let event = open.store.event(small).await.unwrap().unwrap().event;
@@ -290,7 +300,7 @@ async fn a_reader_holds_the_wiping_of_the_log_up_and_no_publish() {
     assert!(!open.store.wipe_log().await.unwrap());
     publish(&open, event("A-2", "1", 0)).await;
     drop(snapshot);
-    assert!(open.store.wipe_log().await.unwrap());
+    wipe(&open).await;
     assert!(!is_on_disk(&open, "CANARYHELD"));
 }
 
@@ -303,7 +313,7 @@ async fn the_file_gets_shorter_when_much_went() {
         let seq = publish(&open, event_of(&format!("A-{number}"), &large, 1, 0)).await;
         open.record(vec![acked(key(seq, 1))]).await;
     }
-    assert!(open.store.wipe_log().await.unwrap());
+    wipe(&open).await;
     let size = || open.dir.path().join("ess.db").metadata().unwrap().len();
     let before = size();
     assert!(before > 10_000_000, "{before}");
@@ -312,8 +322,7 @@ async fn the_file_gets_shorter_when_much_went() {
     while let Some(part) = next {
         next = step(&open, part, day(200), 64).await.next;
     }
-    // The log is moved beside the writer; this waits for it.
-    assert!(open.store.wipe_log().await.unwrap());
+    wipe(&open).await;
     assert!(size() < before / 5, "{before} -> {}", size());
     assert_eq!(open.store.verify_ledger().await.unwrap().0, 100);
 }
