@@ -18,9 +18,9 @@ fn hub_with_event(partner: &Partner, event: &str) -> RunningHub {
 fn is_on_disk(hub: &RunningHub, text: &str) -> bool {
     let files = std::fs::read_dir(hub.folder.path().join("hms-ess-data")).unwrap();
     let files = files.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
-    files.into_iter().any(|path| {
-        std::fs::read(path).unwrap().windows(text.len()).any(|window| window == text.as_bytes())
-    })
+    files
+        .into_iter()
+        .any(|path| std::fs::read(path).unwrap().windows(text.len()).any(|window| window == text.as_bytes()))
 }
 
 #[test]
@@ -114,7 +114,8 @@ fn what_is_older_than_it_is_kept_goes_by_itself() {
     let hub = RunningHub::start_in(folder, &["--config", "hub.yaml"]);
     hub.file("partner.yaml", &format!("id: COURT-CAL\nurl: {}\n", partner.url()));
     hub.run(&["partner", "add", "partner.yaml"]).ok();
-    run_with_input(program(hub.folder.path()).args(["publish", "-"]), r#"{"id":"RULE-A-V1","version":1,"payload":1}"#).ok();
+    run_with_input(program(hub.folder.path()).args(["publish", "-"]), r#"{"id":"RULE-A-V1","version":1,"payload":1}"#)
+        .ok();
     hub.run(&["status", "RULE-A-V1", "--wait"]).ok();
     wait_for("the payload to go", || {
         let said = hub.run(&["replay", "RULE-A-V1", "--to", "COURT-CAL"]);
