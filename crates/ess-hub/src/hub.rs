@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::deliver::Delivery;
 use crate::filters::Filters;
 use crate::happenings::Happenings;
-use crate::lanes::{Input, Lanes, LanesHandle, Wish};
+use crate::lanes::{Input, Lanes, LanesHandle, Retractions, Wish};
 use crate::metrics::Metrics;
 use crate::notary::{self, Notary, NotaryOptions};
 use crate::prepare::Workshop;
@@ -33,6 +33,7 @@ use crate::retention::{self, RetentionOptions};
 use crate::rules::Rules;
 use crate::scripts::Scripts;
 use crate::view::Happening;
+use crate::watch::{self, Watches};
 use tokio::sync::{Notify, mpsc};
 
 /// The setting that holds the seed of the key for messages.
@@ -71,6 +72,7 @@ pub struct Hub {
     pub(crate) opener: Arc<Opener>,
     pub(crate) lanes: LanesHandle,
     pub(crate) filters: Arc<Filters>,
+    pub(crate) retractions: Arc<Retractions>,
     pub(crate) notary: Arc<Notary>,
     /// A redaction left bytes in the write-ahead log, as somebody reads from it.
     pub(crate) unwiped: Arc<Notify>,
@@ -104,12 +106,14 @@ impl Hub {
         scripts.set_tables(rules.tables.clone());
         registry.swap(first_snapshot(&opener, &start.partners, rules)?);
         let workshop = Workshop { scripts, key, metrics: metrics.clone() };
+        let (watches, orders) = Watches::new();
         let delivery = Arc::new(Delivery {
             store: store.clone(),
             cells: Cells::default(),
             registry,
             workshop,
             clock: Clock::start(),
+            watches,
             metrics,
         });
         let happenings = Arc::new(Happenings::default());
@@ -117,7 +121,9 @@ impl Hub {
         getrandom::fill(&mut seed).map_err(|error| StoreError::Open(error.to_string()))?;
         let seed = u64::from_le_bytes(seed);
         let (wisher, wishes) = mpsc::unbounded_channel();
-        let (loop_, lanes) = Lanes::new(delivery.clone(), happenings.clone(), recorded, wisher, seed);
+        let retractions = Arc::new(Retractions::default());
+        let (loop_, lanes) =
+            Lanes::new(delivery.clone(), happenings.clone(), recorded, wisher, retractions.clone(), seed);
         let space = Arc::new(Space { dir, free_bytes_min, shortage: Mutex::default() });
         let hub = Self {
             delivery,
@@ -126,6 +132,7 @@ impl Hub {
             opener,
             lanes,
             filters: Arc::default(),
+            retractions,
             notary,
             unwiped: Arc::default(),
             space,
@@ -133,13 +140,16 @@ impl Hub {
         };
         for registered in hub.delivery.registry.snapshot().partners.values() {
             hub.seat(registered.clone(), start.head).await?;
+            hub.delivery.watches.watch(registered);
         }
+        hub.take_back_again().await.map_err(|problem| StoreError::Damaged(problem.detail))?;
         let loops = vec![
             tokio::spawn(watch_space(hub.space.clone())),
             tokio::spawn(notary::run(hub.clone())),
             tokio::spawn(retention::run(hub.clone(), retention)),
             tokio::spawn(redact::run(hub.clone())),
             tokio::spawn(grant(hub.clone(), wishes)),
+            tokio::spawn(watch::run(hub.clone(), orders)),
             tokio::spawn(loop_.run()),
         ];
         *hub.loops.lock().unwrap_or_else(PoisonError::into_inner) = loops;
@@ -171,6 +181,7 @@ impl Hub {
 
     /// Stops: nothing new is sent, what is under way may end within `bound`, everything is written down.
     pub async fn stop(&self, bound: Duration) {
+        self.delivery.watches.stop().await;
         if tokio::time::timeout(bound, self.lanes.drain()).await.is_err() {
             tracing::warn!("some attempts did not end in time; they are made again at the next start");
         }

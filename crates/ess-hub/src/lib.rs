@@ -30,8 +30,10 @@ mod snapshot;
 mod tables;
 mod tokens;
 pub mod view;
+mod watch;
 
 pub use acks::Word;
+pub use dead_letters::Letters;
 pub use hub::{Hub, HubOptions};
 pub use notary::NotaryOptions;
 pub use registry::FindSecret;

@@ -50,6 +50,8 @@ impl Hub {
             return Err(Problem::new(Code::Conflict, detail)
                 .with_hint(format!("when the hold is over: `hms-ess hold remove {} --reason TEXT`", hold.number)));
         }
+        let mut open = self.stored_deliveries(&recorded).await?;
+        open.retain(|delivery| !delivery.state.is_end() || delivery.waits);
         let redaction = Redaction { seq: event.seq, at: self.now(), by: by.token_id.clone(), reason: reason.clone() };
         let audit = self.audit(by, "event.redact", id.as_str(), Some(reason.clone()));
         self.delivery.store.redact(redaction, audit).await.map_err(|error| match error {
@@ -57,7 +59,12 @@ impl Hub {
             error => unavailable(&error),
         })?;
         self.delivery.cells.drop_redacted(event.seq);
-        self.lanes.tell(Input::CancelAll(event.seq, format!("redacted: {reason}")));
+        for delivery in open {
+            let partner = delivery.key.partner;
+            let open = Box::new(self.reopened(delivery).await?);
+            self.lanes.tell(Input::Cancel(partner, open, format!("redacted: {reason}")));
+        }
+        self.lanes.settle().await;
         tracing::warn!(event.id = %id, event.seq = event.seq.0, actor = by.token_id, "the payload of {id} was redacted");
         if self.happenings.has_listeners() {
             let detail = format!("the payload of {id} was redacted");

@@ -21,4 +21,5 @@ pub use store::{Opened, Options, Store};
 pub use types::{
     AckReceipt, Audit, AuditLine, Backlog, Change, LaneStart, LedgerEntry, NewEvent, NewPartner, Publication, Recorded,
     RuleKind, Start, StoredAttempt, StoredCheckpoint, StoredDelivery, StoredPartner, StoredRules, StoredToken,
+    UrgentBacklog,
 };

@@ -99,7 +99,7 @@ fn gone(row: &Row<'_>) -> rusqlite::Result<Option<Gone>> {
 }
 
 /// An open delivery of a row. Columns: partner, seq, round, subject, test, kind, priority, state, attempts, resends, due_at,
-/// first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts.
+/// first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts, fallback_at, recorded_at.
 pub(super) fn open_delivery(row: &Row<'_>) -> rusqlite::Result<OpenDelivery> {
     let state = match row.get_ref(7)?.as_str()? {
         "pending" => OpenState::Pending,
@@ -119,6 +119,7 @@ pub(super) fn open_delivery(row: &Row<'_>) -> rusqlite::Result<OpenDelivery> {
         key: key(row)?,
         subject: Subject::trusted(row.get_ref(3)?.as_str()?),
         test: row.get(4)?,
+        recorded_at: time(row, 20)?.unwrap_or_default(),
         kind: kind(row.get(5)?),
         priority: priority(row.get(6)?),
         state,
@@ -131,6 +132,7 @@ pub(super) fn open_delivery(row: &Row<'_>) -> rusqlite::Result<OpenDelivery> {
         mend: row.get(14)?,
         message_uuid: uuid(row, 15)?,
         sent,
+        fallback_at: time(row, 19)?,
     })
 }
 
