@@ -34,10 +34,7 @@ impl Lane {
         let verdict = match outcome {
             Outcome::Verdict(verdict) => verdict,
             Outcome::Blocked { reason, .. } => Verdict::Refused { reason },
-            Outcome::Withdrawn { reason } => {
-                let ended = Ended { state: State::Cancelled, reason, evidence: None, tried: None, at: now };
-                return self.end(place, ended);
-            }
+            Outcome::Withdrawn { reason } => return self.withdraw(place, reason, now),
         };
         let phase = match verdict {
             Verdict::Acked(evidence) => return self.end_acked(place, evidence, attempt.number, now, Some(tried)),

@@ -269,9 +269,7 @@ impl Lane {
         }
         match outcome {
             Outcome::Blocked { reason, mend } => self.block(place, reason, mend, now),
-            Outcome::Withdrawn { reason } => {
-                self.end(place, Ended { state: State::Cancelled, reason, evidence: None, tried: None, at: now });
-            }
+            Outcome::Withdrawn { reason } => self.withdraw(place, reason, now),
             Outcome::Verdict(verdict) => {
                 entry.attempts = entry.attempts.max(attempt.number);
                 self.judge(place, verdict, tried, now, dice);

@@ -145,6 +145,11 @@ impl Lane {
         self.note_progress();
     }
 
+    /// There is nothing to send any more.
+    pub(super) fn withdraw(&mut self, place: Place, reason: String, now: Time) {
+        self.end(place, Ended { state: State::Cancelled, reason, evidence: None, tried: None, at: now });
+    }
+
     pub(super) fn end_acked(
         &mut self,
         place: Place,
