@@ -144,6 +144,42 @@ pub struct Event {
     pub content_digest: Digest,
     /// The part of the message id that all its deliveries share.
     pub message_uuid: Uuid,
+    /// The payload is not there any more, and why: it reads `null`.
+    pub gone: Option<Gone>,
+}
+
+/// A payload that went, by age or by an admin's word. The event's digest stays, so that its receipts still prove.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone {
+    /// When it went.
+    pub at: Time,
+    /// By what.
+    pub cause: GoneCause,
+}
+
+/// What took a payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GoneCause {
+    /// Its time was over.
+    Expired,
+    /// An admin redacted it.
+    Redacted {
+        /// The token's public name.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Gone {
+    /// In words: `redacted at 2026-11-23T16:00:00Z by tok_3f9a0c12: a minor is named`.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match &self.cause {
+            GoneCause::Expired => format!("expired at {}", self.at),
+            GoneCause::Redacted { by, reason } => format!("redacted at {} by {by}: {reason}", self.at),
+        }
+    }
 }
 
 impl Content {

@@ -22,6 +22,7 @@ pub mod partner;
 pub mod partner_file;
 pub mod problem;
 pub mod receipt;
+pub mod retention;
 pub mod retry;
 pub mod schema;
 pub mod script;

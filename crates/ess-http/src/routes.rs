@@ -9,8 +9,8 @@ use axum::routing::{MethodFilter, on};
 use ess_core::problem::{Code, Problem};
 
 use crate::api::{
-    acks, audit, backup, bridges, dead_letters, deliveries, events, health, inbox, keys, ledger, ledger_export, packet,
-    partner_events, partners, publish, schemas, stream, tables, tokens,
+    acks, audit, backup, bridges, dead_letters, deliveries, events, health, holds, inbox, keys, ledger, ledger_export,
+    packet, partner_events, partners, publish, schemas, stream, tables, tokens,
 };
 use crate::docs;
 use crate::refusal::Refusal;
@@ -67,6 +67,7 @@ pub(crate) fn routes() -> Routes {
         .post("/v1/ledger/verify", ledger::verify_ledger)
         .get("/v1/events/{id}/audit", packet::read_packet)
         .get("/v1/audit", audit::list_audit)
+        .get("/v1/holds", holds::list_holds)
         .get("/v1/stream", stream::follow_stream)
         // Operators.
         .post("/v1/events/{id}/replay", events::replay_event)
@@ -85,6 +86,7 @@ pub(crate) fn routes() -> Routes {
         .delete("/v1/schemas/{id}", schemas::remove_schema)
         .post("/v1/tables", tables::add_table)
         .delete("/v1/tables/{id}", tables::remove_table)
+        .post("/v1/holds", holds::place_hold)
         .post("/v1/dead-letters/redrive", dead_letters::redrive_dead_letters)
         .post("/v1/dead-letters/discard", dead_letters::discard_dead_letters)
         // Admins.
@@ -92,6 +94,8 @@ pub(crate) fn routes() -> Routes {
         .get("/v1/tokens", tokens::list_tokens)
         .delete("/v1/tokens/{id}", tokens::revoke_token)
         .post("/v1/backup", backup::back_up)
+        .post("/v1/events/{id}/redact", events::redact_event)
+        .delete("/v1/holds/{id}", holds::lift_hold)
 }
 
 /// The router over them; whatever else is asked for is a problem, too.

@@ -145,6 +145,12 @@ impl Hub {
 
     async fn envelope_for(&self, snapshot: &Snapshot, registered: &Registered, seq: Seq) -> Result<String, Problem> {
         let recorded = self.event_at(seq).await?;
+        let event = &recorded.event;
+        if event.gone.is_some() {
+            // The partner's counter has no gap; what it missed can't be read any more.
+            let marks = ess_core::envelope::Marks { replay: true };
+            return Ok(ess_core::envelope::envelope(event, event.content.version, "null", marks));
+        }
         let cell = self.delivery.cells.keep(&recorded.event);
         let content = &recorded.event.content;
         let version = registered.version_of(&content.subject, content.version);

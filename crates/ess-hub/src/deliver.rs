@@ -85,6 +85,10 @@ impl Delivery {
                 );
             }
         };
+        if let Some(gone) = &cell.event.gone {
+            let outcome = Outcome::Withdrawn { reason: format!("the payload is gone: {}", gone.told()) };
+            return self.report(registered, attempt, outcome, None, None);
+        }
         let snapshot = self.registry.snapshot();
         let made = self.workshop.body(&cell, &snapshot, registered, attempt.round > 0).await;
         let (version, body) = match made {
@@ -115,7 +119,7 @@ impl Delivery {
             None => channel.send(&message, deadline).await,
             Some(true) => Receipt::Taken,
             // Who asked is gone; the next one gets it.
-            Some(false) => return self.report(registered, attempt, Outcome::Withdrawn, None, None),
+            Some(false) => return self.report(registered, attempt, Outcome::Recalled, None, None),
         };
         let verdict = Verdict::of(&receipt, policy, &cell.event.content.id, &body.digest);
         let sent = receipt.may_have_arrived().then_some(sent);
@@ -147,7 +151,7 @@ impl Delivery {
         let Some(pull) = channel.pull() else { return Ok(None) };
         match pull.turn(&content.0, content.1).await {
             Some(slot) => Ok(Some(slot)),
-            None => report(Outcome::Withdrawn),
+            None => report(Outcome::Recalled),
         }
     }
 
@@ -177,7 +181,7 @@ impl Delivery {
         status: Option<u16>,
     ) -> Report {
         let (word, reason) = words(&outcome);
-        if matches!(outcome, Outcome::Withdrawn) {
+        if matches!(outcome, Outcome::Recalled) {
             // It did not take place, so it is not counted.
             let (number, at) = (attempt.number, attempt.started);
             let tried = Tried { number, at, took: Duration::ZERO, status: None, outcome: word, reason };
@@ -224,7 +228,8 @@ pub(crate) fn status_of(receipt: &Receipt) -> Option<u16> {
 fn words(outcome: &Outcome) -> (&'static str, String) {
     match outcome {
         Outcome::Blocked { reason, .. } => ("blocked", reason.clone()),
-        Outcome::Withdrawn => ("withdrawn", String::new()),
+        Outcome::Recalled => ("withdrawn", String::new()),
+        Outcome::Withdrawn { reason } => ("withdrawn", reason.clone()),
         Outcome::Verdict(verdict) => match verdict {
             Verdict::Acked(_) => ("acked", String::new()),
             Verdict::Received => ("received", String::new()),

@@ -28,12 +28,14 @@ use crate::metrics::Metrics;
 use crate::notary::{self, Notary, NotaryOptions};
 use crate::prepare::Workshop;
 use crate::publish::unavailable;
+use crate::redact;
 use crate::registry::{FindSecret, Opener, Registered, Registry, Snapshot};
+use crate::retention::{self, RetentionOptions};
 use crate::rules::Rules;
 use crate::scripts::Scripts;
 use crate::view::Happening;
 use crate::watch::{self, Watches};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// The setting that holds the seed of the key for messages.
 const SIGNING_SEED: &str = "signing_seed";
@@ -58,6 +60,8 @@ pub struct HubOptions {
     pub free_bytes_min: u64,
     /// When the ledger's checkpoints are made, and where they go.
     pub notary: NotaryOptions,
+    /// What is kept for how long.
+    pub retention: RetentionOptions,
 }
 
 /// The engine; cheap to clone.
@@ -71,6 +75,8 @@ pub struct Hub {
     pub(crate) filters: Arc<Filters>,
     pub(crate) retractions: Arc<Retractions>,
     pub(crate) notary: Arc<Notary>,
+    /// A redaction left bytes in the write-ahead log, as somebody reads from it.
+    pub(crate) unwiped: Arc<Notify>,
     space: Arc<Space>,
     /// Guards the loops' handles until they are joined.
     loops: Arc<Mutex<Vec<tokio::task::JoinHandle<()>>>>,
@@ -90,7 +96,7 @@ impl Hub {
     /// # Errors
     /// What is stored can't be read.
     pub async fn start(options: HubOptions) -> Result<Self, StoreError> {
-        let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min, notary } = options;
+        let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min, notary, retention } = options;
         let Opened { store, recorded, start } = opened;
         let metrics = Arc::new(Metrics::default());
         let key = Arc::new(signing_key(&store, SIGNING_SEED).await?);
@@ -129,6 +135,7 @@ impl Hub {
             filters: Arc::default(),
             retractions,
             notary,
+            unwiped: Arc::default(),
             space,
             loops: Arc::default(),
         };
@@ -141,6 +148,8 @@ impl Hub {
             tokio::spawn(watch_space(hub.space.clone())),
             tokio::spawn(notary::run(hub.clone())),
             tokio::spawn(elsewhere::run(hub.clone())),
+            tokio::spawn(retention::run(hub.clone(), retention)),
+            tokio::spawn(redact::run(hub.clone())),
             tokio::spawn(grant(hub.clone(), wishes)),
             tokio::spawn(watch::run(hub.clone(), orders)),
             tokio::spawn(loop_.run()),

@@ -35,6 +35,13 @@ pub struct AttemptLabels {
     pub channel: &'static str,
 }
 
+/// What retention removed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RemovedLabels {
+    /// `payloads`, `attempts`, `audit` or `pages`.
+    pub what: &'static str,
+}
+
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
@@ -49,6 +56,8 @@ pub struct Metrics {
     pub conversions: Counter,
     /// From recording to the ACK.
     pub ack_seconds: Histogram,
+    /// What went by age, and pages given back to the disk.
+    pub removed: Family<RemovedLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -58,6 +67,7 @@ impl Default for Metrics {
         let attempts = Family::default();
         let acked = Counter::default();
         let conversions = Counter::default();
+        let removed = Family::default();
         let ack_seconds =
             Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0]);
         registry.register("event_publishes", "Publishes by result", publishes.clone());
@@ -65,7 +75,8 @@ impl Default for Metrics {
         registry.register("delivery_acks", "Deliveries that ended in an ACK", acked.clone());
         registry.register("bridge_conversions", "Bridge scripts run", conversions.clone());
         registry.register("delivery_ack_seconds", "From recording to the ACK", ack_seconds.clone());
-        Self { registry, publishes, attempts, acked, conversions, ack_seconds }
+        registry.register("retention_removed", "What went by age, and pages given back", removed.clone());
+        Self { registry, publishes, attempts, acked, conversions, ack_seconds, removed }
     }
 }
 

@@ -266,8 +266,11 @@ pub(crate) fn receipt(event: &Event, snapshot: &Snapshot, line: &LedgerEntry) ->
     Receipt {
         event: event.content.id.to_string(),
         sequence: event.seq.0,
-        // Made anew: a payload that was changed in the database shows.
-        event_sha256: event.content.digest().to_string(),
+        // Made anew: a payload that was changed in the database shows. Of one that is gone the digest was kept, and the tree holds it.
+        event_sha256: match event.gone {
+            None => event.content.digest().to_string(),
+            Some(_) => event.content_digest.to_string(),
+        },
         test: event.content.test,
         partner: snapshot.name(entry.partner).to_string(),
         word: word.to_owned(),

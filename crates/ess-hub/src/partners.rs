@@ -305,6 +305,7 @@ impl Hub {
             recorded_at: self.now(),
             content_digest: Digest([0; 32]),
             message_uuid: uuid::Uuid::now_v7(),
+            gone: None,
             trace: Trace::default(),
             content,
         }

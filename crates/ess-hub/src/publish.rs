@@ -105,6 +105,7 @@ impl Hub {
             recorded_at: self.delivery.clock.now(),
             content_digest: Digest([0; 32]),
             message_uuid: uuid::Uuid::nil(),
+            gone: None,
             trace: Trace::default(),
             content,
         });
@@ -239,6 +240,9 @@ impl Hub {
     async fn blocked(&self, snapshot: &Snapshot, event: &Arc<Event>, audience: &Audience) -> Vec<BlockedPartner> {
         let content = &event.content;
         let wanting = snapshot.wanting(&content.subject, content.test);
+        if event.gone.is_some() {
+            return Vec::new();
+        }
         let foreign: Vec<_> = wanting.versions.iter().filter(|version| **version != content.version).collect();
         if foreign.is_empty() {
             return Vec::new();

@@ -7,7 +7,7 @@ use ess_core::access::Role;
 use ess_core::delivery::State;
 use ess_core::event::Event;
 use ess_core::id::{Digest, EventId, PartnerId, Seq, Subject, Version};
-use ess_core::partner::Partner;
+use ess_core::partner::{Glob, Partner};
 use ess_core::receipt::Evidence;
 use ess_core::time::Time;
 use ess_store::StoredCheckpoint;
@@ -431,4 +431,40 @@ pub struct EventView {
     pub event: Arc<Event>,
     /// How many partners it was for.
     pub partners: u32,
+}
+
+/// A legal hold.
+#[derive(Debug, Clone)]
+pub struct HoldView {
+    /// From 1.
+    pub number: u64,
+    /// What it covers.
+    pub on: HeldThing,
+    /// Since when.
+    pub at: Time,
+    /// The token's public name.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When, by whom and why it was lifted.
+    pub lifted: Option<(Time, String, String)>,
+}
+
+/// What a legal hold covers.
+#[derive(Debug, Clone)]
+pub enum HeldThing {
+    /// The event of this id, its dry run too.
+    Event(EventId),
+    /// Events of these subjects.
+    Subject(Glob),
+}
+
+/// What a redaction did.
+#[derive(Debug, Clone)]
+pub struct RedactionReceipt {
+    /// The event as it is now.
+    pub event: EventView,
+    /// The bytes are off the write-ahead log too; if not, somebody still reads from it (a back-up, as a rule) and they leave it
+    /// when that is over, or at the next start.
+    pub is_wiped: bool,
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    apply, audit, backup, bridge, config_show, dead_letters, jsonata, ledger, listen, partner, publish, replay,
-    retract, schema, status, table, tap, token, unacked,
+    apply, audit, backup, bridge, config_show, dead_letters, hold, jsonata, ledger, listen, partner, publish, redact,
+    replay, retract, schema, status, table, tap, token, unacked,
 };
 use crate::config::ServeArgs;
 use crate::demo::DemoArgs;
@@ -84,6 +84,11 @@ pub(crate) enum Command {
     Audit(audit::AuditArgs),
     /// List deliveries that lack their ACK, oldest first.
     Unacked(unacked::UnackedArgs),
+    /// Legal holds: what they cover is not removed, however old.
+    #[command(subcommand)]
+    Hold(hold::HoldCommand),
+    /// Take an event's payload away for good; its proofs stay valid.
+    Redact(redact::RedactArgs),
     /// Access tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),

@@ -8,7 +8,7 @@ use ess_channels::{Channel, Credential, Dialer, DialerOptions};
 use ess_core::access::{Principal, Role};
 use ess_core::partner::Partner;
 use ess_hub::scripts::{Scripts, ScriptsOptions};
-use ess_hub::{Hub, HubOptions, NotaryOptions, Place};
+use ess_hub::{Hub, HubOptions, NotaryOptions, Place, RetentionOptions};
 use ess_store::{Options, Store};
 
 use crate::config::{Config, find_secret};
@@ -61,6 +61,7 @@ pub(crate) async fn hub(config: &Config) -> Result<Hub> {
         find_secret: Arc::new(find_secret),
         free_bytes_min: config.free_bytes_min,
         notary: NotaryOptions { every: config.checkpoint_every, places },
+        retention: RetentionOptions { keep: config.keep, every: config.retention_every },
     };
     Hub::start(options).await.map_err(|error| refused(&error))
 }

@@ -35,7 +35,8 @@ impl Lane {
             Outcome::Verdict(verdict) => verdict,
             Outcome::Blocked { reason, .. } => Verdict::Refused { reason },
             // A fallback never waits for its partner to ask.
-            Outcome::Withdrawn => Verdict::Refused { reason: "taken back".to_owned() },
+            Outcome::Recalled => Verdict::Refused { reason: "taken back".to_owned() },
+            Outcome::Withdrawn { reason } => return self.withdraw(place, reason, now),
         };
         let phase = match verdict {
             Verdict::Acked(evidence) => return self.end_acked(place, evidence, attempt.number, now, Some(tried)),

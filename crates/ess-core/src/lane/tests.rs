@@ -91,7 +91,7 @@ fn an_attempt_that_was_taken_back_is_none_and_its_delivery_takes_its_turn_anew()
     let first = sends(&mut lane, START).remove(0);
     let withdrawn = |attempt: Attempt| {
         let tried = tried(&attempt, START);
-        Report { attempt, outcome: Outcome::Withdrawn, sent: None, tried }
+        Report { attempt, outcome: Outcome::Recalled, sent: None, tried }
     };
     let later = START.after(Duration::from_secs(90_000));
     lane.on_report(withdrawn(first), later, 0.5);

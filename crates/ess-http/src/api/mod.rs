@@ -9,6 +9,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod deliveries;
 pub(crate) mod events;
 pub(crate) mod health;
+pub(crate) mod holds;
 pub(crate) mod inbox;
 pub(crate) mod keys;
 pub(crate) mod ledger;

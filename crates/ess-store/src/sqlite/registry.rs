@@ -5,8 +5,9 @@ use ess_core::time::Time;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::events::{self, Reader};
-use super::{rows, tree};
+use super::{holds, retention, rows, tree};
 use crate::error::StoreError;
+use crate::retention::{Lifted, NewHold, Redaction};
 use crate::seal::Seal;
 use crate::types::{
     Audit, AuditLine, NewPartner, RuleKind, Start, StoredCheckpoint, StoredPartner, StoredRules, StoredToken,
@@ -47,6 +48,9 @@ pub(crate) enum Deed {
         leaves: Vec<Digest>,
     },
     PutCheckpoint(StoredCheckpoint),
+    PutHold(NewHold),
+    LiftHold(u64, Lifted),
+    Redact(Redaction),
     /// The audit line alone.
     Note,
 }
@@ -137,6 +141,9 @@ pub(super) fn apply(tx: &Transaction<'_>, seal: &Seal, act: &Act) -> Result<u32>
         }
         Deed::GrowTree { first, leaves } => tree::grow(tx, *first, leaves)?,
         Deed::PutCheckpoint(checkpoint) => tree::put_checkpoint(tx, checkpoint)?,
+        Deed::PutHold(hold) => answer = holds::put(tx, hold)?,
+        Deed::LiftHold(number, lifted) => holds::lift(tx, *number, lifted)?,
+        Deed::Redact(redaction) => retention::redact(tx, redaction)?,
         Deed::Note => {}
     }
     if let Some(audit) = &act.audit {

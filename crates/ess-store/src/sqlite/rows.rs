@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ess_core::delivery::{DeliveryKey, State};
-use ess_core::event::{Content, Event, Kind, Priority, Trace};
+use ess_core::event::{Content, Event, Gone, GoneCause, Kind, Priority, Trace};
 use ess_core::id::{Digest, EventId, PartnerNo, Seq, Subject, Version};
 use ess_core::lane::{OpenDelivery, OpenState, Sent};
 use ess_core::time::Time;
@@ -60,7 +60,7 @@ pub(super) fn place(seq: Seq) -> i64 {
 }
 
 /// The event of a row, and its audience's id. Columns: seq, id, test, subject, version, kind, priority, recorded_at, audience,
-/// message, digest, rest, payload.
+/// message, digest, rest, payload, gone_at, gone_by, gone_why.
 pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<(Event, i64)> {
     let rest: Rest = serde_json::from_str(row.get_ref(11)?.as_str()?).map_err(|_| damaged(11))?;
     let payload: Box<RawValue> = RawValue::from_string(row.get(12)?).map_err(|_| damaged(12))?;
@@ -91,8 +91,19 @@ pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<(Event, i64)> {
         trace,
         content_digest: digest(row, 10)?.ok_or_else(|| damaged(10))?,
         message_uuid: uuid(row, 9)?.ok_or_else(|| damaged(9))?,
+        gone: gone(row)?,
     };
     Ok((event, row.get(8)?))
+}
+
+/// Why the payload of an event's row is not there any more.
+fn gone(row: &Row<'_>) -> rusqlite::Result<Option<Gone>> {
+    let Some(at) = time(row, 13)? else { return Ok(None) };
+    let cause = match (row.get(14)?, row.get(15)?) {
+        (Some(by), Some(reason)) => GoneCause::Redacted { by, reason },
+        _ => GoneCause::Expired,
+    };
+    Ok(Some(Gone { at, cause }))
 }
 
 /// An open delivery of a row. Columns: partner, seq, round, subject, test, kind, priority, state, attempts, resends, due_at,

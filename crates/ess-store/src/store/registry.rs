@@ -128,7 +128,7 @@ impl Store {
         self.sqlite.read(move |reader| registry::audit(reader, after, limit)).await
     }
 
-    async fn act(&self, deed: Deed, audit: Audit) -> Result<u32, StoreError> {
+    pub(super) async fn act(&self, deed: Deed, audit: Audit) -> Result<u32, StoreError> {
         self.sqlite.act(Act { deed, audit: Some(audit) }).await
     }
 }

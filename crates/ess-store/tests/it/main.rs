@@ -4,4 +4,5 @@ mod delivering;
 mod lanes;
 mod lasting;
 mod publishing;
+mod retention;
 mod support;

@@ -6,11 +6,13 @@ pub(crate) mod backup;
 pub(crate) mod bridge;
 pub(crate) mod config_show;
 pub(crate) mod dead_letters;
+pub(crate) mod hold;
 pub(crate) mod jsonata;
 pub(crate) mod ledger;
 pub(crate) mod listen;
 pub(crate) mod partner;
 pub(crate) mod publish;
+pub(crate) mod redact;
 pub(crate) mod replay;
 pub(crate) mod retract;
 pub(crate) mod schema;
@@ -66,6 +68,8 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::Prove(args) => ledger::prove(&args, &client(globals)?, output).await,
         Command::Audit(args) => audit::run(&args, &client(globals)?, output).await,
         Command::Unacked(args) => unacked::run(&args, &client(globals)?, output).await,
+        Command::Hold(command) => hold::run(&command, globals, output).await,
+        Command::Redact(args) => redact::run(&args, globals, output).await,
         Command::Token(command) => token::run(&command, &client(globals)?, output).await,
         Command::Backup(args) => backup::run(&args, &client(globals)?, output).await,
         Command::Listen(args) => listen::run(&args, &client(globals)?, output).await,

@@ -15,12 +15,13 @@ use clap::Args;
 use ess_core::limits::{EVENT_BYTES_MAX, SCRIPT_BYTES_MAX};
 use ess_core::nearest::nearest;
 use ess_core::partner::{AllowDir, AllowNet, SecretRef};
+use ess_core::retention::Keep;
 use ess_core::script::Bounds;
 
 use crate::failure::{Failure, Result};
 
 /// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 28] = [
+pub(crate) const KEYS: [(&str, &str); 33] = [
     ("listen", "127.0.0.1:8443"),
     ("data", "hms-ess-data"),
     ("store", ""),
@@ -49,6 +50,11 @@ pub(crate) const KEYS: [(&str, &str); 28] = [
     ("checkpoint_file", ""),
     ("checkpoint_url", ""),
     ("checkpoint_token", ""),
+    ("keep_events", "7y"),
+    ("keep_tests", "30d"),
+    ("keep_attempts", "90d"),
+    ("keep_audit", "7y"),
+    ("retention_every", "1h"),
 ];
 
 /// Flags of `serve`.
@@ -138,6 +144,10 @@ pub(crate) struct Config {
     pub(crate) checkpoint_url: Option<String>,
     /// Where the bearer token for it is.
     pub(crate) checkpoint_token: Option<SecretRef>,
+    /// What is kept for how long.
+    pub(crate) keep: Keep,
+    /// How often it is looked for what is older.
+    pub(crate) retention_every: Duration,
 }
 
 /// A value as it was written, and where.
@@ -278,6 +288,13 @@ impl Config {
             checkpoint_file: values.optional("checkpoint_file").map(PathBuf::from),
             checkpoint_url: values.optional("checkpoint_url").map(str::to_owned),
             checkpoint_token: values.secret("checkpoint_token")?,
+            keep: Keep {
+                events: values.lasting("keep_events", "1s", "100y")?,
+                tests: values.lasting("keep_tests", "1s", "100y")?,
+                attempts: values.lasting("keep_attempts", "1s", "100y")?,
+                audit: values.lasting("keep_audit", "1s", "100y")?,
+            },
+            retention_every: values.lasting("retention_every", "1s", "30d")?,
         })
     }
 }
