@@ -85,6 +85,14 @@ impl Dialer {
         TlsConnector::from(Arc::new(config))
     }
 
+    /// The TLS side of a channel that speaks no HTTP, so that no protocol is named in the handshake.
+    pub(crate) fn tls_bare(&self) -> TlsConnector {
+        let mut config = self.inner.tls.clone();
+        config.alpn_protocols.clear();
+        config.resumption = Resumption::in_memory_sessions(TLS_SESSIONS);
+        TlsConnector::from(Arc::new(config))
+    }
+
     /// The TLS side of one channel that shows a client certificate.
     pub(crate) fn tls_with_certificate(&self, cert_pem: &str, key_pem: &str) -> Result<TlsConnector, ChannelError> {
         let refuse = |what: &str| ChannelError::Credential(what.to_owned());
@@ -112,9 +120,20 @@ impl Dialer {
     ) -> Result<Stream, Failure> {
         let addresses = self.resolve(target, progress).await?;
         let socket = connect(&addresses, progress).await?;
-        let Some(tls) = tls else {
-            return Ok(Stream::Plain(socket));
-        };
+        match tls {
+            None => Ok(Stream::Plain(socket)),
+            Some(tls) => self.secure(socket, target, tls, progress).await,
+        }
+    }
+
+    /// Begins TLS on a connection, also on one that has spoken plainly before (STARTTLS).
+    pub(crate) async fn secure(
+        &self,
+        socket: TcpStream,
+        target: &Target,
+        tls: &TlsConnector,
+        progress: &Progress,
+    ) -> Result<Stream, Failure> {
         progress.enter(Stage::Tls);
         match tls.connect(target.server_name.clone(), socket).await {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream))),

@@ -35,6 +35,25 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// Parses a mail server's `smtp://HOST:PORT` (587 unless given) or `smtps://HOST:PORT` (465).
+    pub(crate) fn parse_smtp(url: &str) -> Result<Target, ChannelError> {
+        let refuse = |why: &str| ChannelError::Url(why.to_owned());
+        let (rest, port) = match (url.strip_prefix("smtps://"), url.strip_prefix("smtp://")) {
+            (Some(rest), _) => (rest, 465),
+            (_, Some(rest)) => (rest, 587),
+            _ => return Err(refuse("it must begin with smtp:// or smtps://")),
+        };
+        let mut target = Self::parse(&format!("https://{rest}"))?;
+        if target.path != "/" {
+            return Err(refuse("a mail server's address has no path"));
+        }
+        let has_port = target.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        if !has_port || target.authority.ends_with(']') {
+            target.port = port;
+        }
+        Ok(target)
+    }
+
     /// Parses `url`.
     pub(crate) fn parse(url: &str) -> Result<Target, ChannelError> {
         let refuse = |why: &str| ChannelError::Url(why.to_owned());

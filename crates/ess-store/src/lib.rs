@@ -17,6 +17,7 @@ pub use error::StoreError;
 pub use ledger::{Entry, Word};
 pub use store::{Opened, Options, Store};
 pub use types::{
-    AckReceipt, Audit, AuditLine, Backlog, Change, LaneStart, LedgerEntry, NewEvent, NewPartner, Publication, Recorded,
-    RuleKind, Start, StoredAttempt, StoredCheckpoint, StoredDelivery, StoredPartner, StoredRules, StoredToken,
+    AckReceipt, Audit, AuditLine, Backlog, Change, FoundTrouble, LaneStart, LedgerEntry, NewEvent, NewPartner,
+    PartnerTroubles, Publication, Recorded, RuleKind, Start, StoredAttempt, StoredCheckpoint, StoredDelivery,
+    StoredEscalation, StoredPartner, StoredRules, StoredToken,
 };

@@ -49,13 +49,13 @@ const OWN_HEADERS: [&str; 7] =
     ["host", "content-length", "content-type", "transfer-encoding", "connection", "authorization", "user-agent"];
 
 /// A map with its place in the document, for errors that name the field.
-struct Part<'a> {
-    map: &'a Map<String, Value>,
+pub(crate) struct Part<'a> {
+    pub(crate) map: &'a Map<String, Value>,
     path: &'a str,
 }
 
 impl<'a> Part<'a> {
-    fn of(value: &'a Value, path: &'a str, known: &[&str]) -> Result<Self, Problem> {
+    pub(crate) fn of(value: &'a Value, path: &'a str, known: &[&str]) -> Result<Self, Problem> {
         let Value::Object(map) = value else { return Err(expected(path, "a map", value)) };
         for name in map.keys() {
             if !known.contains(&name.as_str()) {
@@ -70,15 +70,15 @@ impl<'a> Part<'a> {
         Ok(Self { map, path })
     }
 
-    fn get(&self, name: &str) -> Option<&'a Value> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         join(self.path, name)
     }
 
-    fn text(&self, name: &str) -> Result<Option<String>, Problem> {
+    pub(crate) fn text(&self, name: &str) -> Result<Option<String>, Problem> {
         match self.get(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
@@ -86,7 +86,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    fn need_text(&self, name: &str) -> Result<String, Problem> {
+    pub(crate) fn need_text(&self, name: &str) -> Result<String, Problem> {
         self.text(name)?.ok_or_else(|| missing(&self.path(name)))
     }
 
@@ -115,7 +115,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    fn word<T: Copy>(&self, name: &str, default: T, words: &[(&str, T)]) -> Result<T, Problem> {
+    pub(crate) fn word<T: Copy>(&self, name: &str, default: T, words: &[(&str, T)]) -> Result<T, Problem> {
         let Some(text) = self.text(name)? else { return Ok(default) };
         words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
             let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
@@ -127,7 +127,7 @@ impl<'a> Part<'a> {
         })
     }
 
-    fn texts(&self, name: &str) -> Result<Option<Vec<String>>, Problem> {
+    pub(crate) fn texts(&self, name: &str) -> Result<Option<Vec<String>>, Problem> {
         let path = self.path(name);
         let Some(value) = self.get(name) else { return Ok(None) };
         let Value::Array(items) = value else { return Err(expected(&path, "a list", value)) };
@@ -282,7 +282,7 @@ impl Glob {
 }
 
 impl SecretRef {
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         match text.split_once(':') {
             Some(("env", name)) => SecretRef::Env(name.to_owned()),
             Some(("file", path)) => SecretRef::File(path.to_owned()),
@@ -290,7 +290,7 @@ impl SecretRef {
         }
     }
 
-    fn write(&self, secrets: Secrets) -> String {
+    pub(crate) fn write(&self, secrets: Secrets) -> String {
         match (self, secrets) {
             (SecretRef::Env(name), _) => format!("env:{name}"),
             (SecretRef::File(path), _) => format!("file:{path}"),
@@ -449,7 +449,7 @@ fn read_headers(part: &Part<'_>) -> Result<Vec<(String, String)>, Problem> {
     Ok(headers)
 }
 
-fn read_auth(value: &Value) -> Result<Auth, Problem> {
+pub(crate) fn read_auth(value: &Value) -> Result<Auth, Problem> {
     let part = Part::of(value, "auth", &["bearer", "basic", "oauth2", "mtls"])?;
     if part.map.len() != 1 {
         return Err(invalid("auth", "expected exactly one of bearer, basic, oauth2, mtls"));
@@ -475,7 +475,7 @@ fn read_auth(value: &Value) -> Result<Auth, Problem> {
     Ok(Auth::Mtls { cert: secret(&mtls, "cert")?, key: secret(&mtls, "key")? })
 }
 
-fn write_auth(auth: &Auth, secrets: Secrets) -> Value {
+pub(crate) fn write_auth(auth: &Auth, secrets: Secrets) -> Value {
     match auth {
         Auth::Bearer(token) => json!({"bearer": token.write(secrets)}),
         Auth::Basic { user, password } => json!({"basic": {"user": user, "password": password.write(secrets)}}),
@@ -535,7 +535,7 @@ fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-fn invalid(field: &str, what: &str) -> Problem {
+pub(crate) fn invalid(field: &str, what: &str) -> Problem {
     Problem::new(Code::Invalid, format!("{field}: {what}")).with_field(field)
 }
 
@@ -544,7 +544,7 @@ fn missing(field: &str) -> Problem {
         .with_hint("a partner needs id, url, accepts_version and channel; all else has a default")
 }
 
-fn expected(field: &str, what: &str, found: &Value) -> Problem {
+pub(crate) fn expected(field: &str, what: &str, found: &Value) -> Problem {
     invalid(field, &format!("expected {what}, found {}", shown(found)))
 }
 

@@ -4,6 +4,7 @@ mod document;
 mod words;
 
 pub use document::{Secrets, differences};
+pub(crate) use document::{Part, expected, invalid, read_auth, write_auth};
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -15,6 +15,7 @@ pub(crate) mod registry;
 mod rows;
 mod schema;
 pub(crate) mod tree;
+pub(crate) mod trouble;
 mod writer;
 
 use std::fs::{DirBuilder, File};
