@@ -20,6 +20,7 @@ use crate::access::Access;
 use crate::cells::Cells;
 use crate::clock::Clock;
 use crate::deliver::Delivery;
+use crate::escalation::{self, EscalationOptions, Ops};
 use crate::filters::Filters;
 use crate::happenings::Happenings;
 use crate::lanes::{Input, Lanes, LanesHandle, Wish};
@@ -56,6 +57,8 @@ pub struct HubOptions {
     pub free_bytes_min: u64,
     /// When the ledger's checkpoints are made, and where they go.
     pub notary: NotaryOptions,
+    /// Whom to tell of trouble.
+    pub escalation: EscalationOptions,
 }
 
 /// The engine; cheap to clone.
@@ -68,6 +71,7 @@ pub struct Hub {
     pub(crate) lanes: LanesHandle,
     pub(crate) filters: Arc<Filters>,
     pub(crate) notary: Arc<Notary>,
+    pub(crate) ops: Arc<Ops>,
     space: Arc<Space>,
     /// Guards the loops' handles until they are joined.
     loops: Arc<Mutex<Vec<tokio::task::JoinHandle<()>>>>,
@@ -87,11 +91,13 @@ impl Hub {
     /// # Errors
     /// What is stored can't be read.
     pub async fn start(options: HubOptions) -> Result<Self, StoreError> {
-        let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min, notary } = options;
+        let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min, notary, escalation } =
+            options;
         let Opened { store, recorded, start } = opened;
         let metrics = Arc::new(Metrics::default());
         let key = Arc::new(signing_key(&store, SIGNING_SEED).await?);
         let notary = Arc::new(Notary::new(signing_key(&store, LEDGER_SEED).await?, notary));
+        let ops = Arc::new(Ops::open(escalation, notary.name(), &dialer, &find_secret));
         let opener = Arc::new(Opener { dialer, find_secret });
         let registry = Registry::default();
         let rules = Rules::read(&start.rules).map_err(StoreError::Damaged)?;
@@ -105,6 +111,7 @@ impl Hub {
             workshop,
             clock: Clock::start(),
             metrics,
+            attention: Default::default(),
         });
         let happenings = Arc::new(Happenings::default());
         let mut seed = [0u8; 8];
@@ -121,6 +128,7 @@ impl Hub {
             lanes,
             filters: Arc::default(),
             notary,
+            ops,
             space,
             loops: Arc::default(),
         };
@@ -130,6 +138,7 @@ impl Hub {
         let loops = vec![
             tokio::spawn(watch_space(hub.space.clone())),
             tokio::spawn(notary::run(hub.clone())),
+            tokio::spawn(escalation::run(hub.clone(), start.escalations)),
             tokio::spawn(grant(hub.clone(), wishes)),
             tokio::spawn(loop_.run()),
         ];
@@ -204,6 +213,12 @@ impl Hub {
     #[must_use]
     pub fn metrics_text(&self) -> String {
         self.delivery.metrics.text()
+    }
+
+    /// The hub's time: what ages are told by.
+    #[must_use]
+    pub fn time(&self) -> Time {
+        self.now()
     }
 
     pub(crate) fn now(&self) -> Time {

@@ -24,7 +24,7 @@ use crate::registry::Registered;
 mod errands;
 mod input;
 
-pub use input::{Input, LaneReport, LanesHandle, Wish, Word};
+pub use input::{Input, LaneGlance, LaneReport, LanesHandle, Wish, Word};
 
 /// Changes that may wait for the store before lanes stop sending: what a crash could repeat stays bounded.
 const UNRECORDED_MAX: usize = 50_000;
@@ -229,6 +229,7 @@ impl Lanes {
                 return;
             }
             Input::Inspect(no, reply) => return self.inspect(no, reply),
+            Input::InspectAll(reply) => return self.inspect_all(reply),
             Input::Drain(reply) => {
                 self.is_draining = true;
                 self.draining.push(reply);
@@ -353,6 +354,13 @@ impl Lanes {
             last_error: seat.last_error.clone(),
         });
         drop(reply.send(report.unwrap_or_default()));
+    }
+
+    fn inspect_all(&self, reply: oneshot::Sender<Vec<(PartnerNo, LaneGlance)>>) {
+        let glance = |(no, seat): (&PartnerNo, &Seat)| {
+            (*no, LaneGlance { oldest: seat.lane.oldest(), offline_since: seat.lane.offline_since() })
+        };
+        drop(reply.send(self.seats.iter().map(glance).collect()));
     }
 
     fn fire(&mut self) {

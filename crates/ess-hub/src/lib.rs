@@ -9,6 +9,7 @@ mod cells;
 mod clock;
 mod dead_letters;
 mod deliver;
+mod escalation;
 mod filters;
 mod happenings;
 mod hub;
@@ -30,6 +31,7 @@ mod tokens;
 pub mod view;
 
 pub use acks::Word;
+pub use escalation::EscalationOptions;
 pub use hub::{Hub, HubOptions};
 pub use notary::NotaryOptions;
 pub use registry::FindSecret;

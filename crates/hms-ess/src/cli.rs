@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     apply, backup, bridge, config_show, dead_letters, jsonata, ledger, partner, publish, replay, retract, schema,
-    status, table, tap, token, unacked,
+    status, table, tap, target, token, unacked,
 };
 use crate::config::ServeArgs;
 use crate::demo::DemoArgs;
@@ -80,8 +80,11 @@ pub(crate) enum Command {
     Ledger(ledger::LedgerCommand),
     /// Prove that a partner acknowledged an event, in a file that needs no hub.
     Prove(ledger::ProveArgs),
-    /// List deliveries that lack their ACK, oldest first.
+    /// List deliveries that lack their ACK: urgent first, then oldest, each with what to run.
     Unacked(unacked::UnackedArgs),
+    /// Where Ops are told of trouble.
+    #[command(subcommand)]
+    Target(target::TargetCommand),
     /// Access tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),

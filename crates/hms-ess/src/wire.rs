@@ -57,6 +57,7 @@ pub(crate) async fn hub(config: &Config) -> Result<Hub> {
         find_secret: Arc::new(find_secret),
         free_bytes_min: config.free_bytes_min,
         notary: NotaryOptions { every: config.checkpoint_every, dir: config.checkpoint_dir.clone() },
+        escalation: config.escalation.clone(),
     };
     Hub::start(options).await.map_err(|error| refused(&error))
 }

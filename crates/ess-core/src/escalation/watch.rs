@@ -188,6 +188,12 @@ impl Watch {
         self.lines.keys().map(|(partner, _)| *partner).collect()
     }
 
+    /// Whether this trouble of the partner is known.
+    #[must_use]
+    pub fn is_in_trouble(&self, partner: PartnerNo, cause: Cause) -> bool {
+        self.lines.get(&(partner, cause)).is_some_and(|line| line.trouble.is_some())
+    }
+
     /// The next message to send; its target is busy until `on_told`.
     pub fn next(&mut self, now: Time) -> Option<Telling> {
         let names: Vec<String> = self.targets.keys().cloned().collect();

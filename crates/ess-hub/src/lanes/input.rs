@@ -41,6 +41,8 @@ pub enum Input {
     Unseat(PartnerNo),
     /// How a lane fares.
     Inspect(PartnerNo, oneshot::Sender<LaneReport>),
+    /// How all lanes fare.
+    InspectAll(oneshot::Sender<Vec<(PartnerNo, LaneGlance)>>),
     /// Send nothing more; answers when nothing is under way.
     Drain(oneshot::Sender<()>),
 }
@@ -50,7 +52,13 @@ impl Input {
     pub(super) fn is_of_lanes_own(&self) -> bool {
         matches!(
             self,
-            Self::Report(..) | Self::Prepared(..) | Self::Loaded(..) | Self::LineLoaded(..) | Self::OpenLoaded(..)
+            Self::Report(..)
+                | Self::Prepared(..)
+                | Self::Loaded(..)
+                | Self::LineLoaded(..)
+                | Self::OpenLoaded(..)
+                // Nobody's word: no event has to be there before it.
+                | Self::InspectAll(..)
         )
     }
 }
@@ -73,6 +81,15 @@ pub struct LaneReport {
     pub offline_since: Option<Time>,
     /// Its last failure.
     pub last_error: Option<String>,
+}
+
+/// What Ops care for, at a glance.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LaneGlance {
+    /// The oldest delivery that has not ended, and the oldest urgent one, as far as they are in memory.
+    pub oldest: [Option<Seq>; 2],
+    /// Since when the partner is offline.
+    pub offline_since: Option<Time>,
 }
 
 /// What lanes ask of the registry.
@@ -102,6 +119,13 @@ impl LanesHandle {
     pub async fn inspect(&self, no: PartnerNo) -> LaneReport {
         let (reply, answer) = oneshot::channel();
         self.tell(Input::Inspect(no, reply));
+        answer.await.unwrap_or_default()
+    }
+
+    /// How all lanes fare.
+    pub async fn inspect_all(&self) -> Vec<(PartnerNo, LaneGlance)> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Input::InspectAll(reply));
         answer.await.unwrap_or_default()
     }
 

@@ -15,6 +15,7 @@ pub(crate) mod schema;
 pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod tap;
+pub(crate) mod target;
 pub(crate) mod token;
 pub(crate) mod unacked;
 
@@ -63,6 +64,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::Ledger(command) => ledger::run(&command, globals, output).await,
         Command::Prove(args) => ledger::prove(&args, &client(globals)?, output).await,
         Command::Unacked(args) => unacked::run(&args, &client(globals)?, output).await,
+        Command::Target(command) => target::run(&command, &client(globals)?, output).await,
         Command::Token(command) => token::run(&command, &client(globals)?, output).await,
         Command::Backup(args) => backup::run(&args, &client(globals)?, output).await,
         Command::Tap(args) => tap::run(&args, &client(globals)?, output).await,

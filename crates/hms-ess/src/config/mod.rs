@@ -12,15 +12,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use ess_core::escalation::{Quiet, Target, read_targets};
 use ess_core::limits::{EVENT_BYTES_MAX, SCRIPT_BYTES_MAX};
 use ess_core::nearest::nearest;
 use ess_core::partner::{AllowNet, SecretRef};
 use ess_core::script::Bounds;
+use ess_hub::EscalationOptions;
 
 use crate::failure::{Failure, Result};
 
 /// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 24] = [
+pub(crate) const KEYS: [(&str, &str); 29] = [
     ("listen", "127.0.0.1:8443"),
     ("data", "hms-ess-data"),
     ("store", ""),
@@ -45,6 +47,11 @@ pub(crate) const KEYS: [(&str, &str); 24] = [
     ("stop_within", "10s"),
     ("checkpoint_every", "1h"),
     ("checkpoint_dir", ""),
+    ("targets", ""),
+    ("escalate_to", ""),
+    ("escalate_after", "15m"),
+    ("escalate_distance", "5m"),
+    ("escalate_quiet", ""),
 ];
 
 /// Flags of `serve`.
@@ -123,6 +130,8 @@ pub(crate) struct Config {
     pub(crate) checkpoint_every: Duration,
     /// Where checkpoints are written to as well.
     pub(crate) checkpoint_dir: Option<PathBuf>,
+    /// Whom to tell of trouble.
+    pub(crate) escalation: EscalationOptions,
 }
 
 /// A value as it was written, and where.
@@ -191,7 +200,8 @@ fn read_file(file: &Path, layers: &mut Layers) -> Result<()> {
             });
         };
         let source = format!("{name}:{line}");
-        let text = file::text(&value)
+        let written = if *key == "targets" { file::document(&value) } else { file::text(&value) };
+        let text = written
             .ok_or_else(|| Failure::usage(format!("{source}: {key}: expected a value or a list of values")))?;
         layers.insert(key, Written { text, source });
     }
@@ -258,6 +268,7 @@ impl Config {
             stop_within: values.span("stop_within")?,
             checkpoint_every: values.lasting("checkpoint_every", "1s", "30d")?,
             checkpoint_dir: Some(text("checkpoint_dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
+            escalation: values.escalation()?,
         })
     }
 }
@@ -310,6 +321,33 @@ impl<'a> Values<'a> {
         span.ok_or_else(|| self.wrong(key, &format!("{least} to {most}")))
     }
 
+    /// The section `targets` and the keys around it.
+    fn escalation(&self) -> Result<EscalationOptions> {
+        let targets = targets(self.0)?;
+        let to = self.items("escalate_to");
+        if let Some(unknown) = to.iter().find(|name| !targets.contains_key(*name)) {
+            let names: Vec<&str> = targets.keys().map(String::as_str).collect();
+            let source = &self.0["escalate_to"].source;
+            let failure = Failure::usage(format!("{source}: escalate_to: there is no target {unknown}"));
+            return Err(match nearest(unknown, &names) {
+                Some(meant) => failure.with_hint(format!("did you mean `{meant}`?")),
+                None if names.is_empty() => failure.with_hint("`targets` is empty; docs/operations.md shows one"),
+                None => failure.with_hint(format!("known are {}", names.join(", "))),
+            });
+        }
+        let quiet = match self.text("escalate_quiet") {
+            "" => None,
+            text => Some(Quiet::parse(text).map_err(|_| self.wrong("escalate_quiet", "hours such as 22:00-06:00 America/Chicago"))?),
+        };
+        Ok(EscalationOptions {
+            targets,
+            to,
+            after: self.lasting("escalate_after", "1s", "365d")?,
+            distance: self.lasting("escalate_distance", "1s", "7d")?,
+            quiet,
+        })
+    }
+
     fn script_bounds(&self) -> Result<Bounds> {
         Ok(Bounds {
             time: self.lasting("script_time", "1ms", "60s")?,
@@ -321,6 +359,25 @@ impl<'a> Values<'a> {
             memory_bytes_max: self.within("script_memory_bytes_max", 16 << 20..=1 << 30)?,
         })
     }
+}
+
+/// The section `targets`; a wrong field is named with its place.
+pub(crate) fn targets(layers: &Layers) -> Result<BTreeMap<String, Target>> {
+    let written = &layers["targets"];
+    if written.text.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let failed = |detail: String| Failure::usage(format!("{}: {detail}", written.source));
+    // Never the text itself in the error: it may hold secrets.
+    let value: serde_json::Value = serde_json::from_str(&written.text)
+        .map_err(|_| failed("targets: expected a map of names to targets, in a variable as JSON".to_owned()))?;
+    read_targets(&value).map_err(|problem| {
+        let failure = failed(problem.detail);
+        match problem.hint {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
+    })
 }
 
 /// Finds a partner's secret on the hub's machine.
