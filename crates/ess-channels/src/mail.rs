@@ -145,6 +145,10 @@ mod tests {
     #[test]
     fn the_date_is_the_one_of_mails() {
         let text = String::from_utf8(mail("x").bytes()).unwrap();
-        assert!(text.contains("Date: Thu, 1 Jan 1970 00:00:00 +0000\r\n") || text.contains("Date: Thu, 1 Jan 1970 00:00:00 -0000\r\n"), "{text}");
+        assert!(
+            text.contains("Date: Thu, 1 Jan 1970 00:00:00 +0000\r\n")
+                || text.contains("Date: Thu, 1 Jan 1970 00:00:00 -0000\r\n"),
+            "{text}"
+        );
     }
 }

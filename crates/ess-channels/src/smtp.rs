@@ -241,8 +241,9 @@ impl Talk {
     }
 
     async fn reply(&mut self) -> Result<Reply, MailError> {
-        let malformed =
-            || MailError::Failed(Failure { stage: Stage::Read, reason: "the mail server's reply is no SMTP".to_owned() });
+        let malformed = || {
+            MailError::Failed(Failure { stage: Stage::Read, reason: "the mail server's reply is no SMTP".to_owned() })
+        };
         let mut lines = Vec::new();
         while lines.len() < SMTP_LINES_MAX {
             let line = self.line().await?;

@@ -102,12 +102,7 @@ struct Fares {
 
 impl Ops {
     /// Opens the targets; one that can't be used is named in the log and fails when it is told something.
-    pub(crate) fn open(
-        options: EscalationOptions,
-        hub_name: &str,
-        dialer: &Dialer,
-        find_secret: &FindSecret,
-    ) -> Self {
+    pub(crate) fn open(options: EscalationOptions, hub_name: &str, dialer: &Dialer, find_secret: &FindSecret) -> Self {
         let targets = Targets::open(&options.targets, dialer, find_secret);
         Self { options, hub_name: hub_name.to_owned(), targets, board: Mutex::default() }
     }
@@ -172,7 +167,14 @@ pub(crate) async fn run(hub: Hub, told: Vec<StoredEscalation>) {
             watch.restore(stored.partner, cause, &stored.target, open);
         }
     }
-    let round = Round { hub, watch, again: BTreeSet::new(), swept_to: PartnerNo(0), unsaved: Vec::new(), pauses: HashMap::new() };
+    let round = Round {
+        hub,
+        watch,
+        again: BTreeSet::new(),
+        swept_to: PartnerNo(0),
+        unsaved: Vec::new(),
+        pauses: HashMap::new(),
+    };
     round.run().await;
 }
 
@@ -270,9 +272,9 @@ impl Round {
             let newest = match newest_overdue.get(&after) {
                 Some(newest) => *newest,
                 None => {
-                    let cut = Time::from_micros(now.as_micros().saturating_sub(
-                        i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
-                    ));
+                    let cut = Time::from_micros(
+                        now.as_micros().saturating_sub(i64::try_from(after.as_micros()).unwrap_or(i64::MAX)),
+                    );
                     let newest = self.hub.delivery.store.newest_at(cut).await.ok();
                     newest_overdue.insert(after, newest);
                     newest

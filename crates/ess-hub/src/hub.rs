@@ -91,8 +91,7 @@ impl Hub {
     /// # Errors
     /// What is stored can't be read.
     pub async fn start(options: HubOptions) -> Result<Self, StoreError> {
-        let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min, notary, escalation } =
-            options;
+        let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min, notary, escalation } = options;
         let Opened { store, recorded, start } = opened;
         let metrics = Arc::new(Metrics::default());
         let key = Arc::new(signing_key(&store, SIGNING_SEED).await?);

@@ -93,16 +93,7 @@ impl Default for Metrics {
         let escalation_messages = Family::default();
         registry.register("escalation_open", "Troubles of partners by cause", escalations_open.clone());
         registry.register("escalation_messages", "Messages to Ops by target and result", escalation_messages.clone());
-        Self {
-            registry,
-            publishes,
-            attempts,
-            acked,
-            conversions,
-            ack_seconds,
-            escalations_open,
-            escalation_messages,
-        }
+        Self { registry, publishes, attempts, acked, conversions, ack_seconds, escalations_open, escalation_messages }
     }
 }
 

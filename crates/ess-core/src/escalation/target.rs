@@ -243,7 +243,8 @@ fn read_kind(word: &str, part: &Part<'_>) -> Result<TargetKind, Problem> {
 
 fn read_email(part: &Part<'_>, auth: Option<Auth>) -> Result<TargetKind, Problem> {
     let missing = |name: &str, hint: &str| invalid(&part.path(name), "this field is missing").with_hint(hint);
-    let url = part.text("url")?.ok_or_else(|| missing("url", "name the mail server: smtp://HOST:587 or smtps://HOST"))?;
+    let url =
+        part.text("url")?.ok_or_else(|| missing("url", "name the mail server: smtp://HOST:587 or smtps://HOST"))?;
     if !url.starts_with("smtp://") && !url.starts_with("smtps://") {
         return Err(invalid(&part.path("url"), "a mail server's address begins with smtp:// or smtps://"));
     }
@@ -277,7 +278,9 @@ fn check_url(url: &SecretRef, part: &Part<'_>) -> Result<(), Problem> {
     match url {
         SecretRef::Inline(text) if !is_web(text) => {
             let problem = Problem::new(Code::Invalid, format!("{}: expected https://…", part.path("url")));
-            Err(problem.with_field(part.path("url")).with_hint("an address that is a secret stands as env:NAME or file:PATH"))
+            Err(problem
+                .with_field(part.path("url"))
+                .with_hint("an address that is a secret stands as env:NAME or file:PATH"))
         }
         _ => Ok(()),
     }
@@ -306,10 +309,19 @@ mod tests {
     #[test]
     fn each_kind_is_read_and_written_back_without_its_secrets() {
         for (document, secret) in [
-            (json!({"type": "webhook", "url": "https://o.example", "secret": "whsec_hunter2", "severity": "info"}), "hunter2"),
-            (json!({"type": "email", "url": "smtps://m.example", "from": "hub@x.example", "to": ["a@x.example"],
-                "auth": {"basic": {"user": "u", "password": "hunter2"}}, "quiet": "22:00-06:00 UTC", "severity": "error"}), "hunter2"),
-            (json!({"type": "pagerduty", "url": "https://p.example", "routing_key": "hunter2", "severity": "error"}), "hunter2"),
+            (
+                json!({"type": "webhook", "url": "https://o.example", "secret": "whsec_hunter2", "severity": "info"}),
+                "hunter2",
+            ),
+            (
+                json!({"type": "email", "url": "smtps://m.example", "from": "hub@x.example", "to": ["a@x.example"],
+                "auth": {"basic": {"user": "u", "password": "hunter2"}}, "quiet": "22:00-06:00 UTC", "severity": "error"}),
+                "hunter2",
+            ),
+            (
+                json!({"type": "pagerduty", "url": "https://p.example", "routing_key": "hunter2", "severity": "error"}),
+                "hunter2",
+            ),
             (json!({"type": "slack", "url": "https://s.example/hunter2", "severity": "error"}), "hunter2"),
             (json!({"type": "alertmanager", "url": "http://a.example", "severity": "warning"}), "hunter2"),
         ] {

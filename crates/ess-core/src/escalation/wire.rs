@@ -105,9 +105,8 @@ pub fn alertmanager(note: &Note, severity: Severity) -> Value {
 /// A page for a mail: no styles, no pictures, nothing to fetch.
 #[must_use]
 pub fn html(note: &Note) -> String {
-    let escape = |text: &str| {
-        text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-    };
+    let escape =
+        |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;");
     let mut page = format!("<!doctype html>\n<html><body>\n<p><strong>{}</strong></p>\n", escape(&note.title));
     for line in &note.lines {
         page.push_str(&format!("<p>{}</p>\n", escape(line)));
@@ -184,8 +183,7 @@ mod tests {
     #[test]
     fn an_incident_is_resolved_by_the_key_that_opened_it() {
         let (begun, ended) = notes();
-        let (trigger, resolve) =
-            (pagerduty(&begun, "key", Severity::Error), pagerduty(&ended, "key", Severity::Error));
+        let (trigger, resolve) = (pagerduty(&begun, "key", Severity::Error), pagerduty(&ended, "key", Severity::Error));
         assert_eq!((&trigger["event_action"], &resolve["event_action"]), (&json!("trigger"), &json!("resolve")));
         assert_eq!(trigger["dedup_key"], resolve["dedup_key"]);
         assert_eq!(trigger["payload"]["severity"], "error");

@@ -2,8 +2,8 @@
 
 use super::watch::Told;
 use super::{Cause, Open, Trouble};
-use crate::id::PartnerId;
 use crate::duration;
+use crate::id::PartnerId;
 use crate::time::Time;
 
 /// One message to Ops, ready to be written as any target wants it.
@@ -120,7 +120,9 @@ fn end(partner: &PartnerId, cause: Cause) -> String {
         Cause::Unacked => format!("{partner} has acknowledged what was overdue"),
         Cause::Blocked => format!("nothing for {partner} is blocked any more"),
         Cause::Offline => format!("{partner} answers again"),
-        Cause::GaveUp => format!("{partner} answers again; what was given up is redriven, or waits for `hms-ess dead-letters redrive --partner {partner}`"),
+        Cause::GaveUp => format!(
+            "{partner} answers again; what was given up is redriven, or waits for `hms-ess dead-letters redrive --partner {partner}`"
+        ),
         Cause::DeadLetter => format!("{partner} has no dead letters any more"),
         Cause::Paused => format!("{partner} goes on"),
         Cause::Unacknowledged => format!("{partner} has acknowledged what it took without an ACK"),
@@ -173,7 +175,10 @@ pub fn commands(partner: &PartnerId, cause: Cause, trouble: &Trouble) -> Command
         }
         Cause::Unacknowledged => {
             commands.push((of_partner("partner show"), "Look"));
-            commands.push(("set `ack: {by: status}` in its file and `hms-ess partner add FILE --replace`".to_owned(), "If a 2xx is its receipt"));
+            commands.push((
+                "set `ack: {by: status}` in its file and `hms-ess partner add FILE --replace`".to_owned(),
+                "If a 2xx is its receipt",
+            ));
         }
     }
     commands
@@ -222,7 +227,15 @@ mod tests {
 
     #[test]
     fn each_cause_has_its_command() {
-        let trouble = Trouble { since: Time::default(), count: 1, has_more: false, oldest: None, error: None, mend: Some("hms-ess bridge add X".to_owned()), urgent: false };
+        let trouble = Trouble {
+            since: Time::default(),
+            count: 1,
+            has_more: false,
+            oldest: None,
+            error: None,
+            mend: Some("hms-ess bridge add X".to_owned()),
+            urgent: false,
+        };
         let partner = PartnerId::trusted("P");
         for (cause, command) in [
             (Cause::Blocked, "hms-ess bridge add X"),

@@ -3,8 +3,8 @@
 mod document;
 mod words;
 
-pub use document::{Secrets, differences};
 pub(crate) use document::{Part, expected, invalid, read_auth, write_auth};
+pub use document::{Secrets, differences};
 
 use std::net::IpAddr;
 use std::time::Duration;

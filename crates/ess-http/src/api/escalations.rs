@@ -47,7 +47,10 @@ pub(crate) struct Waiting {
 
 impl Escalation {
     fn of(view: EscalationView) -> Self {
-        let waiting = |(target, not_before): (String, ess_core::time::Time)| Waiting { target, not_before: not_before.to_string() };
+        let waiting = |(target, not_before): (String, ess_core::time::Time)| Waiting {
+            target,
+            not_before: not_before.to_string(),
+        };
         Self {
             partner: view.partner.to_string(),
             cause: view.cause,

@@ -52,9 +52,7 @@ pub(super) async fn troubles(
             // Lanes do not say yet that they gave up: until they do, the dead letters say it.
             Cause::GaveUp => None,
             Cause::DeadLetter => found.dead.as_ref().map(trouble),
-            Cause::Paused => {
-                paused.as_ref().map(|(since, reason)| of_partner(&found, *since, Some(reason.clone())))
-            }
+            Cause::Paused => paused.as_ref().map(|(since, reason)| of_partner(&found, *since, Some(reason.clone()))),
             Cause::Unacknowledged => found.outstanding.as_ref().map(trouble),
         };
         (cause, trouble)

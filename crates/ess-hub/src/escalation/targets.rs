@@ -97,9 +97,7 @@ impl Way {
             }
             TargetKind::PagerDuty { url, routing_key } => Way::PagerDuty(channel(url, "", None)?, find(routing_key)?),
             TargetKind::Slack { url } => Way::Slack(channel(url, "", None)?),
-            TargetKind::Alertmanager { url, auth } => {
-                Way::Alertmanager(channel(url, "/api/v2/alerts", auth.as_ref())?)
-            }
+            TargetKind::Alertmanager { url, auth } => Way::Alertmanager(channel(url, "/api/v2/alerts", auth.as_ref())?),
             TargetKind::Email { url, auth, is_plain, .. } => {
                 let credential = credential(auth.as_ref(), find_secret)?;
                 let options = MailerOptions { url, is_plain: *is_plain, credential };
@@ -122,9 +120,7 @@ fn credential(auth: Option<&Auth>, find_secret: &FindSecret) -> Result<Credentia
             client_secret: find_secret(client_secret)?,
             scope: scope.clone(),
         },
-        Some(Auth::Mtls { cert, key }) => {
-            Credential::Mtls { cert_pem: find_secret(cert)?, key_pem: find_secret(key)? }
-        }
+        Some(Auth::Mtls { cert, key }) => Credential::Mtls { cert_pem: find_secret(cert)?, key_pem: find_secret(key)? },
     })
 }
 
@@ -135,7 +131,9 @@ async fn post(channel: &Channel, message: &Message) -> Result<(), String> {
         Receipt::Answer(answer) => {
             let said = String::from_utf8_lossy(&answer.body);
             let said = said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ANSWER_CHARS_MAX);
-            Err(format!("answered {}: {}", answer.status, said.collect::<String>()).trim_end_matches([' ', ':']).to_owned())
+            Err(format!("answered {}: {}", answer.status, said.collect::<String>())
+                .trim_end_matches([' ', ':'])
+                .to_owned())
         }
         Receipt::Failed(failure) => Err(failure.reason),
     }

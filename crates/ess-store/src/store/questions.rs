@@ -11,9 +11,7 @@ use super::Store;
 use crate::error::StoreError;
 use crate::sqlite::ledger::Walked;
 use crate::sqlite::{deliveries, events, lane, ledger, tree, trouble};
-use crate::types::{
-    Backlog, LaneStart, LedgerEntry, PartnerTroubles, Recorded, StoredCheckpoint, StoredDelivery,
-};
+use crate::types::{Backlog, LaneStart, LedgerEntry, PartnerTroubles, Recorded, StoredCheckpoint, StoredDelivery};
 
 /// The Event Log.
 impl Store {

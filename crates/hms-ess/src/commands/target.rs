@@ -37,7 +37,10 @@ pub(crate) async fn run(command: &TargetCommand, client: &Client, output: &Outpu
                 let of = |name: &str| field(item, name);
                 vec![of("name"), of("type"), of("quiet"), state.to_owned(), of("sent_at"), of("last_error")]
             };
-            output.table(&["TARGET", "TYPE", "QUIET", "STATE", "LAST SENT", "LAST ERROR"], items.iter().map(row).collect())
+            output.table(
+                &["TARGET", "TYPE", "QUIET", "STATE", "LAST SENT", "LAST ERROR"],
+                items.iter().map(row).collect(),
+            )
         }
         TargetCommand::Test { name } => {
             let value = client.post(&format!("/v1/targets/{}/test", encode(name)), &json!({})).await?.value()?;
@@ -48,7 +51,8 @@ pub(crate) async fn run(command: &TargetCommand, client: &Client, output: &Outpu
             }
             if is_sent {
                 let took = value["took_ms"].as_u64().unwrap_or_default();
-                return output.line(format_args!("{name}: the test message was {} after {took} ms", field(&value, "reason")));
+                return output
+                    .line(format_args!("{name}: the test message was {} after {took} ms", field(&value, "reason")));
             }
             Err(Failure::refused(format!("{name}: the test message did not get there: {}", field(&value, "reason")))
                 .with_hint("`hms-ess config show` shows the target; a secret named by env: or file: is read when the hub starts"))

@@ -201,8 +201,8 @@ fn read_file(file: &Path, layers: &mut Layers) -> Result<()> {
         };
         let source = format!("{name}:{line}");
         let written = if *key == "targets" { file::document(&value) } else { file::text(&value) };
-        let text = written
-            .ok_or_else(|| Failure::usage(format!("{source}: {key}: expected a value or a list of values")))?;
+        let text =
+            written.ok_or_else(|| Failure::usage(format!("{source}: {key}: expected a value or a list of values")))?;
         layers.insert(key, Written { text, source });
     }
     Ok(())
@@ -337,7 +337,10 @@ impl<'a> Values<'a> {
         }
         let quiet = match self.text("escalate_quiet") {
             "" => None,
-            text => Some(Quiet::parse(text).map_err(|_| self.wrong("escalate_quiet", "hours such as 22:00-06:00 America/Chicago"))?),
+            text => Some(
+                Quiet::parse(text)
+                    .map_err(|_| self.wrong("escalate_quiet", "hours such as 22:00-06:00 America/Chicago"))?,
+            ),
         };
         Ok(EscalationOptions {
             targets,

@@ -20,10 +20,8 @@ fn trouble(urgent: bool) -> Trouble {
 }
 
 fn watch(targets: &[(&str, Option<&str>)]) -> Watch {
-    let rules = |quiet: Option<&str>| TargetRules {
-        quiet: quiet.map(|text| Quiet::parse(text).unwrap()),
-        again_every: None,
-    };
+    let rules =
+        |quiet: Option<&str>| TargetRules { quiet: quiet.map(|text| Quiet::parse(text).unwrap()), again_every: None };
     let targets = targets.iter().map(|(name, quiet)| ((*name).to_owned(), rules(*quiet))).collect();
     Watch::new(Rules { distance: DISTANCE }, targets)
 }
@@ -138,8 +136,7 @@ fn trouble_has_to_last_before_it_is_told_where_it_may_pass_by_itself() {
     let mut watch = watch(&[("ops", None)]);
     let to = ["ops".to_owned()];
     let settle = Cause::Unacked.settle(Duration::from_secs(900));
-    let sighting =
-        |trouble| Sighting { partner: NO, cause: Cause::Unacked, trouble, to: &to, settle };
+    let sighting = |trouble| Sighting { partner: NO, cause: Cause::Unacked, trouble, to: &to, settle };
     watch.see(sighting(Some(trouble(false))), at(0));
     assert!(tell(&mut watch, at(29)).is_empty());
     watch.see(sighting(None), at(29));
