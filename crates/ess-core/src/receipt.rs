@@ -60,6 +60,17 @@ pub enum Stage {
     Read,
 }
 
+impl Receipt {
+    /// Whether the partner may have got the message: false only when the attempt ended before anything was written.
+    #[must_use]
+    pub fn may_have_arrived(&self) -> bool {
+        match self {
+            Receipt::Answer(_) => true,
+            Receipt::Failed(failure) => failure.stage >= Stage::Send,
+        }
+    }
+}
+
 /// What a receipt means under the partner's ACK policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {

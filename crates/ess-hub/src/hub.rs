@@ -23,7 +23,7 @@ use crate::deliver::Delivery;
 use crate::escalation::{self, EscalationOptions, Ops};
 use crate::filters::Filters;
 use crate::happenings::Happenings;
-use crate::lanes::{Input, Lanes, LanesHandle, Wish};
+use crate::lanes::{Input, Lanes, LanesHandle, Retractions, Wish};
 use crate::metrics::Metrics;
 use crate::notary::{self, Notary, NotaryOptions};
 use crate::prepare::Workshop;
@@ -70,6 +70,7 @@ pub struct Hub {
     pub(crate) opener: Arc<Opener>,
     pub(crate) lanes: LanesHandle,
     pub(crate) filters: Arc<Filters>,
+    pub(crate) retractions: Arc<Retractions>,
     pub(crate) notary: Arc<Notary>,
     pub(crate) ops: Arc<Ops>,
     space: Arc<Space>,
@@ -117,7 +118,9 @@ impl Hub {
         getrandom::fill(&mut seed).map_err(|error| StoreError::Open(error.to_string()))?;
         let seed = u64::from_le_bytes(seed);
         let (wisher, wishes) = mpsc::unbounded_channel();
-        let (loop_, lanes) = Lanes::new(delivery.clone(), happenings.clone(), recorded, wisher, seed);
+        let retractions = Arc::new(Retractions::default());
+        let (loop_, lanes) =
+            Lanes::new(delivery.clone(), happenings.clone(), recorded, wisher, retractions.clone(), seed);
         let space = Arc::new(Space { dir, free_bytes_min, shortage: Mutex::default() });
         let hub = Self {
             delivery,
@@ -126,6 +129,7 @@ impl Hub {
             opener,
             lanes,
             filters: Arc::default(),
+            retractions,
             notary,
             ops,
             space,
@@ -134,6 +138,7 @@ impl Hub {
         for registered in hub.delivery.registry.snapshot().partners.values() {
             hub.seat(registered.clone(), start.head).await?;
         }
+        hub.take_back_again().await.map_err(|problem| StoreError::Damaged(problem.detail))?;
         let loops = vec![
             tokio::spawn(watch_space(hub.space.clone())),
             tokio::spawn(notary::run(hub.clone())),

@@ -31,6 +31,7 @@ mod tokens;
 pub mod view;
 
 pub use acks::Word;
+pub use dead_letters::Letters;
 pub use escalation::EscalationOptions;
 pub use hub::{Hub, HubOptions};
 pub use notary::NotaryOptions;

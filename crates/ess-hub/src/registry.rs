@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use ess_channels::{Channel, Credential, Dialer};
 use ess_core::id::{Digest, PartnerId, PartnerNo, Subject, Version};
-use ess_core::partner::{Auth, Partner, SecretRef, Tests};
+use ess_core::partner::{AckPolicy, Auth, ChannelKind, Fallback, Partner, SecretRef, Tests};
 use ess_core::signature::SigningSecret;
 use ess_core::time::Time;
 
@@ -35,6 +35,17 @@ pub struct Registered {
     pub channel: Result<Arc<Channel>, String>,
     /// Another way for dry runs.
     pub test_channel: Option<Result<Arc<Channel>, String>>,
+    /// Another way for what is not acknowledged for too long.
+    pub fallback: Option<FallbackWay>,
+}
+
+/// The way that is tried when a partner's own brings no ACK.
+#[derive(Debug, Clone)]
+pub struct FallbackWay {
+    /// The channel.
+    pub channel: Result<Arc<Channel>, String>,
+    /// What counts as the receipt there.
+    pub ack: AckPolicy,
 }
 
 impl Registered {
@@ -51,6 +62,7 @@ impl Registered {
             is_own_shape: self.is_own_shape,
             channel: self.channel.clone(),
             test_channel: self.test_channel.clone(),
+            fallback: self.fallback.clone(),
         }
     }
 
@@ -87,6 +99,7 @@ impl Opener {
             Tests::To(url) => Some(self.open(&partner, url)),
             Tests::Deliver | Tests::Skip => None,
         };
+        let fallback = partner.fallback.as_ref().map(|fallback| self.open_fallback(&partner, fallback));
         Registered {
             no,
             adapter,
@@ -97,7 +110,23 @@ impl Opener {
             secrets,
             channel,
             test_channel,
+            fallback,
         }
+    }
+
+    /// Without the login of the partner's own address: that is not for another.
+    fn open_fallback(&self, partner: &Partner, fallback: &Fallback) -> FallbackWay {
+        let channel = match fallback.channel.as_str() {
+            "webhook" => {
+                let connections_max = partner.limits.in_flight as usize;
+                let (kind, credential) = (ChannelKind::Webhook, Credential::None);
+                Channel::open(kind, &fallback.url, credential, &self.dialer, connections_max)
+                    .map(Arc::new)
+                    .map_err(|error| error.to_string())
+            }
+            other => Err(format!("the fallback channel {other} is not built yet")),
+        };
+        FallbackWay { channel, ack: partner.ack.clone() }
     }
 
     fn open(&self, partner: &Partner, url: &str) -> Result<Arc<Channel>, String> {

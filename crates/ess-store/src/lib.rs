@@ -19,5 +19,5 @@ pub use store::{Opened, Options, Store};
 pub use types::{
     AckReceipt, Audit, AuditLine, Backlog, Change, FoundTrouble, LaneStart, LedgerEntry, NewEvent, NewPartner,
     PartnerTroubles, Publication, Recorded, RuleKind, Start, StoredAttempt, StoredCheckpoint, StoredDelivery,
-    StoredEscalation, StoredPartner, StoredRules, StoredToken,
+    StoredEscalation, StoredPartner, StoredRules, StoredToken, UrgentBacklog,
 };

@@ -49,8 +49,7 @@ pub(super) async fn troubles(
             Cause::Unacked => unacked(&found, after, now, last_error.as_deref()),
             Cause::Blocked => found.blocked.as_ref().map(trouble),
             Cause::Offline => offline_since.map(|since| of_partner(&found, since, last_error.clone())),
-            // Lanes do not say yet that they gave up: until they do, the dead letters say it.
-            Cause::GaveUp => None,
+            Cause::GaveUp => found.gave_up_at.map(|since| of_partner(&found, since, last_error.clone())),
             Cause::DeadLetter => found.dead.as_ref().map(trouble),
             Cause::Paused => paused.as_ref().map(|(since, reason)| of_partner(&found, *since, Some(reason.clone()))),
             Cause::Unacknowledged => found.outstanding.as_ref().map(trouble),

@@ -33,7 +33,7 @@ pub(super) const URGENT: &str = "select o.seq, o.round, o.message, o.priority, o
 pub(super) const DEAD: &str = "select d.seq, d.round, null, e.priority, d.reason, null, e.id, d.at \
     from ended_delivery d indexed by ended_delivery_partner join event e on e.seq = d.seq \
     where d.partner = ?1 and d.state in ('dead', 'nack') and d.test = 0 order by d.seq, d.round limit ?2";
-const OFFLINE: &str = "select offline_since from lane where partner = ?1";
+const HEALTH: &str = "select offline_since, gave_up_at from lane where partner = ?1";
 const EVENT: &str = "select id, recorded_at, priority from event where seq = ?1";
 const RECORDED_AT: &str = "select seq, recorded_at from event where seq >= ?1 order by seq limit 1";
 const BOUNDS: &str = "select coalesce(min(seq), 0), coalesce(max(seq), 0) from event";
@@ -47,8 +47,9 @@ const REMOVE: &str = "delete from escalation where partner = ?1 and cause = ?2 a
 /// What is wrong with a partner.
 pub(crate) fn troubles(reader: &Reader<'_>, partner: PartnerNo, pending: [Option<Seq>; 2]) -> Result<PartnerTroubles> {
     let db = reader.db;
-    let offline: Option<Option<i64>> =
-        db.prepare_cached(OFFLINE)?.query_row(params![partner.0], |row| row.get(0)).optional()?;
+    let read = |row: &Row<'_>| Ok((rows::time(row, 0)?, rows::time(row, 1)?));
+    let health = db.prepare_cached(HEALTH)?.query_row(params![partner.0], read).optional()?;
+    let (offline_since, gave_up_at) = health.unwrap_or_default();
     let [pending, pending_urgent] = pending;
     let mut open = found(db, OPEN, partner)?;
     if let Some((id, recorded_at, urgent)) = pending.map(|seq| event(db, seq)).transpose()?.flatten() {
@@ -77,7 +78,8 @@ pub(crate) fn troubles(reader: &Reader<'_>, partner: PartnerNo, pending: [Option
         outstanding: found(db, OUTSTANDING, partner)?,
         open,
         open_urgent_since: urgent.into_iter().chain(pending_urgent.map(|(_, at, _)| at)).min(),
-        offline_since: offline.flatten().map(Time::from_micros),
+        offline_since,
+        gave_up_at,
     })
 }
 

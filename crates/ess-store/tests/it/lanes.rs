@@ -17,8 +17,12 @@ async fn a_lane_goes_on_where_it_was() {
     for number in 1..=8 {
         open.publish(&format!("A-{number}"), 2).await;
     }
-    let health =
-        Health { offline_since: Some(Time::from_micros(5)), first_failed_at: Some(Time::from_micros(4)), failures: 3 };
+    let health = Health {
+        offline_since: Some(Time::from_micros(5)),
+        first_failed_at: Some(Time::from_micros(4)),
+        failures: 3,
+        gave_up_at: Some(Time::from_micros(6)),
+    };
     open.record(vec![
         acked(key(Seq(1), 1)),
         Change::Opened(delivery(key(Seq(2), 1), OpenState::Blocked)),
