@@ -252,6 +252,24 @@ def test_blocked_paused_and_unacknowledged_each_tell_what_to_run(
     wait_for("three ends", lambda: sum(one["type"] == "hms.ess.ops.clear" for one in receiver.events()) == 3)
 
 
+def test_a_partner_that_is_given_up_is_one_message_and_its_recovery_another(
+    configure: Callable[..., Hub], loop: Loop, receiver: Receiver
+) -> None:
+    hub = configure({"targets": {"ops": webhook_target(receiver)}, "escalate_to": ["ops"]})
+    client = hub.client()
+    partner = Partner(loop)
+    partner.status = 503
+    add_partner(client, "P", partner.url, retry={**RETRY, "give_up_after": "1s"})
+    publish(client, 5)
+    [told] = wait_for("the message", lambda: of_cause(receiver, "gave_up"))
+    assert "given up" in told["data"]["text"]
+    partner.status = 200
+    # Redriven on recovery: nothing is left, and each beginning has its end.
+    wait_for("every end", lambda: not client.get("/v1/escalations")["items"])
+    wait_for("all told", lambda: sum(1 if one["type"].endswith("trouble") else -1 for one in receiver.events()) == 0)
+    assert len(of_cause(receiver, "gave_up")) == 2
+
+
 def test_each_http_target_gets_its_own_shape(configure: Callable[..., Hub], loop: Loop) -> None:
     pager, chat, alerts = Receiver(), Receiver(), Receiver()
     targets = {

@@ -5,3 +5,4 @@ mod lanes;
 mod lasting;
 mod publishing;
 mod support;
+mod trouble;

@@ -472,6 +472,30 @@ mod tests {
     }
 
     #[test]
+    fn the_targets_of_the_operators_page_are_taken_and_a_wrong_one_is_named_with_its_line() {
+        let page = include_str!("../../../../docs/operations.md");
+        let example = page.split("```yaml\n").find(|block| block.starts_with("# hub.yaml")).unwrap();
+        let example = example.split("```").next().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hub.yaml");
+        let read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Config::read(&layers(&ServeArgs { config: Some(file.clone()), ..ServeArgs::default() }).unwrap())
+        };
+        let escalation = read(example).unwrap().escalation;
+        let kinds: Vec<&str> = escalation.targets.values().map(|target| target.kind.word()).collect();
+        assert_eq!(kinds, ["alertmanager", "slack", "webhook", "email", "pagerduty"]);
+        assert_eq!(escalation.to, ["ops-email", "pager"]);
+        let failure = read(&example.replace("routing_key", "routing_kye")).unwrap_err();
+        assert!(failure.detail.ends_with("hub.yaml:2: targets.pager.routing_kye: unknown field"), "{}", failure.detail);
+        assert_eq!(failure.hint.as_deref(), Some("did you mean `routing_key`?"));
+        let failure = read(&example.replace("[ops-email, pager]", "[ops-mail]")).unwrap_err();
+        assert!(failure.detail.contains("escalate_to: there is no target ops-mail"), "{}", failure.detail);
+        let failure = read("targets: {a: {type: slack, url: 7}}").unwrap_err();
+        assert!(failure.detail.contains("targets.a.url"), "{}", failure.detail);
+    }
+
+    #[test]
     fn each_key_is_documented() {
         let page = include_str!("../../../../docs/configuration.md");
         for (key, _) in KEYS {
