@@ -58,6 +58,19 @@ pub struct EscalationOptions {
     pub quiet: Option<Quiet>,
 }
 
+/// A hub without targets: trouble goes to the log.
+impl Default for EscalationOptions {
+    fn default() -> Self {
+        Self {
+            targets: BTreeMap::new(),
+            to: Vec::new(),
+            after: Duration::from_secs(900),
+            distance: Duration::from_secs(300),
+            quiet: None,
+        }
+    }
+}
+
 /// Partners whose trouble may have changed.
 #[derive(Debug, Default)]
 pub struct Attention {
@@ -173,6 +186,7 @@ pub(crate) async fn run(hub: Hub, told: Vec<StoredEscalation>) {
         again: BTreeSet::new(),
         swept_to: PartnerNo(0),
         unsaved: Vec::new(),
+        under_way: HashMap::new(),
         pauses: HashMap::new(),
     };
     round.run().await;
@@ -188,17 +202,17 @@ struct Round {
     swept_to: PartnerNo,
     /// What could not be remembered yet.
     unsaved: Vec<(StoredEscalation, bool)>,
+    /// What is being sent: one for each target at most.
+    under_way: HashMap<tokio::task::Id, Telling>,
     /// Why partners are paused, by when: asked once.
     pauses: HashMap<PartnerNo, (Time, Option<String>)>,
 }
-
-type Sent = (Telling, Result<(), String>);
 
 impl Round {
     async fn run(mut self) {
         let mut tick = tokio::time::interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut sends: JoinSet<Sent> = JoinSet::new();
+        let mut sends: JoinSet<Result<(), String>> = JoinSet::new();
         loop {
             tokio::select! {
                 _ = tick.tick() => {
@@ -206,8 +220,12 @@ impl Round {
                     self.save_again().await;
                     self.show();
                 }
-                Some(sent) = sends.join_next(), if !sends.is_empty() => {
-                    if let Ok((telling, result)) = sent {
+                Some(sent) = sends.join_next_with_id(), if !sends.is_empty() => {
+                    let (id, result) = match sent {
+                        Ok((id, result)) => (id, result),
+                        Err(error) => (error.id(), Err("the try broke off: a fault of the hub".to_owned())),
+                    };
+                    if let Some(telling) = self.under_way.remove(&id) {
                         self.on_sent(&telling, result).await;
                     }
                 }
@@ -218,10 +236,13 @@ impl Round {
 
     async fn look(&mut self) {
         let now = self.hub.now();
-        let glances: BTreeMap<PartnerNo, LaneGlance> = self.hub.lanes.inspect_all().await.into_iter().collect();
+        // Without lanes nothing can be said: the hub stops.
+        let Some(glances) = self.hub.lanes.inspect_all().await else { return };
+        let glances: BTreeMap<PartnerNo, LaneGlance> = glances.into_iter().collect();
         for no in self.choose(&glances, now).await {
             let glance = glances.get(&no).copied().unwrap_or_default();
-            let found = match look::troubles(&self.hub, no, glance, &mut self.pauses).await {
+            let is_known = self.watch.knows(no, Cause::Unacked);
+            let found = match look::troubles(&self.hub, no, (glance, is_known), &mut self.pauses).await {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::warn!(%error, partner.no = no.0, "could not look at a partner's trouble; trying again");
@@ -287,7 +308,7 @@ impl Round {
         overdue
     }
 
-    async fn send_due(&mut self, sends: &mut JoinSet<Sent>) {
+    async fn send_due(&mut self, sends: &mut JoinSet<Result<(), String>>) {
         let now = self.hub.now();
         for _ in 0..TOLD_AT_ONCE {
             let Some(telling) = self.watch.next(now) else { return };
@@ -297,12 +318,12 @@ impl Round {
                 self.on_sent(&telling, Ok(())).await;
                 continue;
             }
-            let hub = self.hub.clone();
-            sends.spawn(async move {
-                let note = note(&hub, &telling, now).await;
-                let result = hub.ops.targets.send(&telling.target, &note, &hub.delivery.workshop.key).await;
-                (telling, result)
+            let (hub, sent) = (self.hub.clone(), telling.clone());
+            let send = sends.spawn(async move {
+                let note = note(&hub, &sent, now).await;
+                hub.ops.targets.send(&sent.target, &note, &hub.delivery.workshop.key).await
             });
+            self.under_way.insert(send.id(), telling);
         }
     }
 
@@ -381,7 +402,8 @@ fn in_turn(set: &BTreeSet<PartnerNo>, after: PartnerNo) -> impl Iterator<Item = 
 
 /// The message. Its deliveries are counted now, as it is about to be said.
 async fn note(hub: &Hub, telling: &Telling, now: Time) -> Note {
-    let partner = hub.delivery.registry.snapshot().name(telling.partner);
+    let snapshot = hub.delivery.registry.snapshot();
+    let partner = snapshot.name(telling.partner);
     let mut told = telling.told.clone();
     if let Told::Begun(trouble) | Told::Lasts(trouble, _) = &mut told
         && matches!(telling.cause, Cause::Unacked | Cause::Offline | Cause::GaveUp | Cause::Paused)
@@ -389,7 +411,8 @@ async fn note(hub: &Hub, telling: &Telling, now: Time) -> Note {
     {
         (trouble.count, trouble.has_more) = (count, count == COUNT_MAX);
     }
-    Note::of(&hub.ops.hub_name, &partner, telling.cause, &told, now)
+    let note = Note::of(&hub.ops.hub_name, &partner, telling.cause, &told, now);
+    if note.is_end && !snapshot.by_no.contains_key(&telling.partner) { note.by_removal(&partner) } else { note }
 }
 
 fn tell_log(hub: &Hub, telling: &Telling, note: &Note, now: Time) {

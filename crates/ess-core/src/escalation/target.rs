@@ -216,6 +216,10 @@ impl Severity {
 
 fn read_kind(word: &str, part: &Part<'_>) -> Result<TargetKind, Problem> {
     let secret = |name: &str, hint: &str| {
+        if part.get(name).is_some_and(|value| !value.is_string()) {
+            // What stands there may be the secret: it is not shown.
+            return Err(invalid(&part.path(name), "expected a text in quotes"));
+        }
         let text = part.text(name)?.filter(|text| !text.is_empty());
         let missing = || invalid(&part.path(name), "this field is missing").with_hint(hint);
         text.map(|text| SecretRef::parse(&text)).ok_or_else(missing)

@@ -188,7 +188,13 @@ impl Watch {
         self.lines.keys().map(|(partner, _)| *partner).collect()
     }
 
-    /// Whether this trouble of the partner is known.
+    /// Whether anything is remembered of this trouble of the partner: it is there, or was told.
+    #[must_use]
+    pub fn knows(&self, partner: PartnerNo, cause: Cause) -> bool {
+        self.lines.contains_key(&(partner, cause))
+    }
+
+    /// Whether this trouble of the partner is known to be there.
     #[must_use]
     pub fn is_in_trouble(&self, partner: PartnerNo, cause: Cause) -> bool {
         self.lines.get(&(partner, cause)).is_some_and(|line| line.trouble.is_some())

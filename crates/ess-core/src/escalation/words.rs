@@ -69,6 +69,12 @@ impl Note {
         }
     }
 
+    /// The same end, where it came by the partner's removal.
+    #[must_use]
+    pub fn by_removal(self, partner: &PartnerId) -> Self {
+        Self { title: format!("Over: {partner} was removed"), ..self }
+    }
+
     /// A marked message that only shows that the target is reached.
     #[must_use]
     pub fn test(hub: &str, target: &str, at: Time) -> Self {
@@ -117,7 +123,7 @@ fn title(partner: &PartnerId, cause: Cause, trouble: &Trouble) -> String {
 
 fn end(partner: &PartnerId, cause: Cause) -> String {
     match cause {
-        Cause::Unacked => format!("{partner} has acknowledged what was overdue"),
+        Cause::Unacked => format!("nothing for {partner} is overdue any more"),
         Cause::Blocked => format!("nothing for {partner} is blocked any more"),
         Cause::Offline => format!("{partner} answers again"),
         Cause::GaveUp => format!(
@@ -125,7 +131,7 @@ fn end(partner: &PartnerId, cause: Cause) -> String {
         ),
         Cause::DeadLetter => format!("{partner} has no dead letters any more"),
         Cause::Paused => format!("{partner} goes on"),
-        Cause::Unacknowledged => format!("{partner} has acknowledged what it took without an ACK"),
+        Cause::Unacknowledged => format!("nothing that {partner} took lacks its ACK any more"),
     }
 }
 
@@ -220,7 +226,7 @@ mod tests {
         let note = Note::of("hub", &partner, Cause::Unacked, &Told::Ended(open), at);
         assert_eq!(
             note.text(),
-            "Over: COURT-CAL has acknowledged what was overdue\nIt began 2026-11-24T09:00:00Z and lasted 15m 5s."
+            "Over: nothing for COURT-CAL is overdue any more\nIt began 2026-11-24T09:00:00Z and lasted 15m 5s."
         );
         assert!(!note.id.contains('.'));
     }

@@ -14,11 +14,11 @@ use crate::lanes::LaneGlance;
 /// Who pauses a partner whose address is gone.
 const BY_HUB: &str = "hub";
 
-/// Each cause with what is wrong, if anything is.
+/// Each cause with what is wrong, if anything is. `is_overdue` says that it was so before.
 pub(super) async fn troubles(
     hub: &Hub,
     no: PartnerNo,
-    glance: LaneGlance,
+    (glance, is_overdue): (LaneGlance, bool),
     pauses: &mut HashMap<PartnerNo, (Time, Option<String>)>,
 ) -> Result<[(Cause, Option<Trouble>); 7], StoreError> {
     let snapshot = hub.delivery.registry.snapshot();
@@ -27,7 +27,13 @@ pub(super) async fn troubles(
         pauses.remove(&no);
         return Ok(Cause::ALL.map(|cause| (cause, None)));
     };
-    let found = hub.delivery.store.troubles(no, glance.oldest).await?;
+    let mut pending = glance.oldest;
+    if pending[0].is_none() && is_overdue {
+        // A lane that has just started may not have read its backlog yet: that is no end of what was told before.
+        let first = hub.delivery.store.first_pending(no).await?;
+        pending[0] = first.filter(|offer| !offer.test).map(|offer| offer.seq);
+    }
+    let found = hub.delivery.store.troubles(no, pending).await?;
     let offline_since = glance.offline_since.or(found.offline_since);
     let mut paused = None;
     if let Some(since) = registered.paused_since {

@@ -147,11 +147,11 @@ impl LanesHandle {
         answer.await.unwrap_or_default()
     }
 
-    /// How all lanes fare.
-    pub async fn inspect_all(&self) -> Vec<(PartnerNo, LaneGlance)> {
+    /// How all lanes fare; `None` when the loop has ended.
+    pub async fn inspect_all(&self) -> Option<Vec<(PartnerNo, LaneGlance)>> {
         let (reply, answer) = oneshot::channel();
         self.tell(Input::InspectAll(reply));
-        answer.await.unwrap_or_default()
+        answer.await.ok()
     }
 
     /// Passes a partner's word on; true when the delivery was open.

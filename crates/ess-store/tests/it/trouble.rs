@@ -66,10 +66,12 @@ async fn each_kind_of_trouble_is_found_with_its_oldest_event_and_is_gone_when_it
     let other = open.store.troubles(PartnerNo(2), [None, None]).await.unwrap();
     assert!(other.blocked.is_none() && other.dead.is_none() && other.open.is_none() && other.offline_since.is_none());
 
-    let late = |seq| Change::Acked(match acked(key(seq, 1)) {
-        Change::Acked(receipt) => ess_store::AckReceipt { has_rows: true, ..receipt },
-        _ => unreachable!(),
-    });
+    let late = |seq| {
+        Change::Acked(match acked(key(seq, 1)) {
+            Change::Acked(receipt) => ess_store::AckReceipt { has_rows: true, ..receipt },
+            _ => unreachable!(),
+        })
+    };
     open.record(seqs.iter().map(|seq| late(*seq)).collect()).await;
     let found = open.store.troubles(P1, [None, None]).await.unwrap();
     assert!(found.blocked.is_none() && found.dead.is_none() && found.outstanding.is_none() && found.open.is_none());

@@ -492,7 +492,7 @@ mod tests {
         let failure = read(&example.replace("[ops-email, pager]", "[ops-mail]")).unwrap_err();
         assert!(failure.detail.contains("escalate_to: there is no target ops-mail"), "{}", failure.detail);
         let failure = read("targets: {a: {type: slack, url: 7}}").unwrap_err();
-        assert!(failure.detail.contains("targets.a.url"), "{}", failure.detail);
+        assert!(failure.detail.contains("targets.a.url: expected a text"), "{}", failure.detail);
     }
 
     #[test]
