@@ -116,7 +116,8 @@ async fn open(dir: &std::path::Path) -> Hub {
     let find_secret: ess_hub::FindSecret = Arc::new(|_| Err("there are no secrets in tests".to_owned()));
     let dir = dir.to_owned();
     let notary = NotaryOptions { every: Duration::from_secs(3_600), dir: None };
-    let options = HubOptions { opened, dir, dialer: dialer.unwrap(), scripts, find_secret, free_bytes_min: 0, notary };
+    let (dialer, escalation) = (dialer.unwrap(), ess_hub::EscalationOptions::default());
+    let options = HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min: 0, notary, escalation };
     Hub::start(options).await.unwrap()
 }
 
