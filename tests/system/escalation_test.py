@@ -419,7 +419,7 @@ def test_a_mail_goes_out_by_starttls_or_tls_with_a_password(
             "url": f"{scheme}://localhost:{server.port}",
             "from": "hub@agency.example",
             "to": ["ops@agency.example", "duty@agency.example"],
-            "auth": {"basic": {"user": "hub", "password": "env:MAIL_PASSWORD"}},
+            "auth": {"user": "hub", "password": "env:MAIL_PASSWORD"},
         }
         hub = configure(
             {"targets": {"ops-email": target}, "escalate_to": ["ops-email"]},

@@ -59,3 +59,10 @@ pub(crate) const SMTP_LINE_BYTES_MAX: usize = 2 * 1024;
 
 /// Lines of one reply of a mail server.
 pub(crate) const SMTP_LINES_MAX: usize = 100;
+
+/// Threads that one partner's directory may hold. One that hangs, as on a share whose server is gone, goes on until the
+/// system ends it.
+pub(crate) const FILE_THREADS_MAX: usize = 4;
+
+/// Half-written drops of earlier attempts that are looked for and removed.
+pub(crate) const PARTS_MAX: u32 = 64;

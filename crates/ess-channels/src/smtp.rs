@@ -13,13 +13,12 @@ use zeroize::Zeroizing;
 
 use crate::channel::ChannelError;
 use crate::credential::Credential;
-use crate::dialer::Dialer;
-use crate::guard::Security;
+use crate::dialer::{Dialer, protect};
 use crate::limits::{REASON_CHARS_MAX, SMTP_LINE_BYTES_MAX, SMTP_LINES_MAX};
 use crate::mail::Mail;
 use crate::progress::Progress;
 use crate::stream::Stream;
-use crate::target::Target;
+use crate::target::{SMTP, SMTP_PLAIN, Security, Target};
 use crate::wire::io_words;
 
 /// How a mail server is reached.
@@ -29,7 +28,7 @@ pub struct MailerOptions<'a> {
     pub url: &'a str,
     /// `smtp://` without TLS: only to addresses that the operator allowed, and without a password.
     pub is_plain: bool,
-    /// `Credential::Basic`, or none.
+    /// A user and a password, or none.
     pub credential: Credential,
 }
 
@@ -83,22 +82,22 @@ impl Mailer {
     /// # Errors
     /// The address or the login can't be used.
     pub fn open(options: MailerOptions<'_>, dialer: &Dialer) -> Result<Mailer, ChannelError> {
-        let mut target = Target::parse_smtp(options.url)?;
-        let security = match (options.url.starts_with("smtps://"), options.is_plain) {
-            (true, false) => Tls::First(dialer.tls_bare()),
-            (true, true) => return Err(ChannelError::Url("smtps:// is never without TLS".to_owned())),
-            (false, false) => Tls::Start(dialer.tls_bare()),
-            (false, true) => Tls::Never,
-        };
-        if matches!(security, Tls::Never) {
-            target.security = Security::Plain;
+        let target = Target::parse(options.url, if options.is_plain { &SMTP_PLAIN } else { &SMTP })?;
+        if target.path != "/" || target.user.is_some() {
+            let why = "a mail server's address is a host and a port; `auth` names the user";
+            return Err(ChannelError::Url(why.to_owned()));
         }
+        let security = match target.security {
+            Security::Tls => Tls::First(dialer.tls(&[])),
+            Security::Own => Tls::Start(dialer.tls(&[])),
+            Security::Plain => Tls::Never,
+        };
         let login = match &options.credential {
             Credential::None => None,
-            Credential::Basic { .. } if options.is_plain => {
+            Credential::Password { .. } if options.is_plain => {
                 return Err(ChannelError::Credential("a password is not sent without TLS".to_owned()));
             }
-            Credential::Basic { user, password } => {
+            Credential::Password { user: Some(user), password } => {
                 Some(Login { user: user.clone(), password: Zeroizing::new(password.clone()) })
             }
             _ => return Err(ChannelError::Credential("a mail server takes a user and a password".to_owned())),
@@ -162,7 +161,7 @@ impl Mailer {
             return Err(refuse("the mail server spoke before TLS began: somebody may be in between"));
         }
         let Stream::Plain(socket) = talk.stream else { return Err(refuse("TLS was begun twice")) };
-        let stream = self.dialer.secure(socket, &self.target, tls, progress).await.map_err(MailError::Failed)?;
+        let stream = protect(socket, &self.target, tls, progress).await.map_err(MailError::Failed)?;
         Ok(Talk { stream, buffer: Vec::new() })
     }
 }

@@ -3,6 +3,7 @@
 use ess_core::delivery::State;
 use ess_core::id::EventId;
 use ess_core::lane::{Action, Record};
+use ess_core::partner::ChannelKind;
 use ess_core::time::Time;
 
 use crate::deliver::Delivery;
@@ -78,7 +79,16 @@ pub fn tell_action(delivery: &Delivery, happenings: &Happenings, registered: &Re
         Action::Outstanding { seq, .. } => (
             "delivery.unacknowledged",
             Some(*seq),
-            format!("{partner} took the event but sent no ACK; if a 2xx is its receipt, set `ack: {{by: status}}`"),
+            match registered.partner.channel {
+                ChannelKind::Webhook => format!(
+                    "{partner} took the event but sent no ACK; if a 2xx is its receipt, set `ack: {{by: status}}`"
+                ),
+                _ => format!(
+                    "{partner} was given the event but sent no ACK; {}; if the delivery itself is its receipt, set \
+                     `ack: {{by: status}}`",
+                    registered.partner.ack.awaited()
+                ),
+            },
         ),
         Action::WentOffline => ("partner.offline", None, format!("{partner} keeps failing; one probe at a time")),
         Action::GaveUp { failing_since } => (

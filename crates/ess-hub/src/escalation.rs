@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ess_channels::Dialer;
 use ess_core::access::Principal;
 use ess_core::escalation::{
     ALERT_AGAIN_EVERY, Cause, LOG, Note, Open, Quiet, Rules, Sighting, Target, TargetKind, TargetRules, Telling, Told,
@@ -28,7 +27,7 @@ use crate::hub::Hub;
 use crate::lanes::LaneGlance;
 use crate::metrics::{CauseLabels, OpsLabels};
 use crate::publish::unavailable;
-use crate::registry::FindSecret;
+use crate::registry::Opener;
 use crate::view::{EscalationView, TargetTest, TargetView};
 use targets::Targets;
 
@@ -115,8 +114,8 @@ struct Fares {
 
 impl Ops {
     /// Opens the targets; one that can't be used is named in the log and fails when it is told something.
-    pub(crate) fn open(options: EscalationOptions, hub_name: &str, dialer: &Dialer, find_secret: &FindSecret) -> Self {
-        let targets = Targets::open(&options.targets, dialer, find_secret);
+    pub(crate) fn open(options: EscalationOptions, hub_name: &str, opener: &Opener) -> Self {
+        let targets = Targets::open(&options.targets, opener);
         Self { options, hub_name: hub_name.to_owned(), targets, board: Mutex::default() }
     }
 

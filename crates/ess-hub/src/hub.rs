@@ -32,6 +32,7 @@ use crate::registry::{FindSecret, Opener, Registered, Registry, Snapshot};
 use crate::rules::Rules;
 use crate::scripts::Scripts;
 use crate::view::Happening;
+use crate::watch::{self, Watches};
 use tokio::sync::mpsc;
 
 /// The setting that holds the seed of the key for messages.
@@ -97,19 +98,21 @@ impl Hub {
         let metrics = Arc::new(Metrics::default());
         let key = Arc::new(signing_key(&store, SIGNING_SEED).await?);
         let notary = Arc::new(Notary::new(signing_key(&store, LEDGER_SEED).await?, notary));
-        let ops = Arc::new(Ops::open(escalation, notary.name(), &dialer, &find_secret));
         let opener = Arc::new(Opener { dialer, find_secret });
+        let ops = Arc::new(Ops::open(escalation, notary.name(), &opener));
         let registry = Registry::default();
         let rules = Rules::read(&start.rules).map_err(StoreError::Damaged)?;
         scripts.set_tables(rules.tables.clone());
         registry.swap(first_snapshot(&opener, &start.partners, rules)?);
         let workshop = Workshop { scripts, key, metrics: metrics.clone() };
+        let (watches, orders) = Watches::new();
         let delivery = Arc::new(Delivery {
             store: store.clone(),
             cells: Cells::default(),
             registry,
             workshop,
             clock: Clock::start(),
+            watches,
             metrics,
             attention: Default::default(),
         });
@@ -137,6 +140,7 @@ impl Hub {
         };
         for registered in hub.delivery.registry.snapshot().partners.values() {
             hub.seat(registered.clone(), start.head).await?;
+            hub.delivery.watches.watch(registered);
         }
         hub.take_back_again().await.map_err(|problem| StoreError::Damaged(problem.detail))?;
         let loops = vec![
@@ -144,6 +148,7 @@ impl Hub {
             tokio::spawn(notary::run(hub.clone())),
             tokio::spawn(escalation::run(hub.clone(), start.escalations)),
             tokio::spawn(grant(hub.clone(), wishes)),
+            tokio::spawn(watch::run(hub.clone(), orders)),
             tokio::spawn(loop_.run()),
         ];
         *hub.loops.lock().unwrap_or_else(PoisonError::into_inner) = loops;
@@ -175,6 +180,7 @@ impl Hub {
 
     /// Stops: nothing new is sent, what is under way may end within `bound`, everything is written down.
     pub async fn stop(&self, bound: Duration) {
+        self.delivery.watches.stop().await;
         if tokio::time::timeout(bound, self.lanes.drain()).await.is_err() {
             tracing::warn!("some attempts did not end in time; they are made again at the next start");
         }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use ess_core::event::{Event, Kind};
 use ess_core::id::{EventId, PartnerNo, Seq};
-use ess_core::lane::{Action, Command, Lane, Offer, OpenDelivery, Policy, Report, URGENT};
+use ess_core::lane::{Action, Command, Lane, Offer, OpenDelivery, OpenState, Policy, Record, Report, URGENT};
+use ess_core::partner::AckBy;
 use ess_core::time::Time;
 use ess_store::{LaneStart, Recorded};
 use tokio::sync::{mpsc, oneshot};
@@ -486,6 +487,12 @@ impl Lanes {
                 }
                 Action::Record(record) => {
                     tell_record(&self.delivery, &self.happenings, &seat.registered, &record, now);
+                    if let Record::Failed { open, .. } = &*record
+                        && open.state == OpenState::AwaitingAck
+                        && seat.registered.partner.ack.by == AckBy::File
+                    {
+                        self.delivery.watches.stir(no);
+                    }
                     records::push(&mut self.records, no, *record);
                 }
                 Action::Load { after, limit } => errands::spawn_load(&self.delivery, &self.handle, no, after, limit),

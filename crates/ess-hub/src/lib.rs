@@ -29,6 +29,7 @@ mod snapshot;
 mod tables;
 mod tokens;
 pub mod view;
+mod watch;
 
 pub use acks::Word;
 pub use dead_letters::Letters;

@@ -263,6 +263,9 @@ impl Workshop {
             body: body.bytes.clone(),
             body_digest: body.digest,
             test: content.test,
+            replay: marking.round > 0,
+            partner_seq: marking.partner_seq,
+            attempt: marking.attempt,
         }
     }
 

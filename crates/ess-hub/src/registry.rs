@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use ess_channels::{Channel, Credential, Dialer};
 use ess_core::id::{Digest, PartnerId, PartnerNo, Subject, Version};
-use ess_core::partner::{AckPolicy, Auth, ChannelKind, Fallback, Partner, SecretRef, Tests};
+use ess_core::partner::{AckPolicy, Auth, Fallback, Partner, SecretRef, Tests};
 use ess_core::signature::SigningSecret;
 use ess_core::time::Time;
 
@@ -66,6 +66,14 @@ impl Registered {
         }
     }
 
+    /// The way for real events, or the one for dry runs.
+    pub fn channel_for(&self, test: bool) -> &Result<Arc<Channel>, String> {
+        match (&self.test_channel, test) {
+            (Some(channel), true) => channel,
+            _ => &self.channel,
+        }
+    }
+
     /// The version that it gets of an event.
     #[must_use]
     pub fn version_of(&self, subject: &Subject, published: Version) -> Version {
@@ -99,7 +107,7 @@ impl Opener {
             Tests::To(url) => Some(self.open(&partner, url)),
             Tests::Deliver | Tests::Skip => None,
         };
-        let fallback = partner.fallback.as_ref().map(|fallback| self.open_fallback(&partner, fallback));
+        let fallback = partner.fallback.as_ref().map(|fallback| self.open_fallback(fallback));
         Registered {
             no,
             adapter,
@@ -114,30 +122,18 @@ impl Opener {
         }
     }
 
-    /// Without the login of the partner's own address: that is not for another.
-    fn open_fallback(&self, partner: &Partner, fallback: &Fallback) -> FallbackWay {
-        let channel = match fallback.channel.as_str() {
-            "webhook" => {
-                let connections_max = partner.limits.in_flight as usize;
-                let (kind, credential) = (ChannelKind::Webhook, Credential::None);
-                Channel::open(kind, &fallback.url, credential, &self.dialer, connections_max)
-                    .map(Arc::new)
-                    .map_err(|error| error.to_string())
-            }
-            other => Err(format!("the fallback channel {other} is not built yet")),
-        };
-        FallbackWay { channel, ack: partner.ack.clone() }
+    fn open_fallback(&self, fallback: &Fallback) -> FallbackWay {
+        let channel = self.open(&fallback.partner, fallback.partner.url.as_deref().unwrap_or_default());
+        FallbackWay { channel, ack: fallback.partner.ack.clone() }
     }
 
     fn open(&self, partner: &Partner, url: &str) -> Result<Arc<Channel>, String> {
         let credential = self.credential(partner.auth.as_ref())?;
-        let connections_max = partner.limits.in_flight as usize;
-        Channel::open(partner.channel, url, credential, &self.dialer, connections_max)
-            .map(Arc::new)
-            .map_err(|error| error.to_string())
+        Channel::open(partner, url, credential, &self.dialer).map(Arc::new).map_err(|error| error.to_string())
     }
 
-    fn credential(&self, auth: Option<&Auth>) -> Result<Credential, String> {
+    /// A login with its secrets.
+    pub(crate) fn credential(&self, auth: Option<&Auth>) -> Result<Credential, String> {
         let find = |secret: &SecretRef| (self.find_secret)(secret);
         Ok(match auth {
             None => Credential::None,
@@ -148,6 +144,14 @@ impl Opener {
                 client_id: client_id.clone(),
                 client_secret: find(client_secret)?,
                 scope: scope.clone(),
+            },
+            Some(Auth::Password { user, password }) => {
+                Credential::Password { user: user.clone(), password: find(password)? }
+            }
+            Some(Auth::Key { user, key, passphrase }) => Credential::Key {
+                user: user.clone(),
+                key: find(key)?,
+                passphrase: passphrase.as_ref().map(find).transpose()?,
             },
             Some(Auth::Mtls { cert, key }) => Credential::Mtls { cert_pem: find(cert)?, key_pem: find(key)? },
         })

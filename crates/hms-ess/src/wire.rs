@@ -38,6 +38,7 @@ pub(crate) async fn hub(config: &Config) -> Result<Hub> {
     }
     let dialer = Dialer::new(DialerOptions {
         allow: config.allow_net.clone(),
+        allow_dir: config.allow_dir.clone(),
         extra_roots_pem,
         system_roots: true,
         user_agent: concat!("hms-ess/", env!("CARGO_PKG_VERSION")).to_owned(),

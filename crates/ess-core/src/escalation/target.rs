@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::Quiet;
-use crate::partner::{Auth, Part, SecretRef, Secrets, expected, invalid, read_auth, write_auth};
+use crate::partner::{Auth, ChannelKind, Part, SecretRef, Secrets, expected, invalid, read_auth, write_auth};
 use crate::problem::{Code, Problem};
 
 /// The log and the hub's own happenings: told of all trouble, whatever is configured.
@@ -229,7 +229,8 @@ fn read_kind(word: &str, part: &Part<'_>) -> Result<TargetKind, Problem> {
         check_url(&url, part)?;
         Ok::<_, Problem>(url)
     };
-    let auth = || part.get("auth").map(read_auth).transpose();
+    let channel = if word == "email" { ChannelKind::Email } else { ChannelKind::Webhook };
+    let auth = || part.get("auth").map(|auth| read_auth(auth, channel)).transpose();
     Ok(match word {
         "webhook" => {
             let hint = "messages are signed; name the secret that the receiver checks, such as env:OPS_SECRET (whsec_ and base64)";
@@ -267,8 +268,8 @@ fn read_email(part: &Part<'_>, auth: Option<Auth>) -> Result<TargetKind, Problem
     if let Some(bad) = to.iter().find(|address| !is_address(address)) {
         return Err(wrong("to", bad));
     }
-    if !matches!(auth, None | Some(Auth::Basic { .. })) {
-        return Err(invalid(&part.path("auth"), "a mail server takes `basic: {user, password}`"));
+    if !matches!(auth, None | Some(Auth::Password { user: Some(_), .. })) {
+        return Err(invalid(&part.path("auth"), "a mail server takes `{user: …, password: …}`"));
     }
     let is_plain = part.word("tls", false, &[("required", false), ("none", true)])?;
     if is_plain && (auth.is_some() || url.starts_with("smtps:")) {
@@ -319,7 +320,7 @@ mod tests {
             ),
             (
                 json!({"type": "email", "url": "smtps://m.example", "from": "hub@x.example", "to": ["a@x.example"],
-                "auth": {"basic": {"user": "u", "password": "hunter2"}}, "quiet": "22:00-06:00 UTC", "severity": "error"}),
+                "auth": {"user": "u", "password": "hunter2"}, "quiet": "22:00-06:00 UTC", "severity": "error"}),
                 "hunter2",
             ),
             (

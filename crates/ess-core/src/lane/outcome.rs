@@ -39,7 +39,8 @@ impl Lane {
                 self.end_acked(place, evidence, attempt, now, Some(tried));
             }
             Verdict::Received => {
-                self.await_ack(place, "delivered; the ACK comes by callback".to_owned(), tried, now);
+                let reason = format!("delivered; {}", self.policy.ack.awaited());
+                self.await_ack(place, reason, tried, now);
             }
             Verdict::Unacknowledged { reason } => self.await_ack(place, reason, tried, now),
             Verdict::Nack { reason } => {

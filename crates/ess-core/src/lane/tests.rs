@@ -26,7 +26,7 @@ fn policy(order: Order) -> Policy {
             give_up_after: Duration::from_secs(86_400),
             redrive: Redrive::OnRecovery,
         },
-        ack: AckPolicy { by: AckBy::Body, within: Duration::from_secs(30), resend: 3 },
+        ack: AckPolicy { by: AckBy::Body, within: Duration::from_secs(30), resend: 3, place: None },
         limits: Limits { in_flight: 16, per_second: 0.0 },
         fallback_after: None,
     }

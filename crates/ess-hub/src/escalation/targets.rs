@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ess_channels::{Channel, Credential, Dialer, Mail, Mailer, MailerOptions};
+use ess_channels::{Mail, Mailer, MailerOptions, Webhook};
 use ess_core::escalation::{Note, Target, TargetKind, alertmanager, html, pagerduty, slack, webhook};
 use ess_core::id::{Digest, EventId, Subject, Version};
 use ess_core::message::Message;
-use ess_core::partner::{Auth, ChannelKind, SecretRef};
+use ess_core::partner::{Auth, SecretRef};
 use ess_core::receipt::Receipt;
 use ess_core::signature::{Ed25519Key, SigningSecret, sign_v1, sign_v1a};
 use serde_json::Value;
 
-use crate::registry::FindSecret;
+use crate::registry::Opener;
 
 /// One try, from the name's resolution to the answer's last byte.
 const SEND_WITHIN: Duration = Duration::from_secs(20);
@@ -26,18 +26,18 @@ pub(super) struct Targets(BTreeMap<String, (Target, Result<Way, String>)>);
 /// How a target is reached.
 enum Way {
     /// Signed.
-    Webhook(Channel, SigningSecret),
+    Webhook(Webhook, SigningSecret),
     /// With the integration's key in the body.
-    PagerDuty(Channel, String),
-    Slack(Channel),
-    Alertmanager(Channel),
+    PagerDuty(Webhook, String),
+    Slack(Webhook),
+    Alertmanager(Webhook),
     Mail(Mailer),
 }
 
 impl Targets {
-    pub(super) fn open(targets: &BTreeMap<String, Target>, dialer: &Dialer, find_secret: &FindSecret) -> Self {
+    pub(super) fn open(targets: &BTreeMap<String, Target>, opener: &Opener) -> Self {
         let open = |(name, target): (&String, &Target)| {
-            let way = Way::open(&target.kind, dialer, find_secret);
+            let way = Way::open(&target.kind, opener);
             if let Err(reason) = &way {
                 tracing::error!(target = name, reason, "the target {name} can't be used");
             }
@@ -83,12 +83,12 @@ impl Targets {
 }
 
 impl Way {
-    fn open(kind: &TargetKind, dialer: &Dialer, find_secret: &FindSecret) -> Result<Self, String> {
-        let find = |secret: &SecretRef| find_secret(secret);
+    fn open(kind: &TargetKind, opener: &Opener) -> Result<Self, String> {
+        let find = |secret: &SecretRef| (opener.find_secret)(secret);
         let channel = |url: &SecretRef, path: &str, auth: Option<&Auth>| {
             let url = format!("{}{path}", find(url)?.trim_end_matches('/').trim());
-            let credential = credential(auth, find_secret)?;
-            Channel::open(ChannelKind::Webhook, &url, credential, dialer, 1).map_err(|error| error.to_string())
+            let credential = opener.credential(auth)?;
+            Webhook::open(&url, &credential, &opener.dialer, 1).map_err(|error| error.to_string())
         };
         Ok(match kind {
             TargetKind::Webhook { url, secret, auth } => {
@@ -99,32 +99,15 @@ impl Way {
             TargetKind::Slack { url } => Way::Slack(channel(url, "", None)?),
             TargetKind::Alertmanager { url, auth } => Way::Alertmanager(channel(url, "/api/v2/alerts", auth.as_ref())?),
             TargetKind::Email { url, auth, is_plain, .. } => {
-                let credential = credential(auth.as_ref(), find_secret)?;
+                let credential = opener.credential(auth.as_ref())?;
                 let options = MailerOptions { url, is_plain: *is_plain, credential };
-                Way::Mail(Mailer::open(options, dialer).map_err(|error| error.to_string())?)
+                Way::Mail(Mailer::open(options, &opener.dialer).map_err(|error| error.to_string())?)
             }
         })
     }
 }
 
-fn credential(auth: Option<&Auth>, find_secret: &FindSecret) -> Result<Credential, String> {
-    Ok(match auth {
-        None => Credential::None,
-        Some(Auth::Bearer(token)) => Credential::Bearer(find_secret(token)?),
-        Some(Auth::Basic { user, password }) => {
-            Credential::Basic { user: user.clone(), password: find_secret(password)? }
-        }
-        Some(Auth::OAuth2 { token_url, client_id, client_secret, scope }) => Credential::OAuth2 {
-            token_url: token_url.clone(),
-            client_id: client_id.clone(),
-            client_secret: find_secret(client_secret)?,
-            scope: scope.clone(),
-        },
-        Some(Auth::Mtls { cert, key }) => Credential::Mtls { cert_pem: find_secret(cert)?, key_pem: find_secret(key)? },
-    })
-}
-
-async fn post(channel: &Channel, message: &Message) -> Result<(), String> {
+async fn post(channel: &Webhook, message: &Message) -> Result<(), String> {
     let deadline = tokio::time::Instant::now() + SEND_WITHIN;
     match channel.send(message, deadline).await {
         Receipt::Answer(answer) if (200..300).contains(&answer.status) => Ok(()),
@@ -136,6 +119,8 @@ async fn post(channel: &Channel, message: &Message) -> Result<(), String> {
                 .to_owned())
         }
         Receipt::Failed(failure) => Err(failure.reason),
+        // What other channels say; a POST is answered or fails.
+        _ => Err("no HTTP answer".to_owned()),
     }
 }
 
@@ -149,6 +134,9 @@ fn plain(note: &Note, body: &Value) -> Message {
         extension: "json",
         content_type: "application/json".to_owned(),
         headers: Vec::new(),
+        attempt: 1,
+        partner_seq: None,
+        replay: false,
         body_digest: Digest::of(&body),
         body,
         test: note.about.is_none(),
