@@ -12,6 +12,7 @@ mod deliver;
 mod escalation;
 mod filters;
 mod happenings;
+mod heartbeat;
 mod hub;
 mod lanes;
 mod metrics;
