@@ -33,7 +33,7 @@ pub enum ChannelError {
 #[derive(Debug)]
 pub enum Channel {
     /// HTTP POST.
-    Webhook(Webhook),
+    Webhook(Box<Webhook>),
     /// A drop in a directory.
     File(FileDrop),
 }
@@ -53,7 +53,7 @@ impl Channel {
         match partner.channel {
             ChannelKind::Webhook => {
                 let connections_max = partner.limits.in_flight as usize;
-                Webhook::open(url, &credential, dialer, connections_max).map(Channel::Webhook)
+                Webhook::open(url, &credential, dialer, connections_max).map(Box::new).map(Channel::Webhook)
             }
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
             // A document of such a channel is refused before it becomes a partner.
