@@ -4,6 +4,7 @@
 //! at again and again, overdue ones are found by the age of their oldest delivery, and all others in turn, a few each second. What
 //! was told is remembered in the store. A target that fails holds nothing up but itself.
 
+mod ask;
 mod look;
 mod targets;
 
@@ -11,13 +12,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ess_core::access::Principal;
 use ess_core::escalation::{
     ALERT_AGAIN_EVERY, Cause, LOG, Note, Open, Quiet, Rules, Sighting, Target, TargetKind, TargetRules, Telling, Told,
-    Watch, WatchedTrouble, commands,
+    Watch, WatchedTrouble,
 };
-use ess_core::id::{PartnerId, PartnerNo};
-use ess_core::partner::{Partner, Secrets};
+use ess_core::id::PartnerNo;
+use ess_core::partner::Partner;
 use ess_core::problem::{Code, Problem};
 use ess_core::time::Time;
 use ess_store::StoredEscalation;
@@ -26,9 +26,7 @@ use tokio::task::JoinSet;
 use crate::hub::Hub;
 use crate::lanes::LaneGlance;
 use crate::metrics::{CauseLabels, OpsLabels};
-use crate::publish::unavailable;
 use crate::registry::Opener;
-use crate::view::{EscalationView, TargetTest, TargetView};
 use targets::Targets;
 
 /// How often is looked.
@@ -428,81 +426,4 @@ fn tell_log(hub: &Hub, telling: &Telling, note: &Note, now: Time) {
     let kind = if note.is_end { "ops.clear" } else { "ops.trouble" };
     let oldest = note.trouble.as_ref().and_then(|trouble| trouble.oldest.clone());
     hub.happenings.tell(now, kind, oldest, Some(partner.clone()), text);
-}
-
-impl Hub {
-    /// Trouble that is there now, urgent first, then oldest; of one partner if it is named.
-    #[must_use]
-    pub fn escalations(&self, partner: Option<&PartnerId>) -> Vec<EscalationView> {
-        let troubles = self.ops.board.lock().unwrap_or_else(PoisonError::into_inner).troubles.clone();
-        let snapshot = self.delivery.registry.snapshot();
-        let is_log = |name: &String| name == LOG;
-        let mut views: Vec<EscalationView> = troubles
-            .into_iter()
-            .map(|watched| {
-                let name = snapshot.name(watched.partner);
-                let run = commands(&name, watched.cause, &watched.trouble);
-                EscalationView {
-                    cause: watched.cause.word(),
-                    since: watched.trouble.since,
-                    urgent: watched.trouble.urgent,
-                    deliveries: watched.trouble.count,
-                    oldest_event: watched.trouble.oldest,
-                    last_error: watched.trouble.error,
-                    run: run.into_iter().map(|(command, _)| command).collect(),
-                    told: watched.told.into_iter().filter(|name| !is_log(name)).collect(),
-                    waiting: watched.waiting.into_iter().filter(|(name, _)| !is_log(name)).collect(),
-                    partner: name,
-                }
-            })
-            .filter(|view| partner.is_none_or(|partner| *partner == view.partner))
-            .collect();
-        views.sort_by_key(|view| (!view.urgent, view.since));
-        views
-    }
-
-    /// The configured targets and how they fare, by name.
-    #[must_use]
-    pub fn targets(&self) -> Vec<TargetView> {
-        let fares = self.ops.board.lock().unwrap_or_else(PoisonError::into_inner).fares.clone();
-        let view = |(name, target): (&String, &Target)| {
-            let fares = fares.get(name).cloned().unwrap_or_default();
-            TargetView {
-                name: name.clone(),
-                document: target.to_json(Secrets::Masked),
-                failures: fares.failures,
-                not_before: Some(fares.not_before).filter(|time| *time > self.now()),
-                sent_at: fares.sent_at,
-                last_error: fares.last_error.or_else(|| self.ops.targets.unusable(name)),
-            }
-        };
-        self.ops.options.targets.iter().map(view).collect()
-    }
-
-    /// Sends a marked message to a target, and says what came back.
-    ///
-    /// # Errors
-    /// There is none of this name.
-    pub async fn test_target(&self, name: &str, by: &Principal) -> Result<TargetTest, Problem> {
-        if !self.ops.options.targets.contains_key(name) {
-            let known: Vec<&str> = self.ops.options.targets.keys().map(String::as_str).collect();
-            let hint = if known.is_empty() {
-                "`targets:` in the hub's configuration has none".to_owned()
-            } else {
-                format!("known are {}", known.join(", "))
-            };
-            return Err(Problem::new(Code::NotFound, format!("there is no target {name}")).with_hint(hint));
-        }
-        let audit = self.audit(by, "target.test", name, None);
-        self.delivery.store.put_audit(audit).await.map_err(|error| unavailable(&error))?;
-        let began = self.now();
-        let note = Note::test(&self.ops.hub_name, name, began);
-        let sent = self.ops.targets.send(name, &note, &self.delivery.workshop.key).await;
-        let took = self.now().since(began);
-        let (sent, reason) = match sent {
-            Ok(()) => (true, "taken".to_owned()),
-            Err(reason) => (false, reason),
-        };
-        Ok(TargetTest { sent, reason, took })
-    }
 }
