@@ -122,7 +122,7 @@ async fn what_ops_were_told_is_there_after_a_restart_until_it_is_taken_back() {
     };
     open.store.put_escalation(told.clone()).await.unwrap();
     let open = open.reopen().await;
-    assert_eq!(open.start.escalations, [told.clone()]);
+    assert_eq!(open.start.escalations, std::slice::from_ref(&told));
     open.store.remove_escalation(told).await.unwrap();
     assert!(open.reopen().await.start.escalations.is_empty());
 }
