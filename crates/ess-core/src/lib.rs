@@ -8,6 +8,7 @@ pub mod cloudevents;
 pub mod delivery;
 pub mod duration;
 pub mod envelope;
+pub mod escalation;
 pub mod event;
 pub mod format;
 pub mod id;

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 
 use crate::api::{
-    acks, audit, backup, bridges, bulk, dead_letters, deliveries, events, health, holds, inbox, keys, ledger,
-    ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, tokens,
+    acks, audit, backup, bridges, bulk, dead_letters, deliveries, escalations, events, health, holds, inbox, keys,
+    ledger, ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, targets, tokens,
 };
 use crate::refusal;
 use crate::routes::OPEN;
@@ -24,6 +24,7 @@ use crate::routes::OPEN;
         (name = "Bridges", description = "Scripts that turn one version of a payload into another."),
         (name = "Schemas and tables", description = "What payloads must look like, and what scripts look up."),
         (name = "Deliveries", description = "What is still open, and what was given up."),
+        (name = "Escalation", description = "Trouble of partners, and where Ops are told of it."),
         (name = "Audit", description = "The Ack Ledger, the audit trail, legal holds."),
         (name = "Tokens", description = "Who may do what."),
         (name = "Hub", description = "The hub itself: its health, its life, its backup."),
@@ -41,6 +42,7 @@ use crate::routes::OPEN;
         tables::add_table, tables::list_tables, tables::remove_table,
         deliveries::list_unacked, dead_letters::list_dead_letters, dead_letters::redrive_dead_letters,
         dead_letters::discard_dead_letters,
+        escalations::list_escalations, targets::list_targets, targets::test_target,
         ledger::list_ledger, ledger::read_checkpoint, ledger::make_checkpoint, ledger::prove_receipt,
         ledger::prove_consistency, ledger::verify_ledger, ledger_export::export_ledger, packet::read_packet, audit::list_audit,
         holds::place_hold, holds::list_holds, holds::lift_hold,

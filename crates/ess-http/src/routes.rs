@@ -9,8 +9,8 @@ use axum::routing::{MethodFilter, on};
 use ess_core::problem::{Code, Problem};
 
 use crate::api::{
-    acks, audit, backup, bridges, dead_letters, deliveries, events, health, holds, inbox, keys, ledger, ledger_export,
-    packet, partner_events, partners, publish, schemas, stream, tables, tokens,
+    acks, audit, backup, bridges, dead_letters, deliveries, escalations, events, health, holds, inbox, keys, ledger,
+    ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, targets, tokens,
 };
 use crate::docs;
 use crate::refusal::Refusal;
@@ -58,6 +58,8 @@ pub(crate) fn routes() -> Routes {
         .get("/v1/tables", tables::list_tables)
         .get("/v1/dead-letters", dead_letters::list_dead_letters)
         .get("/v1/unacked", deliveries::list_unacked)
+        .get("/v1/escalations", escalations::list_escalations)
+        .get("/v1/targets", targets::list_targets)
         .get("/v1/ledger", ledger::list_ledger)
         .get("/v1/ledger/checkpoint", ledger::read_checkpoint)
         .post("/v1/ledger/checkpoint", ledger::make_checkpoint)
@@ -89,6 +91,7 @@ pub(crate) fn routes() -> Routes {
         .post("/v1/holds", holds::place_hold)
         .post("/v1/dead-letters/redrive", dead_letters::redrive_dead_letters)
         .post("/v1/dead-letters/discard", dead_letters::discard_dead_letters)
+        .post("/v1/targets/{name}/test", targets::test_target)
         // Admins.
         .post("/v1/tokens", tokens::create_token)
         .get("/v1/tokens", tokens::list_tokens)

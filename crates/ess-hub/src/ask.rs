@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ess_core::delivery::{DeliveryKey, State};
-use ess_core::event::Event;
+use ess_core::event::{Event, Priority};
 use ess_core::id::{EventId, PartnerId, PartnerNo, Seq};
 use ess_core::message::message_id;
 use ess_core::problem::{Code, Problem};
@@ -348,6 +348,8 @@ pub(crate) fn view(delivery: StoredDelivery, event: &Arc<Event>, snapshot: &Snap
         evidence: delivery.evidence,
         body_digest: delivery.body_digest.filter(|digest| digest.0 != [0; 32]),
         scripts: delivery.scripts,
+        urgent: event.content.priority == Priority::Urgent,
+        recorded_at: event.recorded_at,
         state,
     })
 }

@@ -12,6 +12,7 @@ use ess_store::Store;
 
 use crate::cells::{Cell, Cells};
 use crate::clock::Clock;
+use crate::escalation::Attention;
 use crate::metrics::{AttemptLabels, Metrics};
 use crate::prepare::{Marking, Workshop};
 use crate::registry::{Registered, Registry};
@@ -42,6 +43,8 @@ pub struct Delivery {
     pub watches: Watches,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Partners whose trouble may have changed.
+    pub attention: Attention,
 }
 
 impl Delivery {

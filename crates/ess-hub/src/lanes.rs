@@ -27,7 +27,7 @@ mod input;
 mod retractions;
 mod seats;
 
-pub use input::{Input, LaneReport, LanesHandle, Retraction, ToLane, Wish, Word};
+pub use input::{Input, LaneGlance, LaneReport, LanesHandle, Retraction, ToLane, Wish, Word};
 use retractions::take_back_at;
 pub use retractions::{Retractions, offer_of};
 
@@ -221,6 +221,7 @@ impl Lanes {
                 }
             }
             Input::Inspect(no, reply) => self.inspect(no, reply),
+            Input::InspectAll(reply) => self.inspect_all(reply),
             Input::Settle(reply) => {
                 self.flush();
                 let _ = reply.send(());

@@ -1,8 +1,10 @@
 //! Counters for Prometheus, with labels from closed sets only.
 
+use ess_core::escalation::Cause;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
@@ -42,6 +44,22 @@ pub struct RemovedLabels {
     pub what: &'static str,
 }
 
+/// Why Ops are told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CauseLabels {
+    /// By its word.
+    pub cause: &'static str,
+}
+
+/// How a message to Ops fared.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OpsLabels {
+    /// The target's kind, by its word.
+    pub target: &'static str,
+    /// `sent` or `failed`.
+    pub result: &'static str,
+}
+
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
@@ -58,6 +76,10 @@ pub struct Metrics {
     pub ack_seconds: Histogram,
     /// What went by age, and pages given back to the disk.
     pub removed: Family<RemovedLabels, Counter>,
+    /// Troubles that are there now, by cause.
+    pub escalations_open: Family<CauseLabels, Gauge>,
+    /// Messages to Ops by kind of target and result.
+    pub escalation_messages: Family<OpsLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -76,7 +98,25 @@ impl Default for Metrics {
         registry.register("bridge_conversions", "Bridge scripts run", conversions.clone());
         registry.register("delivery_ack_seconds", "From recording to the ACK", ack_seconds.clone());
         registry.register("retention_removed", "What went by age, and pages given back", removed.clone());
-        Self { registry, publishes, attempts, acked, conversions, ack_seconds, removed }
+        let escalations_open = Family::<CauseLabels, Gauge>::default();
+        // An alert on what is not there yet would be silent.
+        for cause in Cause::ALL {
+            escalations_open.get_or_create(&CauseLabels { cause: cause.word() }).set(0);
+        }
+        let escalation_messages = Family::default();
+        registry.register("escalation_open", "Troubles of partners by cause", escalations_open.clone());
+        registry.register("escalation_messages", "Messages to Ops by target and result", escalation_messages.clone());
+        Self {
+            registry,
+            publishes,
+            attempts,
+            acked,
+            conversions,
+            ack_seconds,
+            removed,
+            escalations_open,
+            escalation_messages,
+        }
     }
 }
 

@@ -58,6 +58,13 @@ impl Notary {
     }
 }
 
+impl Notary {
+    /// The ledger's name, which is the hub's where two of them report to one place.
+    pub(crate) fn name(&self) -> &str {
+        self.verifier.name()
+    }
+}
+
 /// Makes a checkpoint whenever it is time and there is something new.
 pub(crate) async fn run(hub: Hub) {
     let mut ticks = tokio::time::interval(hub.notary.every);

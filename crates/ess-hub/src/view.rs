@@ -122,6 +122,10 @@ pub struct DeliveryView {
     pub body_digest: Option<Digest>,
     /// SHA-256 of the scripts and tables that made them.
     pub scripts: Arc<[Digest]>,
+    /// The event overtakes others.
+    pub urgent: bool,
+    /// When the event was recorded.
+    pub recorded_at: Time,
 }
 
 /// One try.
@@ -467,4 +471,57 @@ pub struct RedactionReceipt {
     /// The bytes are off the write-ahead log too; if not, somebody still reads from it (a back-up, as a rule) and they leave it
     /// when that is over, or at the next start.
     pub is_wiped: bool,
+}
+
+/// Trouble of a partner that Ops are told of.
+#[derive(Debug, Clone)]
+pub struct EscalationView {
+    /// Whose.
+    pub partner: PartnerId,
+    /// By which cause.
+    pub cause: &'static str,
+    /// Since when.
+    pub since: Time,
+    /// An urgent event is concerned.
+    pub urgent: bool,
+    /// How many deliveries, as far as they were counted.
+    pub deliveries: u64,
+    /// The oldest event.
+    pub oldest_event: Option<EventId>,
+    /// What was said last.
+    pub last_error: Option<String>,
+    /// What to run.
+    pub run: Vec<String>,
+    /// Targets that were told.
+    pub told: Vec<String>,
+    /// Targets that are yet to be told, and not before when.
+    pub waiting: Vec<(String, Time)>,
+}
+
+/// A target and how it fares.
+#[derive(Debug, Clone)]
+pub struct TargetView {
+    /// Its configuration, secrets masked.
+    pub document: serde_json::Value,
+    /// Its name.
+    pub name: String,
+    /// Failures in a row.
+    pub failures: u32,
+    /// It is left alone until then.
+    pub not_before: Option<Time>,
+    /// When a message last got there, since the hub started.
+    pub sent_at: Option<Time>,
+    /// Why the last message did not get there, or why none can.
+    pub last_error: Option<String>,
+}
+
+/// What a test message came to.
+#[derive(Debug, Clone)]
+pub struct TargetTest {
+    /// It got there.
+    pub sent: bool,
+    /// What came back.
+    pub reason: String,
+    /// How long it took.
+    pub took: Duration,
 }

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     apply, audit, backup, bridge, config_show, dead_letters, hold, jsonata, ledger, listen, partner, publish, redact,
-    replay, retract, schema, status, table, tap, token, unacked,
+    replay, retract, schema, status, table, tap, target, token, unacked,
 };
 use crate::config::ServeArgs;
 use crate::demo::DemoArgs;
@@ -82,13 +82,16 @@ pub(crate) enum Command {
     Prove(ledger::ProveArgs),
     /// Write all that is on record about an event, with proofs, into a packet for a court.
     Audit(audit::AuditArgs),
-    /// List deliveries that lack their ACK, oldest first.
+    /// List deliveries that lack their ACK: urgent first, then oldest, each with what to run.
     Unacked(unacked::UnackedArgs),
     /// Legal holds: what they cover is not removed, however old.
     #[command(subcommand)]
     Hold(hold::HoldCommand),
     /// Take an event's payload away for good; its proofs stay valid.
     Redact(redact::RedactArgs),
+    /// Where Ops are told of trouble.
+    #[command(subcommand)]
+    Target(target::TargetCommand),
     /// Access tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),

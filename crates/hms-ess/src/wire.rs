@@ -62,6 +62,7 @@ pub(crate) async fn hub(config: &Config) -> Result<Hub> {
         free_bytes_min: config.free_bytes_min,
         notary: NotaryOptions { every: config.checkpoint_every, places },
         retention: RetentionOptions { keep: config.keep, every: config.retention_every },
+        escalation: config.escalation.clone(),
     };
     Hub::start(options).await.map_err(|error| refused(&error))
 }

@@ -7,6 +7,7 @@ pub(crate) mod bridges;
 pub(crate) mod bulk;
 pub(crate) mod dead_letters;
 pub(crate) mod deliveries;
+pub(crate) mod escalations;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod holds;
@@ -22,6 +23,7 @@ pub(crate) mod publish;
 pub(crate) mod schemas;
 pub(crate) mod stream;
 pub(crate) mod tables;
+pub(crate) mod targets;
 pub(crate) mod tokens;
 
 use std::sync::Arc;

@@ -121,8 +121,9 @@ async fn open(dir: &std::path::Path) -> Hub {
     let span = Duration::from_secs(86_400);
     let keep = Keep { events: span, tests: span, attempts: span, audit: span };
     let retention = RetentionOptions { keep, every: span };
+    let (dialer, escalation) = (dialer.unwrap(), ess_hub::EscalationOptions::default());
     let options =
-        HubOptions { opened, dir, dialer: dialer.unwrap(), scripts, find_secret, free_bytes_min: 0, notary, retention };
+        HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min: 0, notary, retention, escalation };
     Hub::start(options).await.unwrap()
 }
 

@@ -19,6 +19,7 @@ pub(crate) mod retention;
 mod rows;
 mod schema;
 pub(crate) mod tree;
+pub(crate) mod trouble;
 mod writer;
 
 use std::fs::{DirBuilder, File};

@@ -6,7 +6,7 @@ use ess_core::time::Time;
 use super::Store;
 use crate::error::StoreError;
 use crate::sqlite::registry::{self, Act, Deed};
-use crate::types::{Audit, AuditLine, NewPartner, RuleKind, StoredCheckpoint, StoredToken};
+use crate::types::{Audit, AuditLine, NewPartner, RuleKind, StoredCheckpoint, StoredEscalation, StoredToken};
 
 impl Store {
     /// Adds a partner, or puts it in the place of the one with its number; answers the number. Numbers are never given again.
@@ -110,6 +110,22 @@ impl Store {
     /// The store can't write now.
     pub async fn put_checkpoint(&self, checkpoint: StoredCheckpoint) -> Result<(), StoreError> {
         self.sqlite.act(Act { deed: Deed::PutCheckpoint(checkpoint), audit: None }).await.map(drop)
+    }
+
+    /// Remembers that Ops were told of a trouble's beginning.
+    ///
+    /// # Errors
+    /// The store can't write now.
+    pub async fn put_escalation(&self, told: StoredEscalation) -> Result<(), StoreError> {
+        self.sqlite.act(Act { deed: Deed::PutEscalation(told), audit: None }).await.map(drop)
+    }
+
+    /// Remembers that Ops were told of its end.
+    ///
+    /// # Errors
+    /// The store can't write now.
+    pub async fn remove_escalation(&self, told: StoredEscalation) -> Result<(), StoreError> {
+        self.sqlite.act(Act { deed: Deed::RemoveEscalation(told), audit: None }).await.map(drop)
     }
 
     /// Writes a line of the audit trail.

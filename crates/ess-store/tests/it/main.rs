@@ -6,3 +6,4 @@ mod lasting;
 mod publishing;
 mod retention;
 mod support;
+mod trouble;

@@ -19,6 +19,7 @@ pub(crate) mod schema;
 pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod tap;
+pub(crate) mod target;
 pub(crate) mod token;
 pub(crate) mod unacked;
 
@@ -70,6 +71,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::Unacked(args) => unacked::run(&args, &client(globals)?, output).await,
         Command::Hold(command) => hold::run(&command, globals, output).await,
         Command::Redact(args) => redact::run(&args, globals, output).await,
+        Command::Target(command) => target::run(&command, &client(globals)?, output).await,
         Command::Token(command) => token::run(&command, &client(globals)?, output).await,
         Command::Backup(args) => backup::run(&args, &client(globals)?, output).await,
         Command::Listen(args) => listen::run(&args, &client(globals)?, output).await,

@@ -12,16 +12,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use ess_core::escalation::{Quiet, Target, read_targets};
 use ess_core::limits::{EVENT_BYTES_MAX, SCRIPT_BYTES_MAX};
 use ess_core::nearest::nearest;
 use ess_core::partner::{AllowDir, AllowNet, SecretRef};
 use ess_core::retention::Keep;
 use ess_core::script::Bounds;
+use ess_hub::EscalationOptions;
 
 use crate::failure::{Failure, Result};
 
 /// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 33] = [
+pub(crate) const KEYS: [(&str, &str); 38] = [
     ("listen", "127.0.0.1:8443"),
     ("data", "hms-ess-data"),
     ("store", ""),
@@ -55,6 +57,11 @@ pub(crate) const KEYS: [(&str, &str); 33] = [
     ("keep_attempts", "90d"),
     ("keep_audit", "7y"),
     ("retention_every", "1h"),
+    ("targets", ""),
+    ("escalate_to", ""),
+    ("escalate_after", "15m"),
+    ("escalate_distance", "5m"),
+    ("escalate_quiet", ""),
 ];
 
 /// Flags of `serve`.
@@ -148,6 +155,8 @@ pub(crate) struct Config {
     pub(crate) keep: Keep,
     /// How often it is looked for what is older.
     pub(crate) retention_every: Duration,
+    /// Whom to tell of trouble.
+    pub(crate) escalation: EscalationOptions,
 }
 
 /// A value as it was written, and where.
@@ -217,8 +226,9 @@ fn read_file(file: &Path, layers: &mut Layers) -> Result<()> {
             });
         };
         let source = format!("{name}:{line}");
-        let text = file::text(&value)
-            .ok_or_else(|| Failure::usage(format!("{source}: {key}: expected a value or a list of values")))?;
+        let written = if *key == "targets" { file::document(&value) } else { file::text(&value) };
+        let text =
+            written.ok_or_else(|| Failure::usage(format!("{source}: {key}: expected a value or a list of values")))?;
         layers.insert(key, Written { text, source });
     }
     Ok(())
@@ -295,6 +305,7 @@ impl Config {
                 audit: values.lasting("keep_audit", "1s", "100y")?,
             },
             retention_every: values.lasting("retention_every", "1s", "30d")?,
+            escalation: values.escalation()?,
         })
     }
 }
@@ -373,6 +384,36 @@ impl<'a> Values<'a> {
         span.ok_or_else(|| self.wrong(key, &format!("{least} to {most}")))
     }
 
+    /// The section `targets` and the keys around it.
+    fn escalation(&self) -> Result<EscalationOptions> {
+        let targets = targets(self.0)?;
+        let to = self.items("escalate_to");
+        if let Some(unknown) = to.iter().find(|name| !targets.contains_key(*name)) {
+            let names: Vec<&str> = targets.keys().map(String::as_str).collect();
+            let source = &self.0["escalate_to"].source;
+            let failure = Failure::usage(format!("{source}: escalate_to: there is no target {unknown}"));
+            return Err(match nearest(unknown, &names) {
+                Some(meant) => failure.with_hint(format!("did you mean `{meant}`?")),
+                None if names.is_empty() => failure.with_hint("`targets` is empty; docs/operations.md shows one"),
+                None => failure.with_hint(format!("known are {}", names.join(", "))),
+            });
+        }
+        let quiet = match self.text("escalate_quiet") {
+            "" => None,
+            text => Some(
+                Quiet::parse(text)
+                    .map_err(|_| self.wrong("escalate_quiet", "hours such as 22:00-06:00 America/Chicago"))?,
+            ),
+        };
+        Ok(EscalationOptions {
+            targets,
+            to,
+            after: self.lasting("escalate_after", "1s", "365d")?,
+            distance: self.lasting("escalate_distance", "1s", "7d")?,
+            quiet,
+        })
+    }
+
     fn script_bounds(&self) -> Result<Bounds> {
         Ok(Bounds {
             time: self.lasting("script_time", "1ms", "60s")?,
@@ -384,6 +425,25 @@ impl<'a> Values<'a> {
             memory_bytes_max: self.within("script_memory_bytes_max", 16 << 20..=1 << 30)?,
         })
     }
+}
+
+/// The section `targets`; a wrong field is named with its place.
+pub(crate) fn targets(layers: &Layers) -> Result<BTreeMap<String, Target>> {
+    let written = &layers["targets"];
+    if written.text.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let failed = |detail: String| Failure::usage(format!("{}: {detail}", written.source));
+    // Never the text itself in the error: it may hold secrets.
+    let value: serde_json::Value = serde_json::from_str(&written.text)
+        .map_err(|_| failed("targets: expected a map of names to targets, in a variable as JSON".to_owned()))?;
+    read_targets(&value).map_err(|problem| {
+        let failure = failed(problem.detail);
+        match problem.hint {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
+    })
 }
 
 /// Finds a partner's secret on the hub's machine.
@@ -472,6 +532,30 @@ mod tests {
         let names = ["HMS_ESS_LISTN", "HMS_ESS_LISTEN", "HMS_ESS_TOKEN", "HOME"];
         let found = unknown_variables(names.into_iter());
         assert_eq!(found, ["the environment variable HMS_ESS_LISTN means nothing here; did you mean HMS_ESS_LISTEN?"]);
+    }
+
+    #[test]
+    fn the_targets_of_the_operators_page_are_taken_and_a_wrong_one_is_named_with_its_line() {
+        let page = include_str!("../../../../docs/operations.md");
+        let example = page.split("```yaml\n").find(|block| block.starts_with("# hub.yaml")).unwrap();
+        let example = example.split("```").next().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hub.yaml");
+        let read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Config::read(&layers(&ServeArgs { config: Some(file.clone()), ..ServeArgs::default() }).unwrap())
+        };
+        let escalation = read(example).unwrap().escalation;
+        let kinds: Vec<&str> = escalation.targets.values().map(|target| target.kind.word()).collect();
+        assert_eq!(kinds, ["alertmanager", "slack", "webhook", "email", "pagerduty"]);
+        assert_eq!(escalation.to, ["ops-email", "pager"]);
+        let failure = read(&example.replace("routing_key", "routing_kye")).unwrap_err();
+        assert!(failure.detail.ends_with("hub.yaml:2: targets.pager.routing_kye: unknown field"), "{}", failure.detail);
+        assert_eq!(failure.hint.as_deref(), Some("did you mean `routing_key`?"));
+        let failure = read(&example.replace("[ops-email, pager]", "[ops-mail]")).unwrap_err();
+        assert!(failure.detail.contains("escalate_to: there is no target ops-mail"), "{}", failure.detail);
+        let failure = read("targets: {a: {type: slack, url: 7}}").unwrap_err();
+        assert!(failure.detail.contains("targets.a.url: expected a text"), "{}", failure.detail);
     }
 
     #[test]
