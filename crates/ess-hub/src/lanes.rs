@@ -24,6 +24,7 @@ use crate::records;
 use crate::registry::Registered;
 
 mod errands;
+mod inboxes;
 mod input;
 mod retractions;
 
@@ -246,7 +247,7 @@ impl Lanes {
             }
             Input::TakeBack(partners, retraction) => return self.take_back(&partners, &retraction, now),
             Input::Cancel(no, open, reason) => {
-                self.recall_waiting(no);
+                inboxes::recall_waiting(self.seats.get(&no));
                 self.with_lane(no, |lane| lane.on_command(Command::Cancel { open, reason }, now));
                 no
             }
@@ -266,7 +267,7 @@ impl Lanes {
             }
             Input::Unseat(no) => {
                 if let Some(seat) = self.seats.remove(&no) {
-                    close_inbox(&seat.registered);
+                    inboxes::close(&seat.registered);
                 }
                 return;
             }
@@ -279,7 +280,7 @@ impl Lanes {
             Input::Drain(reply) => {
                 self.is_draining = true;
                 // What waits for its partner to ask would wait for ever.
-                self.seats.values().for_each(|seat| close_inbox(&seat.registered));
+                self.seats.values().for_each(|seat| inboxes::close(&seat.registered));
                 self.draining.push(reply);
                 return;
             }
@@ -353,7 +354,7 @@ impl Lanes {
             let Some(seat) = self.seats.get_mut(no) else { continue };
             let is_taken = seat.lane.offer(&offer, now);
             if let Some(retraction) = &retraction {
-                recall_all(&seat.registered);
+                inboxes::recall_all(&seat.registered);
                 take_back_at(&mut seat.lane, &offer, retraction, now);
             }
             if is_taken || is_urgent {
@@ -367,7 +368,7 @@ impl Lanes {
 
     fn take_back(&mut self, partners: &[PartnerNo], retraction: &Retraction, now: Time) {
         for no in partners {
-            self.recall_waiting(*no);
+            inboxes::recall_waiting(self.seats.get(no));
             self.with_lane(*no, |lane| take_back_at(lane, &retraction.offer, retraction, now));
             self.pump(*no);
         }
@@ -404,23 +405,10 @@ impl Lanes {
         if is_paused != seat.lane.is_paused() {
             seat.lane.on_command(if is_paused { Command::Pause } else { Command::Resume }, now);
             // What waits for the partner to ask waits for it no longer.
-            recall_all(&registered);
+            inboxes::recall_all(&registered);
         }
-        let has_other_channel = match (&seat.registered.channel, &registered.channel) {
-            (Ok(old), Ok(new)) => !Arc::ptr_eq(old, new),
-            _ => true,
-        };
-        if has_other_channel {
-            close_inbox(&seat.registered);
-        }
+        inboxes::change(&seat.registered, &registered);
         seat.registered = registered;
-    }
-
-    /// What waits for the partner to ask is taken back; what is still wanted takes its turn anew.
-    fn recall_waiting(&self, no: PartnerNo) {
-        if let Some(seat) = self.seats.get(&no) {
-            recall_all(&seat.registered);
-        }
     }
 
     fn inspect(&mut self, no: PartnerNo, reply: oneshot::Sender<LaneReport>) {
@@ -566,22 +554,6 @@ impl Lanes {
         self.dice ^= self.dice >> 7;
         self.dice ^= self.dice << 17;
         (self.dice >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
-fn recall_all(registered: &Registered) {
-    if let Ok(channel) = &registered.channel
-        && let Some(pull) = channel.pull()
-    {
-        pull.recall_all();
-    }
-}
-
-fn close_inbox(registered: &Registered) {
-    if let Ok(channel) = &registered.channel
-        && let Some(pull) = channel.pull()
-    {
-        pull.close();
     }
 }
 
