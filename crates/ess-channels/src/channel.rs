@@ -34,7 +34,7 @@ pub enum ChannelError {
 #[derive(Debug)]
 pub enum Channel {
     /// HTTP POST.
-    Webhook(Webhook),
+    Webhook(Box<Webhook>),
     /// A drop in a directory.
     File(FileDrop),
     /// The partner fetches its events.
@@ -56,7 +56,7 @@ impl Channel {
         match partner.channel {
             ChannelKind::Webhook => {
                 let connections_max = partner.limits.in_flight as usize;
-                Webhook::open(url, &credential, dialer, connections_max).map(Channel::Webhook)
+                Webhook::open(url, &credential, dialer, connections_max).map(Box::new).map(Channel::Webhook)
             }
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
             ChannelKind::Pull => Ok(Channel::Pull(Pull::default())),
