@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::credential::Credential;
 use crate::dialer::Dialer;
 use crate::file::FileDrop;
+use crate::sftp::SftpDrop;
 use crate::watch::{Awaited, Heard, Watch};
 use crate::webhook::Webhook;
 
@@ -36,6 +37,8 @@ pub enum Channel {
     Webhook(Webhook),
     /// A drop in a directory.
     File(FileDrop),
+    /// A drop by SFTP.
+    Sftp(SftpDrop),
 }
 
 impl Channel {
@@ -56,6 +59,7 @@ impl Channel {
                 Webhook::open(url, &credential, dialer, connections_max).map(Channel::Webhook)
             }
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
+            ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Channel::Sftp),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
         }
@@ -68,6 +72,7 @@ impl Channel {
         match self {
             Channel::Webhook(webhook) => webhook.send(message, deadline).await,
             Channel::File(file) => file.send(message, deadline).await,
+            Channel::Sftp(sftp) => sftp.send(message, deadline).await,
         }
     }
 
@@ -77,6 +82,7 @@ impl Channel {
         match self {
             Channel::Webhook(_) => Watch::None,
             Channel::File(file) => file.watch(),
+            Channel::Sftp(sftp) => sftp.watch(),
         }
     }
 
@@ -90,6 +96,7 @@ impl Channel {
         match self {
             Channel::Webhook(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
+            Channel::Sftp(sftp) => sftp.look(awaited, deadline).await,
         }
     }
 
@@ -102,6 +109,7 @@ impl Channel {
         match self {
             Channel::Webhook(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
+            Channel::Sftp(sftp) => sftp.settle(awaited, deadline).await,
         }
     }
 
@@ -109,8 +117,8 @@ impl Channel {
     /// listens again after a while. Dropping the future closes the connection.
     pub async fn listen(&self, _heard: &mpsc::Sender<Heard>) -> Failure {
         match self {
-            // Neither has anything to listen to.
-            Channel::Webhook(_) | Channel::File(_) => std::future::pending().await,
+            // None of them has anything to listen to.
+            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) => std::future::pending().await,
         }
     }
 
@@ -119,6 +127,7 @@ impl Channel {
         match self {
             Channel::Webhook(webhook) => webhook.sweep(),
             Channel::File(_) => {}
+            Channel::Sftp(sftp) => sftp.sweep(),
         }
     }
 }

@@ -73,12 +73,12 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::Sftp,
         word: "sftp",
-        is_built: false,
+        is_built: true,
         schemes: &["sftp://"],
         example: "sftp://user@sftp.clinic.example/inbox",
         acks: &[AckBy::Status, AckBy::File, AckBy::Callback],
         auths: &["user", "password", "key", "passphrase"],
-        fields: &["host_key", "write", "clean"],
+        fields: &["host_key", "write"],
     },
     Rule {
         kind: ChannelKind::Mqtt,
@@ -158,7 +158,7 @@ pub(super) const RULES: [Rule; 11] = [
         example: "file:///mnt/court/inbox",
         acks: &[AckBy::Status, AckBy::File, AckBy::Callback],
         auths: &[],
-        fields: &["clean"],
+        fields: &[],
     },
     Rule {
         kind: ChannelKind::S3,
@@ -168,7 +168,7 @@ pub(super) const RULES: [Rule; 11] = [
         example: "s3://bucket/prefix",
         acks: &[AckBy::Status, AckBy::File, AckBy::Callback],
         auths: &["user", "password"],
-        fields: &["endpoint", "region", "clean"],
+        fields: &["endpoint", "region"],
     },
 ];
 

@@ -10,7 +10,7 @@ mod words;
 
 pub use channel::ChannelKind;
 pub use document::{Secrets, differences};
-pub use settings::{FileSettings, Settings};
+pub use settings::{Settings, SftpSettings, Write};
 
 use std::net::IpAddr;
 use std::time::Duration;
