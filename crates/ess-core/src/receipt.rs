@@ -88,6 +88,19 @@ pub enum Stage {
     Read,
 }
 
+impl Receipt {
+    /// Whether the partner may have got the message: false only when the attempt ended before anything was written.
+    #[must_use]
+    pub fn may_have_arrived(&self) -> bool {
+        match self {
+            Receipt::Failed(failure) => failure.stage >= Stage::Send,
+            Receipt::Answer(_) | Receipt::Confirmed | Receipt::Taken | Receipt::Said(_) | Receipt::Refused { .. } => {
+                true
+            }
+        }
+    }
+}
+
 /// What a receipt means under the partner's ACK policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {

@@ -87,15 +87,32 @@ pub fn tell_action(delivery: &Delivery, happenings: &Happenings, registered: &Re
             },
         ),
         Action::WentOffline => ("partner.offline", None, format!("{partner} keeps failing; one probe at a time")),
-        Action::Recovered => ("partner.recovered", None, format!("{partner} answers again; its backlog goes out")),
+        Action::GaveUp { failing_since } => (
+            "partner.gave_up",
+            None,
+            format!(
+                "{partner} has been offline since {failing_since} and is given up: what waits for it are dead letters; \
+                 `hms-ess dead-letters list --partner {partner}` shows them"
+            ),
+        ),
+        Action::WaitsAsDead { seq } => {
+            ("delivery.dead", Some(*seq), format!("{partner} is given up: the event goes out when it answers"))
+        }
+        Action::Recovered { before } => {
+            let redriven =
+                if before.gave_up_at.is_some() { "its dead letters are redriven" } else { "its backlog goes out" };
+            ("partner.recovered", None, format!("{partner} answers again; {redriven} in order"))
+        }
         Action::PausePartner { reason } => (
             "partner.paused",
             None,
             format!("{partner} is gone and was paused: {reason}; `hms-ess partner resume {partner}` goes on"),
         ),
         Action::Send(_)
+        | Action::SendFallback(_)
         | Action::Record(_)
         | Action::Load { .. }
+        | Action::LoadUrgent { .. }
         | Action::LoadLine { .. }
         | Action::LoadOpen { .. } => {
             return;

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ess_channels::Channel;
 use ess_core::id::Seq;
 use ess_core::lane::{Attempt, Outcome, Report, Sent, Tried};
+use ess_core::partner::AckPolicy;
 use ess_core::receipt::{Receipt, Verdict};
 use ess_store::Store;
 
@@ -14,6 +16,15 @@ use crate::metrics::{AttemptLabels, Metrics};
 use crate::prepare::{Marking, Workshop};
 use crate::registry::{Registered, Registry};
 use crate::watch::Watches;
+
+/// By which of the partner's channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Its own.
+    Own,
+    /// The one that is tried when its own brings no ACK for too long.
+    Fallback,
+}
 
 /// What every attempt needs; shared by all.
 pub struct Delivery {
@@ -50,7 +61,13 @@ impl Delivery {
     }
 
     /// Makes one attempt. `announce` is called with what is about to be sent when the ACK may overtake the answer.
-    pub async fn attempt(&self, registered: &Registered, attempt: Attempt, announce: impl FnOnce(Sent)) -> Report {
+    pub async fn attempt(
+        &self,
+        registered: &Registered,
+        attempt: Attempt,
+        way: Way,
+        announce: impl FnOnce(Sent),
+    ) -> Report {
         let cell = match self.cell(attempt.seq).await {
             Ok(cell) => cell,
             Err(reason) => {
@@ -73,12 +90,12 @@ impl Delivery {
                 return self.report(registered, attempt, outcome, None, None);
             }
         };
-        let channel = match registered.channel_for(cell.event.content.test) {
-            Ok(channel) => channel.clone(),
+        let (channel, policy) = match self.channel(registered, cell.event.content.test, way) {
+            Ok((channel, policy)) => (channel.clone(), policy),
             Err(reason) => return self.report(registered, attempt, self.retry(reason.clone()), None, None),
         };
         let sent = Sent { version, body_digest: body.digest, scripts: body.scripts.clone() };
-        if registered.partner.ack.comes_apart() {
+        if policy.comes_apart() {
             announce(sent.clone());
         }
         let marking = Marking {
@@ -91,10 +108,27 @@ impl Delivery {
         let message = self.workshop.message(&cell.event, registered, version, &body, marking, now);
         let deadline = tokio::time::Instant::now() + registered.partner.timeout;
         let receipt = channel.send(&message, deadline).await;
-        let verdict = Verdict::of(&receipt, &registered.partner.ack, &cell.event.content.id, &body.digest);
-        let report = self.report(registered, attempt, Outcome::Verdict(verdict), Some(sent), status_of(&receipt));
+        let verdict = Verdict::of(&receipt, policy, &cell.event.content.id, &body.digest);
+        let sent = receipt.may_have_arrived().then_some(sent);
+        let mut report = self.report(registered, attempt, Outcome::Verdict(verdict), sent, status_of(&receipt));
+        if way == Way::Fallback {
+            report.tried.reason = format!("by the fallback channel: {}", report.tried.reason);
+        }
         self.log(registered, &cell, &report);
         report
+    }
+
+    fn channel<'a>(
+        &self,
+        registered: &'a Registered,
+        test: bool,
+        way: Way,
+    ) -> Result<(&'a Arc<Channel>, &'a AckPolicy), &'a String> {
+        let own = &registered.partner.ack;
+        match (&registered.fallback, way) {
+            (Some(fallback), Way::Fallback) => fallback.channel.as_ref().map(|channel| (channel, &fallback.ack)),
+            _ => registered.channel_for(test).as_ref().map(|channel| (channel, own)),
+        }
     }
 
     fn retry(&self, reason: String) -> Outcome {

@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::deliver::Delivery;
 use crate::filters::Filters;
 use crate::happenings::Happenings;
-use crate::lanes::{Input, Lanes, LanesHandle, Wish};
+use crate::lanes::{Input, Lanes, LanesHandle, Retractions, Wish};
 use crate::metrics::Metrics;
 use crate::notary::{self, Notary, NotaryOptions};
 use crate::prepare::Workshop;
@@ -68,6 +68,7 @@ pub struct Hub {
     pub(crate) opener: Arc<Opener>,
     pub(crate) lanes: LanesHandle,
     pub(crate) filters: Arc<Filters>,
+    pub(crate) retractions: Arc<Retractions>,
     pub(crate) notary: Arc<Notary>,
     space: Arc<Space>,
     /// Guards the loops' handles until they are joined.
@@ -114,7 +115,9 @@ impl Hub {
         getrandom::fill(&mut seed).map_err(|error| StoreError::Open(error.to_string()))?;
         let seed = u64::from_le_bytes(seed);
         let (wisher, wishes) = mpsc::unbounded_channel();
-        let (loop_, lanes) = Lanes::new(delivery.clone(), happenings.clone(), recorded, wisher, seed);
+        let retractions = Arc::new(Retractions::default());
+        let (loop_, lanes) =
+            Lanes::new(delivery.clone(), happenings.clone(), recorded, wisher, retractions.clone(), seed);
         let space = Arc::new(Space { dir, free_bytes_min, shortage: Mutex::default() });
         let hub = Self {
             delivery,
@@ -123,6 +126,7 @@ impl Hub {
             opener,
             lanes,
             filters: Arc::default(),
+            retractions,
             notary,
             space,
             loops: Arc::default(),
@@ -131,6 +135,7 @@ impl Hub {
             hub.seat(registered.clone(), start.head).await?;
             hub.delivery.watches.watch(registered);
         }
+        hub.take_back_again().await.map_err(|problem| StoreError::Damaged(problem.detail))?;
         let loops = vec![
             tokio::spawn(watch_space(hub.space.clone())),
             tokio::spawn(notary::run(hub.clone())),

@@ -5,12 +5,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ess_core::event::Event;
-use ess_core::id::{PartnerNo, Seq};
-use ess_core::lane::{Action, Command, Lane, Offer, OpenDelivery, OpenState, Policy, Record, Report};
+use ess_core::event::{Event, Kind};
+use ess_core::id::{EventId, PartnerNo, Seq};
+use ess_core::lane::{Action, Command, Lane, Offer, OpenDelivery, OpenState, Policy, Record, Report, URGENT};
 use ess_core::partner::AckBy;
 use ess_core::time::Time;
 use ess_store::{LaneStart, Recorded};
@@ -25,7 +25,7 @@ use crate::registry::Registered;
 mod errands;
 mod input;
 
-pub use input::{Input, LaneReport, LanesHandle, Wish, Word};
+pub use input::{Input, LaneReport, LanesHandle, Retraction, Wish, Word};
 
 /// Changes that may wait for the store before lanes stop sending: what a crash could repeat stays bounded.
 const UNRECORDED_MAX: usize = 50_000;
@@ -35,6 +35,41 @@ const HELD_MAX: usize = 262_144;
 const FAN_OUT_AT_ONCE: usize = 256;
 /// How often idle connections are looked at, and a failing store is asked again.
 const TICK: Duration = Duration::from_secs(1);
+
+/// What retractions on their way through the store take back, so that no lane is offered one before it gave up what it takes back.
+#[derive(Debug, Default)]
+pub struct Retractions {
+    /// Guards what is known by id and dry run; held to put in, look up, or take out.
+    known: Mutex<HashMap<(EventId, bool), Arc<Retraction>>>,
+}
+
+impl Retractions {
+    /// To be told before the retraction is recorded.
+    pub fn expect(&self, id: &EventId, retraction: Arc<Retraction>) {
+        let key = (id.clone(), retraction.offer.test);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, retraction);
+    }
+
+    /// It was not recorded, or everybody was told.
+    pub fn forget(&self, event: &Event) {
+        if event.content.kind == Kind::Retraction {
+            self.forget_id(&event.content.id, event.content.test);
+        }
+    }
+
+    /// It was not recorded.
+    pub fn forget_id(&self, id: &EventId, test: bool) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&(id.clone(), test));
+    }
+
+    fn of(&self, event: &Event) -> Option<Arc<Retraction>> {
+        if event.content.kind != Kind::Retraction {
+            return None;
+        }
+        let key = (event.content.id.clone(), event.content.test);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+    }
+}
 
 /// Lanes that read what comes from the store: nothing is offered to them, so that 10,000 paused partners cost a publish little.
 #[derive(Default)]
@@ -82,6 +117,7 @@ pub struct Lanes {
     /// The newest event that went into the lanes.
     head: Seq,
     behind: Behind,
+    retractions: Arc<Retractions>,
     draining: Vec<oneshot::Sender<()>>,
     is_draining: bool,
     dice: u64,
@@ -95,6 +131,7 @@ impl Lanes {
         happenings: Arc<Happenings>,
         recorded: mpsc::UnboundedReceiver<Vec<Recorded>>,
         wishes: mpsc::UnboundedSender<Wish>,
+        retractions: Arc<Retractions>,
         seed: u64,
     ) -> (Self, LanesHandle) {
         let (sender, inputs) = mpsc::unbounded_channel();
@@ -115,6 +152,7 @@ impl Lanes {
             fanned: 0,
             head: Seq(0),
             behind: Behind::default(),
+            retractions,
             draining: Vec::new(),
             is_draining: false,
             dice: seed | 1,
@@ -214,7 +252,25 @@ impl Lanes {
                 no
             }
             Input::UnblockAll => return self.command_all(&Command::Unblock),
-            Input::CancelAll(seq, reason) => return self.command_all(&Command::Cancel { seq, reason }),
+            Input::FallbackReport(no, report) => {
+                self.under_way -= 1;
+                let dice = self.roll();
+                self.with_lane(no, |lane| lane.on_fallback_report(*report, now, dice));
+                no
+            }
+            Input::UrgentLoaded(no, page) => {
+                self.with_lane(no, |lane| lane.on_urgent_loaded(page.entries, page.scanned_to, page.has_more, now));
+                no
+            }
+            Input::TakeBack(partners, retraction) => return self.take_back(&partners, &retraction, now),
+            Input::Cancel(no, open, reason) => {
+                self.with_lane(no, |lane| lane.on_command(Command::Cancel { open, reason }, now));
+                no
+            }
+            Input::Redrive(no) => {
+                self.with_lane(no, |lane| lane.on_command(Command::Redrive, now));
+                no
+            }
             Input::Seat(registered, start, left, head) => {
                 let no = registered.no;
                 self.seat(registered, *start, &left, head);
@@ -230,6 +286,11 @@ impl Lanes {
                 return;
             }
             Input::Inspect(no, reply) => return self.inspect(no, reply),
+            Input::Settle(reply) => {
+                self.flush();
+                let _ = reply.send(());
+                return;
+            }
             Input::Drain(reply) => {
                 self.is_draining = true;
                 self.draining.push(reply);
@@ -279,7 +340,7 @@ impl Lanes {
         {
             let partners = &audience.partners()[self.fanned..];
             let part = &partners[..partners.len().min(room)];
-            self.offer(&event, part);
+            self.offer(&event, part, partners.len() == part.len());
             room -= part.len();
             self.fanned += part.len();
             if part.len() == partners.len() {
@@ -289,28 +350,37 @@ impl Lanes {
         }
     }
 
-    fn offer(&mut self, event: &Arc<Event>, partners: &[PartnerNo]) {
+    fn offer(&mut self, event: &Arc<Event>, partners: &[PartnerNo], is_last_part: bool) {
         let now = self.now();
         if self.fanned == 0 {
             self.delivery.cells.keep(event);
             self.head = event.seq;
         }
-        let content = &event.content;
-        let offer = Offer {
-            seq: event.seq,
-            subject: content.subject.clone(),
-            priority: content.priority,
-            kind: content.kind,
-            test: content.test,
-        };
+        let offer = offer_of(event);
+        let retraction = self.retractions.of(event);
         for no in partners {
-            if self.behind.contains(*no) {
+            let is_urgent = offer.class() == URGENT;
+            if self.behind.contains(*no) && !is_urgent {
                 continue;
             }
             let Some(seat) = self.seats.get_mut(no) else { continue };
-            if seat.lane.offer(&offer, now) {
+            let is_taken = seat.lane.offer(&offer, now);
+            if let Some(retraction) = &retraction {
+                take_back_at(&mut seat.lane, &offer, retraction, now);
+            }
+            if is_taken || is_urgent {
                 self.pump(*no);
             }
+        }
+        if is_last_part {
+            self.retractions.forget(event);
+        }
+    }
+
+    fn take_back(&mut self, partners: &[PartnerNo], retraction: &Retraction, now: Time) {
+        for no in partners {
+            self.with_lane(*no, |lane| take_back_at(lane, &retraction.offer, retraction, now));
+            self.pump(*no);
         }
     }
 
@@ -325,6 +395,7 @@ impl Lanes {
         }
         // Bridges may have changed while the hub was down.
         lane.on_command(Command::Unblock, now);
+        lane.want_urgent();
         let no = registered.no;
         self.seats.insert(no, Seat { lane, registered, armed: None, last_error: None });
         let room = HELD_MAX / self.seats.len();
@@ -402,6 +473,10 @@ impl Lanes {
                     self.under_way += 1;
                     errands::spawn_attempt(&self.delivery, &self.handle, &seat.registered, attempt);
                 }
+                Action::SendFallback(attempt) => {
+                    self.under_way += 1;
+                    errands::spawn_fallback(&self.delivery, &self.handle, &seat.registered, attempt);
+                }
                 Action::Record(record) => {
                     tell_record(&self.delivery, &self.happenings, &seat.registered, &record, now);
                     if let Record::Failed { open, .. } = &*record
@@ -413,6 +488,9 @@ impl Lanes {
                     records::push(&mut self.records, no, *record);
                 }
                 Action::Load { after, limit } => errands::spawn_load(&self.delivery, &self.handle, no, after, limit),
+                Action::LoadUrgent { after, scanned_to, limit } => {
+                    errands::spawn_load_urgent(&self.delivery, &self.handle, no, (after, scanned_to), limit);
+                }
                 Action::LoadLine { subject, test } => {
                     self.delivery.store.record(std::mem::take(&mut self.records));
                     errands::spawn_load_line(&self.delivery, &self.handle, no, subject, test);
@@ -461,6 +539,25 @@ impl Lanes {
         self.dice ^= self.dice >> 7;
         self.dice ^= self.dice << 17;
         (self.dice >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// What a lane is told of an event.
+pub fn offer_of(event: &Event) -> Offer {
+    let content = &event.content;
+    Offer {
+        seq: event.seq,
+        subject: content.subject.clone(),
+        priority: content.priority,
+        kind: content.kind,
+        test: content.test,
+        recorded_at: event.recorded_at,
+    }
+}
+
+fn take_back_at(lane: &mut Lane, offer: &Offer, retraction: &Retraction, now: Time) {
+    if !lane.take_back(&retraction.events, &retraction.reason, now) {
+        lane.spare(offer, &retraction.spared, now);
     }
 }
 

@@ -31,6 +31,7 @@ pub mod view;
 mod watch;
 
 pub use acks::Word;
+pub use dead_letters::Letters;
 pub use hub::{Hub, HubOptions};
 pub use notary::NotaryOptions;
 pub use registry::FindSecret;

@@ -348,6 +348,9 @@ fn keep_sealed(partner: &mut Partner, known: &Partner) {
     {
         partner.auth.clone_from(&known.auth);
     }
+    if let (Some(fallback), Some(known)) = (&mut partner.fallback, &known.fallback) {
+        keep_sealed(&mut fallback.partner, &known.partner);
+    }
 }
 
 fn new_secret() -> Result<SigningSecret, Problem> {

@@ -50,6 +50,17 @@ impl Lane {
         if self.entries.contains_key(&place) {
             return;
         }
+        if let Some(reason) = self.taken_back.remove(&place) {
+            let ended = Ended { state: State::Cancelled, reason, evidence: None, tried: None, at: now };
+            self.record(Record::Ended { open: entry.to_open(self.partner, place), ended });
+            return self.after_end(&entry, now);
+        }
+        if self.buries(place, &entry) {
+            return self.bury(place, &entry, now);
+        }
+        if self.health.has_given_up() && !entry.is_recorded && !entry.test {
+            self.actions.push_back(Action::WaitsAsDead { seq: place.0 });
+        }
         let key = entry.line_key();
         let phase = entry.phase.clone();
         self.entries.insert(place, entry);
@@ -69,6 +80,7 @@ impl Lane {
 
     /// Puts a delivery where its phase belongs: the ready set, the timers, or nowhere.
     pub(super) fn settle(&mut self, place: Place, phase: &Phase, now: Time) {
+        self.arm_fallback(place);
         match phase {
             Phase::Waiting => self.make_ready(place),
             Phase::Retrying { due } | Phase::AwaitingAck { due } => {
@@ -132,8 +144,9 @@ impl Lane {
                 self.back_to_waiting(place);
             }
         }
-        let may_go = head.0 <= self.supply.end().0;
-        if may_go && self.entries.get(&head).is_some_and(|entry| entry.phase == Phase::Waiting) {
+        let taken_to = self.supply.end().0;
+        let may_go = |entry: &entry::Entry| head.0 <= taken_to || entry.is_ahead;
+        if self.entries.get(&head).is_some_and(|entry| entry.phase == Phase::Waiting && may_go(entry)) {
             self.settle(head, &Phase::Waiting, now);
         }
     }
@@ -243,6 +256,9 @@ impl Lane {
         self.ready.remove(&(entry.class(), place));
         if let Some(due) = entry.timer {
             self.timers.remove(&(due, place));
+        }
+        if let Some(due) = entry.fallback_due {
+            self.fallbacks.due.remove(&(due, place));
         }
         if let Some(line) = self.lines.get_mut(&entry.line_key()) {
             line.places.remove(&place);

@@ -8,17 +8,22 @@
 
 mod act;
 mod entry;
+mod fallback;
+mod giving_up;
 mod health;
 mod lines;
 mod outcome;
 mod scan;
 mod supply;
+mod taking_back;
+mod urgent;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
 
 pub use act::{Action, Attempt, Command, Ended, Outcome, Record, Report, Sent, Tried};
 use entry::Phase;
-pub use entry::{Offer, OpenDelivery, OpenState};
+pub use entry::{Offer, OpenDelivery, OpenState, URGENT};
 pub use health::Health;
 
 use crate::delivery::State;
@@ -50,13 +55,21 @@ pub struct Policy {
     pub ack: AckPolicy,
     /// Attempts at once and per second.
     pub limits: Limits,
+    /// After which time without an ACK the fallback channel is tried as well.
+    pub fallback_after: Option<Duration>,
 }
 
 impl Policy {
     /// What the partner's configuration asks for.
     #[must_use]
     pub fn of(partner: &Partner) -> Self {
-        Self { order: partner.order, retry: partner.retry.clone(), ack: partner.ack.clone(), limits: partner.limits }
+        Self {
+            order: partner.order,
+            retry: partner.retry.clone(),
+            ack: partner.ack.clone(),
+            limits: partner.limits,
+            fallback_after: partner.fallback.as_ref().map(|fallback| fallback.after),
+        }
     }
 }
 
@@ -89,6 +102,12 @@ pub struct Lane {
     supply: supply::Supply,
     next_send_at: Time,
     open_scan: scan::OpenScan,
+    /// Under `redrive: manual`: what waits for the given-up partner ends as it comes, up to here.
+    bury_to: Seq,
+    urgent: urgent::UrgentScan,
+    fallbacks: fallback::Fallbacks,
+    /// Taken back while they lay in the store: they end when they come.
+    taken_back: BTreeMap<Place, String>,
     actions: VecDeque<Action>,
 }
 
@@ -111,6 +130,10 @@ impl Lane {
             supply: supply::Supply::new(cursor, counted),
             next_send_at: Time::default(),
             open_scan: scan::OpenScan::default(),
+            bury_to: Seq(0),
+            urgent: urgent::UrgentScan::default(),
+            fallbacks: fallback::Fallbacks::default(),
+            taken_back: BTreeMap::new(),
             actions: VecDeque::new(),
         }
     }
@@ -133,6 +156,8 @@ impl Lane {
         let is_taken = self.supply.takes(offer.seq, self.entries.len(), self.room);
         if is_taken {
             self.enter_offer(offer.clone(), now);
+        } else if offer.class() == URGENT {
+            self.urgent.is_wanted = true;
         }
         is_taken
     }
@@ -229,8 +254,11 @@ impl Lane {
     pub fn on_report(&mut self, report: Report, now: Time, dice: f64) {
         let place = (report.attempt.seq, report.attempt.round);
         self.in_flight = self.in_flight.saturating_sub(1);
+        if let Outcome::Verdict(verdict) = &report.outcome {
+            self.note_health(verdict, &report.tried, now, dice);
+        }
         let Some(entry) = self.entries.get_mut(&place) else {
-            return; // Acknowledged or cancelled while the attempt was under way.
+            return; // Acknowledged while the attempt was under way.
         };
         if entry.phase == Phase::Sending {
             entry.phase = Phase::Waiting;
@@ -240,9 +268,9 @@ impl Lane {
             entry.sent.clone_from(&sent);
         }
         match outcome {
-            Outcome::Blocked { reason, mend } => self.block(place, reason, mend),
+            Outcome::Blocked { reason, mend } => self.block(place, reason, mend, now),
             Outcome::Verdict(verdict) => {
-                entry.attempts = attempt.number;
+                entry.attempts = entry.attempts.max(attempt.number);
                 self.judge(place, verdict, tried, now, dice);
             }
         }
@@ -254,7 +282,7 @@ impl Lane {
         let Some(entry) = self.entries.get(&place) else {
             return false;
         };
-        let attempt = entry.attempts + u32::from(entry.phase == Phase::Sending);
+        let attempt = entry.attempts_begun();
         self.health_success();
         self.end_acked(place, evidence, attempt.max(1), now, None);
         true
@@ -286,13 +314,18 @@ impl Lane {
             Command::Policy(policy) => {
                 self.health.set_window(policy.limits.in_flight.max(1));
                 let has_other_order = policy.order != self.policy.order;
+                let has_other_fallback = policy.fallback_after != self.policy.fallback_after;
                 self.policy = policy;
+                if has_other_fallback {
+                    self.arm_fallbacks_anew();
+                }
                 if has_other_order {
                     self.line_up_anew(now);
                 }
             }
             Command::Unblock => self.unblock(now),
-            Command::Cancel { seq, reason } => self.cancel(seq, &reason, now),
+            Command::Redrive => self.redrive(now),
+            Command::Cancel { open, reason } => self.cancel(*open, reason, now),
         }
     }
 
@@ -305,12 +338,16 @@ impl Lane {
             self.timers.remove(&(due, place));
             self.on_due(place);
         }
+        self.give_up_if_due(now);
+        self.fall_back_if_due(now);
     }
 
     /// When `on_timeout` and `poll` want to be called next, if nothing else happens.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
         let timer = self.timers.first().map(|(due, _)| *due);
+        let gives_up = self.health.gives_up_at(&self.policy.retry);
+        let timer = timer.into_iter().chain(gives_up).chain(self.next_fallback()).min();
         let gate =
             (!self.ready.is_empty() && !self.paused && self.in_flight < self.health.window()).then(|| self.gate());
         match (timer, gate) {
@@ -326,6 +363,9 @@ impl Lane {
         }
         if let Some(attempt) = self.next_attempt(now) {
             return Some(Action::Send(attempt));
+        }
+        if let Some(action) = self.next_urgent_page() {
+            return Some(action);
         }
         if let Some((after, limit)) = self.supply.wants(self.loaded_of_backlog(), self.room) {
             return Some(Action::Load { after, limit });
@@ -401,7 +441,7 @@ impl Lane {
         Some(Attempt {
             seq: place.0,
             round: place.1,
-            number: entry.attempts + 1,
+            number: entry.attempts_begun(),
             partner_seq: entry.partner_seq,
             message_uuid: entry.message_uuid,
             started: now,
@@ -414,14 +454,6 @@ impl Lane {
         match self.entries.last_key_value() {
             Some((last, _)) if last.0 > taken_to => self.entries.range(..=(taken_to, u32::MAX)).count(),
             _ => self.entries.len(),
-        }
-    }
-
-    fn cancel(&mut self, seq: Seq, reason: &str, now: Time) {
-        let places: Vec<Place> = self.entries.range((seq, 0)..=(seq, u32::MAX)).map(|(place, _)| *place).collect();
-        for place in places {
-            let reason = reason.to_owned();
-            self.end(place, Ended { state: State::Cancelled, reason, evidence: None, tried: None, at: now });
         }
     }
 

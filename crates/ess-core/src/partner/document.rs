@@ -45,6 +45,8 @@ const FIELDS: [&str; 17] = [
     "zone",
     "fallback",
 ];
+/// What a fallback has of its own, beside what belongs to its channel.
+const FALLBACK_FIELDS: [&str; 6] = ["channel", "url", "ack", "auth", "headers", "timeout"];
 /// Headers that the hub sets itself.
 const OWN_HEADERS: [&str; 7] =
     ["host", "content-length", "content-type", "transfer-encoding", "connection", "authorization", "user-agent"];
@@ -79,6 +81,7 @@ impl Partner {
         if zone.as_ref().is_some_and(|zone| jiff::tz::TimeZone::get(zone).is_err()) {
             return Err(invalid("zone", "expected an IANA time zone such as America/Chicago"));
         }
+        let fallback = part.get("fallback").map(|value| read_fallback(value, &id)).transpose()?;
         Ok(Self {
             id,
             channel,
@@ -97,7 +100,7 @@ impl Partner {
             auth: part.get("auth").map(|auth| read_auth(auth, channel)).transpose()?,
             escalate: part.get("escalate").map(read_escalate).transpose()?,
             zone,
-            fallback: part.get("fallback").map(read_fallback).transpose()?,
+            fallback,
             tests: read_tests(&part, channel)?,
             ack,
         })
@@ -146,8 +149,7 @@ impl Partner {
         );
         let escalate = |escalate: &Escalate| json!({"after": duration::format(escalate.after), "to": escalate.to});
         put("escalate", self.escalate.as_ref().map(escalate));
-        let fallback = |fallback: &Fallback| json!({"channel": fallback.channel, "url": fallback.url, "after": duration::format(fallback.after)});
-        put("fallback", self.fallback.as_ref().map(fallback));
+        put("fallback", self.fallback.as_ref().map(|fallback| write_fallback(fallback, secrets)));
         if let Value::Object(document) = &mut document {
             self.settings.write(document);
         }
@@ -309,13 +311,33 @@ fn read_escalate(value: &Value) -> Result<Escalate, Problem> {
     Ok(Escalate { after: part.span("after", Duration::from_secs(900))?, to })
 }
 
-fn read_fallback(value: &Value) -> Result<Fallback, Problem> {
-    let part = Part::of(value, "fallback", &["channel", "url", "after"])?;
-    Ok(Fallback {
-        channel: part.need_text("channel")?,
-        url: part.need_text("url")?,
-        after: part.span("after", Duration::from_secs(600))?,
-    })
+/// A channel of its own, so with the fields of a partner that belong to one.
+fn read_fallback(value: &Value, id: &PartnerId) -> Result<Fallback, Problem> {
+    let mut known = FALLBACK_FIELDS.to_vec();
+    known.push("after");
+    known.extend(own_fields());
+    let part = Part::of(value, "fallback", &known)?;
+    let after = part.span("after", Duration::from_secs(600))?;
+    let mut document = value.clone();
+    if let Value::Object(fields) = &mut document {
+        fields.remove("after");
+        fields.insert("id".to_owned(), json!(id.as_str()));
+    }
+    let within = |problem: Problem| {
+        let field = problem.field.as_ref().map_or_else(|| "fallback".to_owned(), |field| format!("fallback.{field}"));
+        problem.with_field(&field)
+    };
+    Ok(Fallback { after, partner: Box::new(Partner::from_json(&document).map_err(within)?) })
+}
+
+fn write_fallback(fallback: &Fallback, secrets: Secrets) -> Value {
+    let mut document = fallback.partner.to_json(secrets);
+    if let Value::Object(fields) = &mut document {
+        fields
+            .retain(|name, _| FALLBACK_FIELDS.contains(&name.as_str()) || own_fields().any(|own| own == name.as_str()));
+        fields.insert("after".to_owned(), json!(duration::format(fallback.after)));
+    }
+    document
 }
 
 fn read_tests(part: &Part<'_>, channel: ChannelKind) -> Result<Tests, Problem> {
@@ -354,7 +376,7 @@ mod tests {
             "order": "latest", "limits": {"in_flight": 2, "per_second": 0.5}, "timeout": "10s",
             "headers": {"X-Agency": "AOC"}, "auth": {"basic": {"user": "u", "password": "secret"}},
             "escalate": {"after": "15m", "to": ["ops-email"]}, "zone": "America/Chicago", "tests": "skip",
-            "fallback": {"channel": "email", "url": "smtps://x", "after": "10m"},
+            "fallback": {"channel": "webhook", "url": "https://x.example/", "after": "10m"},
         })).unwrap();
         assert_eq!(partner.pinned_version(&Subject::trusted("RULE-COURT-X")), Some(Version(1)));
         assert_eq!(partner.pinned_version(&Subject::trusted("OTHER")), Some(Version(2)));

@@ -307,14 +307,12 @@ pub struct Escalate {
 }
 
 /// Another way to reach the partner.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Fallback {
-    /// Its channel's word.
-    pub channel: String,
-    /// Its address.
-    pub url: String,
     /// After which time without an ACK.
     pub after: Duration,
+    /// The same partner by the other channel: address, login and receipt are its own.
+    pub partner: Box<Partner>,
 }
 
 /// What a partner wants of dry runs.

@@ -8,6 +8,7 @@ mod batch;
 mod checkpoint;
 pub(crate) mod deliveries;
 pub(crate) mod events;
+mod given_up;
 pub(crate) mod lane;
 pub(crate) mod ledger;
 mod readers;
