@@ -7,6 +7,7 @@ import json
 import socket
 from typing import Any, Callable, Optional
 
+from standardwebhooks.webhooks import Webhook
 from conftest import Client, Hub, Loop, Request, Sink, acknowledge, add_partner, event, wait_for
 
 QUICK = {"first": "50ms", "factor": 1, "max": "100ms", "jitter": 0, "give_up_after": "600ms"}
@@ -187,3 +188,22 @@ def test_an_urgent_event_overtakes_a_backlog_of_other_subjects(start_hub: Callab
     assert before < 1500, f"{before} routine events went before it"
     arrival = sink.arrivals[before]
     assert arrival.headers["x-hms-partner-seq"] == "3001"
+
+
+def test_a_partner_that_wants_heartbeats_learns_of_a_gap_although_nothing_follows(
+    start_hub: Callable[..., Hub], loop: Loop
+) -> None:
+    hub = start_hub()
+    client = hub.client()
+    sink = Sink(loop)
+    secret = add_partner(client, "QUIET", sink.url, heartbeat="1s", limits={"in_flight": 1})["secret"]
+    for number in range(3):
+        publish(client, f"E-{number}", f"S-{number}")
+    wait_for("a heartbeat", lambda: "x-hms-heartbeat" in sink.arrivals[-1].headers if sink.arrivals else False)
+    beat = sink.arrivals[-1]
+    said = json.loads(beat.body)
+    assert (said["heartbeat"], said["partner"], said["partner_seq"], said["sequence"]) == (True, "QUIET", 3, 3)
+    assert beat.headers["x-hms-partner-seq"] == "3"
+    Webhook(secret).verify(beat.body, beat.headers)
+    missed = client.get("/v1/partners/QUIET/events?from=2&to=3")
+    assert [item["partner_seq"] for item in missed["items"]] == [2, 3]

@@ -68,7 +68,7 @@ pub(super) const RULES: [Rule; 11] = [
         example: "https://api.courtcal.com/update",
         acks: &[AckBy::Body, AckBy::Status, AckBy::Callback],
         auths: HTTP_AUTHS,
-        fields: &["headers"],
+        fields: &["headers", "heartbeat"],
     },
     Rule {
         kind: ChannelKind::Sftp,

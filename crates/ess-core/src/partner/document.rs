@@ -102,6 +102,7 @@ impl Partner {
             zone,
             fallback,
             tests: read_tests(&part, channel)?,
+            heartbeat: read_heartbeat(&part)?,
             ack,
         })
     }
@@ -140,6 +141,7 @@ impl Partner {
         put("url", self.url.as_ref().map(|url| json!(url)));
         put("where", self.filter.as_ref().map(|filter| json!(filter)));
         put("adapter", self.adapter.as_ref().map(|adapter| json!(adapter)));
+        put("heartbeat", self.heartbeat.map(|span| json!(duration::format(span))));
         put("zone", self.zone.as_ref().map(|zone| json!(zone)));
         put("auth", self.auth.as_ref().map(|auth| write_auth(auth, secrets)));
         put("accepts_version", write_versions(&self.accepts_version));
@@ -338,6 +340,17 @@ fn write_fallback(fallback: &Fallback, secrets: Secrets) -> Value {
         fields.insert("after".to_owned(), json!(duration::format(fallback.after)));
     }
     document
+}
+
+fn read_heartbeat(part: &Part<'_>) -> Result<Option<Duration>, Problem> {
+    if part.get("heartbeat").is_none() {
+        return Ok(None);
+    }
+    let heartbeat = part.span("heartbeat", Duration::ZERO)?;
+    if heartbeat < Duration::from_secs(1) || heartbeat > Duration::from_secs(7 * 86_400) {
+        return Err(invalid("heartbeat", "expected 1s to 7d"));
+    }
+    Ok(Some(heartbeat))
 }
 
 fn read_tests(part: &Part<'_>, channel: ChannelKind) -> Result<Tests, Problem> {
