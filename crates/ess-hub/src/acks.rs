@@ -11,7 +11,7 @@ use ess_core::receipt::Evidence;
 use ess_store::{AckReceipt, Change, StoredDelivery};
 
 use crate::hub::Hub;
-use crate::lanes::{Input, Word as LaneWord};
+use crate::lanes::{Input, ToLane, Word as LaneWord};
 use crate::publish::unavailable;
 use crate::registry::Registered;
 
@@ -120,7 +120,9 @@ impl Hub {
             has_rows: true,
         };
         self.delivery.store.record(vec![Change::Acked(receipt)]);
-        self.lanes.tell(Input::EndedInStore(delivery.key.partner, event.content.subject.clone(), event.content.test));
+        let content = &event.content;
+        let (key, subject) = (delivery.key, content.subject.clone());
+        self.lanes.tell(Input::Lane(key.partner, ToLane::EndedInStore((key.seq, key.round), subject, content.test)));
     }
 
     pub(crate) async fn state_of(&self, key: DeliveryKey) -> Result<Option<State>, Problem> {

@@ -2,7 +2,7 @@
 
 use ess_core::delivery::State;
 use ess_core::id::EventId;
-use ess_core::lane::{Action, Record};
+use ess_core::lane::{Action, OpenState, Record};
 use ess_core::partner::ChannelKind;
 use ess_core::time::Time;
 
@@ -55,6 +55,7 @@ pub fn tell_record(delivery: &Delivery, happenings: &Happenings, registered: &Re
             (kind, open.key.seq, format!("{partner}: {}", ended.reason))
         }
         Record::Opened(open) => match &open.reason {
+            _ if open.state != OpenState::Blocked => return,
             Some(reason) => ("delivery.blocked", open.key.seq, format!("{partner}: {reason}")),
             None => return,
         },

@@ -11,7 +11,7 @@ use ess_store::{Change, StoredDelivery};
 
 use crate::ask::delivery_cursor;
 use crate::hub::{FIRST, Hub};
-use crate::lanes::{Input, offer_of};
+use crate::lanes::{Input, ToLane, offer_of};
 use crate::publish::unavailable;
 use crate::view::{DeliveryView, Page};
 
@@ -68,7 +68,7 @@ impl Hub {
             partners.extend(found.iter().map(|letter| letter.key.partner));
         }
         for partner in partners {
-            self.lanes.tell(Input::Redrive(partner));
+            self.lanes.tell(Input::Lane(partner, ToLane::Redrive));
         }
         after = FIRST;
         while let Some(found) = self.next_letters(&chosen, &mut after).await? {
@@ -76,7 +76,7 @@ impl Hub {
             for letter in found.into_iter().filter(|letter| !letter.waits) {
                 let open = self.reopened(letter).await?;
                 self.delivery.store.record(vec![Change::Reopened(open.clone())]);
-                self.lanes.tell(Input::Opened(open.key.partner, vec![open]));
+                self.lanes.tell(Input::Lane(open.key.partner, ToLane::Opened(vec![open])));
             }
             self.delivery.store.record_durably(Vec::new()).await.map_err(|error| unavailable(&error))?;
         }
@@ -103,7 +103,7 @@ impl Hub {
                 let (waits, partner) = (letter.waits, letter.key.partner);
                 let open = self.reopened(letter).await?;
                 if waits {
-                    self.lanes.tell(Input::Cancel(partner, Box::new(open), reason));
+                    self.lanes.tell(Input::Lane(partner, ToLane::Cancel(Box::new(open), reason)));
                     continue;
                 }
                 let (state, at) = (State::Cancelled, self.now());

@@ -19,7 +19,7 @@ mod notary;
 mod partners;
 mod prepare;
 mod publish;
-mod records;
+pub mod records;
 mod registry;
 mod replay;
 mod rules;

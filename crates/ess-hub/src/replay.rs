@@ -8,7 +8,7 @@ use ess_core::problem::{Code, Problem};
 use ess_store::{Change, Recorded, StoredDelivery};
 
 use crate::hub::Hub;
-use crate::lanes::{Input, offer_of};
+use crate::lanes::{Input, ToLane, offer_of};
 use crate::publish::unavailable;
 use crate::view::{ReplayReceipt, ReplayRequest};
 
@@ -56,7 +56,7 @@ impl Hub {
             let opened = vec![Change::Opened(open.clone())];
             self.delivery.store.record_durably(opened).await.map_err(|error| unavailable(&error))?;
             replayed.push((snapshot.by_no[&no].partner.id.clone(), open.key.round));
-            self.lanes.tell(Input::Opened(no, vec![open]));
+            self.lanes.tell(Input::Lane(no, ToLane::Opened(vec![open])));
         }
         Ok(ReplayReceipt { id: content.id.clone(), replayed })
     }

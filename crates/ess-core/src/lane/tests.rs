@@ -10,6 +10,7 @@ use crate::id::{Digest, Version};
 use crate::partner::{AckBy, Redrive};
 use crate::receipt::Verdict;
 
+mod found;
 mod simulation;
 mod troubles;
 
