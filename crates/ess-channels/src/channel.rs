@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::credential::Credential;
 use crate::dialer::Dialer;
 use crate::file::FileDrop;
+use crate::pull::Pull;
 use crate::sftp::SftpDrop;
 use crate::watch::{Awaited, Heard, Watch};
 use crate::webhook::Webhook;
@@ -39,6 +40,8 @@ pub enum Channel {
     File(FileDrop),
     /// A drop by SFTP.
     Sftp(SftpDrop),
+    /// The partner fetches its events.
+    Pull(Pull),
 }
 
 impl Channel {
@@ -60,6 +63,7 @@ impl Channel {
             }
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
             ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Channel::Sftp),
+            ChannelKind::Pull => Ok(Channel::Pull(Pull::default())),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
         }
@@ -73,6 +77,7 @@ impl Channel {
             Channel::Webhook(webhook) => webhook.send(message, deadline).await,
             Channel::File(file) => file.send(message, deadline).await,
             Channel::Sftp(sftp) => sftp.send(message, deadline).await,
+            Channel::Pull(pull) => pull.send(message, deadline).await,
         }
     }
 
@@ -80,7 +85,7 @@ impl Channel {
     #[must_use]
     pub fn watch(&self) -> Watch {
         match self {
-            Channel::Webhook(_) => Watch::None,
+            Channel::Webhook(_) | Channel::Pull(_) => Watch::None,
             Channel::File(file) => file.watch(),
             Channel::Sftp(sftp) => sftp.watch(),
         }
@@ -94,7 +99,7 @@ impl Channel {
     /// The place could not be looked at by `deadline`.
     pub async fn look(&self, awaited: &[Awaited], deadline: Instant) -> Result<Vec<Heard>, Failure> {
         match self {
-            Channel::Webhook(_) => Ok(Vec::new()),
+            Channel::Webhook(_) | Channel::Pull(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.look(awaited, deadline).await,
         }
@@ -107,7 +112,7 @@ impl Channel {
     /// It could not be removed; it is only found again.
     pub async fn settle(&self, awaited: &Awaited, deadline: Instant) -> Result<(), Failure> {
         match self {
-            Channel::Webhook(_) => Ok(()),
+            Channel::Webhook(_) | Channel::Pull(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.settle(awaited, deadline).await,
         }
@@ -118,7 +123,9 @@ impl Channel {
     pub async fn listen(&self, _heard: &mpsc::Sender<Heard>) -> Failure {
         match self {
             // None of them has anything to listen to.
-            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) => std::future::pending().await,
+            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Pull(_) => {
+                std::future::pending().await
+            }
         }
     }
 
@@ -126,8 +133,17 @@ impl Channel {
     pub fn sweep(&self) {
         match self {
             Channel::Webhook(webhook) => webhook.sweep(),
-            Channel::File(_) => {}
             Channel::Sftp(sftp) => sftp.sweep(),
+            Channel::File(_) | Channel::Pull(_) => {}
+        }
+    }
+
+    /// The inbox that the partner fetches from, if it has one.
+    #[must_use]
+    pub fn pull(&self) -> Option<&Pull> {
+        match self {
+            Channel::Pull(pull) => Some(pull),
+            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) => None,
         }
     }
 }

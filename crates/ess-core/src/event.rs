@@ -102,7 +102,7 @@ impl Kind {
     }
 }
 
-/// Trace headers of the publish, carried to every partner, log line and ledger entry.
+/// Where a publish came from: its trace headers, which are carried to every partner, log line and ledger entry, and who it was.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {
     /// W3C Trace Context `traceparent`.
@@ -111,6 +111,8 @@ pub struct Trace {
     pub trace_id: Option<String>,
     /// `x-hms-docket-id`.
     pub docket_id: Option<String>,
+    /// Public name of the token that published it; kept on record, never sent.
+    pub publisher: Option<String>,
 }
 
 impl Trace {
@@ -123,7 +125,7 @@ impl Trace {
                 .filter(|text| text.bytes().all(|byte| (b' '..=b'~').contains(&byte)))
                 .map(str::to_owned)
         };
-        Self { traceparent: keep(traceparent), trace_id: keep(trace_id), docket_id: keep(docket_id) }
+        Self { traceparent: keep(traceparent), trace_id: keep(trace_id), docket_id: keep(docket_id), publisher: None }
     }
 }
 

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 
 use crate::api::{
-    acks, audit, backup, bridges, bulk, dead_letters, deliveries, events, health, keys, ledger, partner_events,
-    partners, publish, schemas, stream, tables, tokens,
+    acks, audit, backup, bridges, bulk, dead_letters, deliveries, events, health, inbox, keys, ledger, ledger_export,
+    packet, partner_events, partners, publish, schemas, stream, tables, tokens,
 };
 use crate::refusal;
 use crate::routes::OPEN;
@@ -31,7 +31,7 @@ use crate::routes::OPEN;
     paths(
         publish::publish_event, events::list_events, events::read_event, events::read_event_status,
         events::list_event_deliveries, events::replay_event,
-        acks::acknowledge, keys::list_keys, partner_events::list_partner_events, partner_events::list_partner_deliveries,
+        acks::acknowledge, keys::list_keys, inbox::read_inbox, partner_events::list_partner_events, partner_events::list_partner_deliveries,
         partners::add_partner, partners::list_partners, partners::read_one, partners::set_partner,
         partners::remove_partner, partners::pause_partner, partners::resume_partner, partners::test_partner,
         partners::rotate_secret,
@@ -42,7 +42,7 @@ use crate::routes::OPEN;
         deliveries::list_unacked, dead_letters::list_dead_letters, dead_letters::redrive_dead_letters,
         dead_letters::discard_dead_letters,
         ledger::list_ledger, ledger::read_checkpoint, ledger::make_checkpoint, ledger::prove_receipt,
-        ledger::prove_consistency, ledger::verify_ledger, audit::list_audit,
+        ledger::prove_consistency, ledger::verify_ledger, ledger_export::export_ledger, packet::read_packet, audit::list_audit,
         tokens::create_token, tokens::list_tokens, tokens::revoke_token,
         health::read_health, health::read_readiness, stream::follow_stream, backup::back_up,
     ),
@@ -97,8 +97,10 @@ fn roles(method: &str, path: &str) -> &'static [&'static str] {
     match (method, path) {
         (_, path) if OPEN.contains(&path) => &[],
         ("post", "/v1/events") => &["publisher", "operator", "admin"],
+        ("get", "/v1/events/{id}/audit") => &["operator", "auditor", "admin"],
         ("get", path) if path.starts_with("/v1/events") => &["publisher", "operator", "auditor", "admin"],
         ("post", "/v1/acks") => &["partner", "operator", "admin"],
+        ("get", "/v1/partners/{id}/inbox") => &["partner", "operator", "admin"],
         ("get", path) if path.starts_with("/v1/partners/{id}") => &["partner", "operator", "auditor", "admin"],
         (_, path) if path.starts_with("/v1/tokens") || path == "/v1/backup" => &["admin"],
         ("get", _) | ("post", "/v1/ledger/verify" | "/v1/ledger/checkpoint") => &["operator", "auditor", "admin"],

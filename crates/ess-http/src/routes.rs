@@ -9,8 +9,8 @@ use axum::routing::{MethodFilter, on};
 use ess_core::problem::{Code, Problem};
 
 use crate::api::{
-    acks, audit, backup, bridges, dead_letters, deliveries, events, health, keys, ledger, partner_events, partners,
-    publish, schemas, stream, tables, tokens,
+    acks, audit, backup, bridges, dead_letters, deliveries, events, health, inbox, keys, ledger, ledger_export, packet,
+    partner_events, partners, publish, schemas, stream, tables, tokens,
 };
 use crate::docs;
 use crate::refusal::Refusal;
@@ -48,6 +48,7 @@ pub(crate) fn routes() -> Routes {
         // Partners.
         .post("/v1/acks", acks::acknowledge)
         .get("/v1/partners/{id}", partners::read_one)
+        .get("/v1/partners/{id}/inbox", inbox::read_inbox)
         .get("/v1/partners/{id}/events", partner_events::list_partner_events)
         .get("/v1/partners/{id}/deliveries", partner_events::list_partner_deliveries)
         // Auditors.
@@ -62,7 +63,9 @@ pub(crate) fn routes() -> Routes {
         .post("/v1/ledger/checkpoint", ledger::make_checkpoint)
         .get("/v1/ledger/proof", ledger::prove_receipt)
         .get("/v1/ledger/consistency", ledger::prove_consistency)
+        .get("/v1/ledger/export", ledger_export::export_ledger)
         .post("/v1/ledger/verify", ledger::verify_ledger)
+        .get("/v1/events/{id}/audit", packet::read_packet)
         .get("/v1/audit", audit::list_audit)
         .get("/v1/stream", stream::follow_stream)
         // Operators.

@@ -14,6 +14,7 @@ use ess_store::{Recorded, StoreError, StoredDelivery, Word as LedgerWord};
 use crate::hub::Hub;
 use crate::publish::unavailable;
 use crate::registry::{Registered, Snapshot};
+use crate::verify::damaged;
 use crate::view::{AttemptView, AuditView, DeliveryView, EventView, LedgerHead, LedgerView, Page};
 
 /// Outcomes by which the store's words for attempts are known outside.
@@ -215,10 +216,11 @@ impl Hub {
         match self.delivery.store.verify_ledger().await {
             Ok((size, chain)) => {
                 self.verify_tree().await?;
+                self.verify_tiles().await?;
+                self.verify_events().await?;
                 Ok(LedgerHead { size, chain })
             }
-            Err(StoreError::Damaged(what)) => Err(Problem::new(Code::Conflict, what)
-                .with_hint("keep the database file as it is for the investigation, and restore the last back-up")),
+            Err(StoreError::Damaged(what)) => Err(damaged(what)),
             Err(error) => Err(unavailable(&error)),
         }
     }
@@ -308,7 +310,7 @@ fn event_view(recorded: &Recorded) -> EventView {
     EventView { event: recorded.event.clone(), partners }
 }
 
-fn view(delivery: StoredDelivery, event: &Arc<Event>, snapshot: &Snapshot) -> Option<DeliveryView> {
+pub(crate) fn view(delivery: StoredDelivery, event: &Arc<Event>, snapshot: &Snapshot) -> Option<DeliveryView> {
     let registered = snapshot.by_no.get(&delivery.key.partner);
     let is_open = !delivery.state.is_end();
     let state = if registered.is_none() && is_open { State::Cancelled } else { delivery.state };
@@ -339,6 +341,7 @@ fn view(delivery: StoredDelivery, event: &Arc<Event>, snapshot: &Snapshot) -> Op
         ended_at: delivery.ended_at,
         evidence: delivery.evidence,
         body_digest: delivery.body_digest.filter(|digest| digest.0 != [0; 32]),
+        scripts: delivery.scripts,
         state,
     })
 }

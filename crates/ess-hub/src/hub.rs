@@ -20,6 +20,7 @@ use crate::access::Access;
 use crate::cells::Cells;
 use crate::clock::Clock;
 use crate::deliver::Delivery;
+use crate::elsewhere;
 use crate::filters::Filters;
 use crate::happenings::Happenings;
 use crate::lanes::{Input, Lanes, LanesHandle, Retractions, Wish};
@@ -139,6 +140,7 @@ impl Hub {
         let loops = vec![
             tokio::spawn(watch_space(hub.space.clone())),
             tokio::spawn(notary::run(hub.clone())),
+            tokio::spawn(elsewhere::run(hub.clone())),
             tokio::spawn(grant(hub.clone(), wishes)),
             tokio::spawn(watch::run(hub.clone(), orders)),
             tokio::spawn(loop_.run()),

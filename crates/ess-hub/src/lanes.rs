@@ -215,7 +215,11 @@ impl Lanes {
                 self.reseat(registered, now);
                 self.pump(no);
             }
-            Input::Unseat(no) => drop(self.seats.remove(&no)),
+            Input::Unseat(no) => {
+                if let Some(seat) = self.seats.remove(&no) {
+                    seats::close_inbox(&seat.registered);
+                }
+            }
             Input::Inspect(no, reply) => self.inspect(no, reply),
             Input::Settle(reply) => {
                 self.flush();
@@ -223,6 +227,8 @@ impl Lanes {
             }
             Input::Drain(reply) => {
                 self.is_draining = true;
+                // What waits for its partner to ask would wait for ever.
+                self.seats.values().for_each(|seat| seats::close_inbox(&seat.registered));
                 self.draining.push(reply);
             }
         }
@@ -235,6 +241,9 @@ impl Lanes {
             self.under_way -= 1;
         }
         let Some(seat) = self.seats.get_mut(&no) else { return };
+        if let ToLane::Cancel(..) = &input {
+            seats::recall_all(&seat.registered);
+        }
         let lane = &mut seat.lane;
         match input {
             ToLane::Report(report) => {
@@ -315,6 +324,7 @@ impl Lanes {
             let Some(seat) = self.seats.get_mut(no) else { continue };
             let is_taken = seat.lane.offer(&offer, now);
             if let Some(retraction) = &retraction {
+                seats::recall_all(&seat.registered);
                 take_back_at(&mut seat.lane, &offer, retraction, now);
             }
             if is_taken || is_urgent {
@@ -328,6 +338,7 @@ impl Lanes {
 
     fn take_back(&mut self, partners: &[PartnerNo], retraction: &Retraction, now: Time) {
         for no in partners {
+            self.recall_waiting(*no);
             self.with_lane(*no, |lane| take_back_at(lane, &retraction.offer, retraction, now));
             self.pump(*no);
         }

@@ -49,7 +49,7 @@ impl Hub {
         let new = NewEvent {
             content_digest: content.digest(),
             content,
-            trace,
+            trace: Trace { publisher: Some(by.token_id.clone()), ..trace },
             message_uuid: uuid::Uuid::now_v7(),
             recorded_at: self.delivery.clock.now(),
             audience: audience.clone(),

@@ -120,6 +120,8 @@ pub struct DeliveryView {
     pub evidence: Option<Evidence>,
     /// SHA-256 of the bytes sent.
     pub body_digest: Option<Digest>,
+    /// SHA-256 of the scripts and tables that made them.
+    pub scripts: Arc<[Digest]>,
 }
 
 /// One try.
@@ -362,6 +364,19 @@ impl CheckpointView {
     pub(crate) fn of(stored: StoredCheckpoint) -> Self {
         Self { size: stored.size, at: stored.at, note: stored.note }
     }
+}
+
+/// A place that checkpoints are brought to, and how it fares.
+#[derive(Debug, Clone)]
+pub struct PlaceView {
+    /// `directory`, `file` or `url`.
+    pub to: &'static str,
+    /// Receipts of the last checkpoint that it took since the hub began.
+    pub size: Option<u64>,
+    /// Since when it takes none.
+    pub failing_since: Option<Time>,
+    /// Why.
+    pub error: Option<String>,
 }
 
 /// The proof that one checkpoint continues another (RFC 9162 section 2.1.4).

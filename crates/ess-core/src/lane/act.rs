@@ -198,6 +198,8 @@ pub enum Outcome {
         /// The command that mends it.
         mend: String,
     },
+    /// Nothing was sent, and nobody is to blame: what waited for its partner to fetch it was taken back. It waits for its turn again.
+    Withdrawn,
 }
 
 /// The identity of the bytes that went out.

@@ -34,6 +34,8 @@ impl Lane {
         let verdict = match outcome {
             Outcome::Verdict(verdict) => verdict,
             Outcome::Blocked { reason, .. } => Verdict::Refused { reason },
+            // A fallback never waits for its partner to ask.
+            Outcome::Withdrawn => Verdict::Refused { reason: "taken back".to_owned() },
         };
         let phase = match verdict {
             Verdict::Acked(evidence) => return self.end_acked(place, evidence, attempt.number, now, Some(tried)),

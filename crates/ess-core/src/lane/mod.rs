@@ -237,6 +237,7 @@ impl Lane {
         }
         match outcome {
             Outcome::Blocked { reason, mend } => self.block(place, reason, mend, now),
+            Outcome::Withdrawn => self.withdraw(place, now),
             Outcome::Verdict(verdict) => {
                 entry.attempts = entry.attempts.max(attempt.number);
                 self.judge(place, verdict, tried, now, dice);

@@ -148,6 +148,16 @@ impl Lane {
         }
     }
 
+    /// An attempt that did not take place: no attempt is counted, and a delivery that was cancelled meanwhile ends.
+    pub(super) fn withdraw(&mut self, place: Place, now: Time) {
+        let Some(entry) = self.entries.get_mut(&place) else { return };
+        if let Some(reason) = entry.cancel.take() {
+            let ended = Ended { state: State::Cancelled, reason, evidence: None, tried: None, at: now };
+            return self.end(place, ended);
+        }
+        self.settle(place, &Phase::Waiting, now);
+    }
+
     pub(super) fn block(&mut self, place: Place, reason: String, mend: String, now: Time) {
         let Some(entry) = self.entries.get_mut(&place) else {
             return;

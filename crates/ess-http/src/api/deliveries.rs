@@ -59,6 +59,9 @@ pub(crate) struct Delivery {
     /// SHA-256 of the bytes sent, in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     body_sha256: Option<String>,
+    /// SHA-256 of the bridges, adapters and tables that made them, in hex.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    scripts: Vec<String>,
 }
 
 /// One try.
@@ -101,6 +104,7 @@ impl Delivery {
             ended_at: view.ended_at.map(|time| time.to_string()),
             evidence: view.evidence.map(Evidence::word),
             body_sha256: view.body_digest.map(|digest| digest.to_string()),
+            scripts: view.scripts.iter().map(ToString::to_string).collect(),
         }
     }
 }

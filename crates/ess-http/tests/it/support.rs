@@ -116,7 +116,7 @@ async fn open(dir: &std::path::Path) -> Hub {
     let scripts = Scripts::start(ScriptsOptions::of_program(std::env::current_exe().unwrap(), args));
     let find_secret: ess_hub::FindSecret = Arc::new(|_| Err("there are no secrets in tests".to_owned()));
     let dir = dir.to_owned();
-    let notary = NotaryOptions { every: Duration::from_secs(3_600), dir: None };
+    let notary = NotaryOptions { every: Duration::from_secs(3_600), places: Vec::new() };
     let options = HubOptions { opened, dir, dialer: dialer.unwrap(), scripts, find_secret, free_bytes_min: 0, notary };
     Hub::start(options).await.unwrap()
 }

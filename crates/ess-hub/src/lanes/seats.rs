@@ -43,8 +43,24 @@ impl Lanes {
         }
         if is_paused != seat.lane.is_paused() {
             seat.lane.on_command(if is_paused { Command::Pause } else { Command::Resume }, now);
+            // What waits for the partner to ask waits for it no longer.
+            recall_all(&registered);
+        }
+        let has_other_channel = match (&seat.registered.channel, &registered.channel) {
+            (Ok(old), Ok(new)) => !Arc::ptr_eq(old, new),
+            _ => true,
+        };
+        if has_other_channel {
+            close_inbox(&seat.registered);
         }
         seat.registered = registered;
+    }
+
+    /// What waits for the partner to ask is taken back; what is still wanted takes its turn anew.
+    pub(super) fn recall_waiting(&self, no: PartnerNo) {
+        if let Some(seat) = self.seats.get(&no) {
+            recall_all(&seat.registered);
+        }
     }
 
     pub(super) fn inspect(&mut self, no: PartnerNo, reply: oneshot::Sender<LaneReport>) {
@@ -69,5 +85,21 @@ impl Lanes {
             let beat = Beat { partner_seq: seat.sent_to.max(seat.lane.counted()), sequence: self.head };
             errands::spawn_heartbeat(&self.delivery, &self.handle, &seat.registered, beat);
         }
+    }
+}
+
+pub(super) fn recall_all(registered: &Registered) {
+    if let Ok(channel) = &registered.channel
+        && let Some(pull) = channel.pull()
+    {
+        pull.recall_all();
+    }
+}
+
+pub(super) fn close_inbox(registered: &Registered) {
+    if let Ok(channel) = &registered.channel
+        && let Some(pull) = channel.pull()
+    {
+        pull.close();
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Rest {
     trace_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     docket_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    publisher: Option<String>,
 }
 
 impl Rest {
@@ -45,6 +47,7 @@ impl Rest {
             traceparent: trace.traceparent.clone(),
             trace_id: trace.trace_id.clone(),
             docket_id: trace.docket_id.clone(),
+            publisher: trace.publisher.clone(),
         };
         // Invariant: strings always serialise.
         serde_json::to_string(&rest).expect("an event's rest serialises")
@@ -75,7 +78,12 @@ pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<(Event, i64)> {
         expires: rest.expires,
         references: rest.references.iter().map(|id| EventId::trusted(id)).collect(),
     };
-    let trace = Trace { traceparent: rest.traceparent, trace_id: rest.trace_id, docket_id: rest.docket_id };
+    let trace = Trace {
+        traceparent: rest.traceparent,
+        trace_id: rest.trace_id,
+        docket_id: rest.docket_id,
+        publisher: rest.publisher,
+    };
     let event = Event {
         seq: Seq(row.get(0)?),
         recorded_at: Time::from_micros(row.get(7)?),
@@ -219,8 +227,9 @@ mod tests {
             traceparent: Some("p".to_owned()),
             trace_id: Some("i".to_owned()),
             docket_id: Some("d".to_owned()),
+            publisher: Some("k".to_owned()),
         };
-        let golden = r#"{"source":"s","time":"t","effective":"f","expires":"x","references":["A-V0"],"traceparent":"p","trace_id":"i","docket_id":"d"}"#;
+        let golden = r#"{"source":"s","time":"t","effective":"f","expires":"x","references":["A-V0"],"traceparent":"p","trace_id":"i","docket_id":"d","publisher":"k"}"#;
         assert_eq!(Rest::write(&content, &trace), golden);
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use ess_core::delivery::DeliveryKey;
 use ess_core::id::{Digest, PartnerNo, Seq, Subject};
 use ess_core::lane::{Offer, OpenDelivery};
+use ess_core::ledger::merkle::Peaks;
 
 use super::Store;
 use crate::error::StoreError;
@@ -270,12 +271,28 @@ impl Store {
         self.sqlite.read(move |reader| tree::consistency(reader, old, new)).await
     }
 
+    /// What the tree of the first `size` leaves is made of.
+    ///
+    /// # Errors
+    /// `Damaged` when a node is missing.
+    pub async fn tree_peaks(&self, size: u64) -> Result<Peaks, StoreError> {
+        self.sqlite.read(move |reader| tree::peaks(reader, size)).await
+    }
+
     /// The hashes of the leaves from 256 × `tile` on, 256 at most.
     ///
     /// # Errors
     /// The store can't be read.
     pub async fn tree_leaves(&self, tile: u64) -> Result<Vec<Digest>, StoreError> {
         self.sqlite.read(move |reader| tree::leaves(reader, tile)).await
+    }
+
+    /// The hashes of a tile of the tree, as many as there are: level 0 is of leaves, a hash of the next one over 256 of them.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn tree_tile(&self, level: u32, index: u64) -> Result<Vec<Digest>, StoreError> {
+        self.sqlite.read(move |reader| tree::tile(reader, level, index)).await
     }
 
     /// Signed checkpoints of more than `after` leaves, the smallest first.

@@ -20,7 +20,7 @@ use ess_core::script::Bounds;
 use crate::failure::{Failure, Result};
 
 /// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 25] = [
+pub(crate) const KEYS: [(&str, &str); 28] = [
     ("listen", "127.0.0.1:8443"),
     ("data", "hms-ess-data"),
     ("store", ""),
@@ -46,6 +46,9 @@ pub(crate) const KEYS: [(&str, &str); 25] = [
     ("stop_within", "10s"),
     ("checkpoint_every", "1h"),
     ("checkpoint_dir", ""),
+    ("checkpoint_file", ""),
+    ("checkpoint_url", ""),
+    ("checkpoint_token", ""),
 ];
 
 /// Flags of `serve`.
@@ -127,8 +130,14 @@ pub(crate) struct Config {
     pub(crate) stop_within: Duration,
     /// How often the ledger's checkpoint is signed.
     pub(crate) checkpoint_every: Duration,
-    /// Where checkpoints are written to as well.
+    /// Directory that checkpoints are written to as well.
     pub(crate) checkpoint_dir: Option<PathBuf>,
+    /// File that checkpoints are added to as well.
+    pub(crate) checkpoint_file: Option<PathBuf>,
+    /// Address that checkpoints are POSTed to as well.
+    pub(crate) checkpoint_url: Option<String>,
+    /// Where the bearer token for it is.
+    pub(crate) checkpoint_token: Option<SecretRef>,
 }
 
 /// A value as it was written, and where.
@@ -265,7 +274,10 @@ impl Config {
             script_bounds: values.script_bounds()?,
             stop_within: values.span("stop_within")?,
             checkpoint_every: values.lasting("checkpoint_every", "1s", "30d")?,
-            checkpoint_dir: Some(text("checkpoint_dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
+            checkpoint_dir: values.optional("checkpoint_dir").map(PathBuf::from),
+            checkpoint_file: values.optional("checkpoint_file").map(PathBuf::from),
+            checkpoint_url: values.optional("checkpoint_url").map(str::to_owned),
+            checkpoint_token: values.secret("checkpoint_token")?,
         })
     }
 }
@@ -308,6 +320,20 @@ impl<'a> Values<'a> {
             "true" | "1" => Ok(true),
             "false" | "0" | "" => Ok(false),
             _ => Err(self.wrong(key, "true or false")),
+        }
+    }
+
+    fn optional(&self, key: &str) -> Option<&'a str> {
+        Some(self.text(key)).filter(|text| !text.is_empty())
+    }
+
+    /// Where a secret is; never the secret itself, which `config show` would print.
+    fn secret(&self, key: &str) -> Result<Option<SecretRef>> {
+        let Some(text) = self.optional(key) else { return Ok(None) };
+        match text.split_once(':') {
+            Some(("env", name)) if !name.is_empty() => Ok(Some(SecretRef::Env(name.to_owned()))),
+            Some(("file", path)) if !path.is_empty() => Ok(Some(SecretRef::File(path.to_owned()))),
+            _ => Err(Failure::usage(format!("{}: {key}: expected env:NAME or file:PATH", self.0[key].source))),
         }
     }
 
