@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::credential::Credential;
 use crate::dialer::Dialer;
+use crate::email::Email;
 use crate::file::FileDrop;
 use crate::pull::Pull;
 use crate::sftp::SftpDrop;
@@ -40,6 +41,8 @@ pub enum Channel {
     File(FileDrop),
     /// A drop by SFTP.
     Sftp(SftpDrop),
+    /// A mail to the partner's people.
+    Email(Box<Email>),
     /// The partner fetches its events.
     Pull(Pull),
 }
@@ -63,6 +66,7 @@ impl Channel {
             }
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
             ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Channel::Sftp),
+            ChannelKind::Email => Email::open(partner, url, credential, dialer).map(Box::new).map(Channel::Email),
             ChannelKind::Pull => Ok(Channel::Pull(Pull::default())),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
@@ -77,6 +81,7 @@ impl Channel {
             Channel::Webhook(webhook) => webhook.send(message, deadline).await,
             Channel::File(file) => file.send(message, deadline).await,
             Channel::Sftp(sftp) => sftp.send(message, deadline).await,
+            Channel::Email(email) => email.send(message, deadline).await,
             Channel::Pull(pull) => pull.send(message, deadline).await,
         }
     }
@@ -85,7 +90,7 @@ impl Channel {
     #[must_use]
     pub fn watch(&self) -> Watch {
         match self {
-            Channel::Webhook(_) | Channel::Pull(_) => Watch::None,
+            Channel::Webhook(_) | Channel::Pull(_) | Channel::Email(_) => Watch::None,
             Channel::File(file) => file.watch(),
             Channel::Sftp(sftp) => sftp.watch(),
         }
@@ -99,7 +104,7 @@ impl Channel {
     /// The place could not be looked at by `deadline`.
     pub async fn look(&self, awaited: &[Awaited], deadline: Instant) -> Result<Vec<Heard>, Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Pull(_) => Ok(Vec::new()),
+            Channel::Webhook(_) | Channel::Pull(_) | Channel::Email(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.look(awaited, deadline).await,
         }
@@ -112,7 +117,7 @@ impl Channel {
     /// It could not be removed; it is only found again.
     pub async fn settle(&self, awaited: &Awaited, deadline: Instant) -> Result<(), Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Pull(_) => Ok(()),
+            Channel::Webhook(_) | Channel::Pull(_) | Channel::Email(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.settle(awaited, deadline).await,
         }
@@ -123,7 +128,7 @@ impl Channel {
     pub async fn listen(&self, _heard: &mpsc::Sender<Heard>) -> Failure {
         match self {
             // None of them has anything to listen to.
-            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Pull(_) => {
+            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Pull(_) | Channel::Email(_) => {
                 std::future::pending().await
             }
         }
@@ -134,7 +139,7 @@ impl Channel {
         match self {
             Channel::Webhook(webhook) => webhook.sweep(),
             Channel::Sftp(sftp) => sftp.sweep(),
-            Channel::File(_) | Channel::Pull(_) => {}
+            Channel::File(_) | Channel::Pull(_) | Channel::Email(_) => {}
         }
     }
 
@@ -143,7 +148,7 @@ impl Channel {
     pub fn pull(&self) -> Option<&Pull> {
         match self {
             Channel::Pull(pull) => Some(pull),
-            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) => None,
+            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Email(_) => None,
         }
     }
 }

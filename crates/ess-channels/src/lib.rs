@@ -6,6 +6,7 @@
 mod channel;
 mod credential;
 mod dialer;
+mod email;
 mod file;
 mod guard;
 mod http1;
@@ -26,8 +27,9 @@ mod wire;
 pub use channel::{Channel, ChannelError};
 pub use credential::Credential;
 pub use dialer::{Dialer, DialerOptions};
+pub use email::Email;
 pub use file::FileDrop;
-pub use mail::Mail;
+pub use mail::{Attachment, Mail};
 pub use pull::{Pull, Slot};
 pub use sftp::SftpDrop;
 pub use smtp::{MailError, Mailer, MailerOptions};

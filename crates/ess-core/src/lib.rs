@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock, rolls dice or waits: time and dice are arguments, outcomes are values.
 
 pub mod access;
+pub mod ack_link;
 pub mod bridge;
 pub mod cloudevents;
 pub mod delivery;
@@ -15,6 +16,7 @@ pub mod id;
 pub mod json;
 pub mod lane;
 pub mod ledger;
+pub mod letter;
 pub mod limits;
 pub mod message;
 pub mod mutant;

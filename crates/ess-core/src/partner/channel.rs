@@ -2,6 +2,7 @@
 //!
 //! One row says all that a partner's document may hold for a channel; whatever does not fit it is refused by name.
 
+use super::email::MailAddress;
 use super::AckBy;
 use super::part::{Part, invalid};
 use crate::limits::URL_BYTES_MAX;
@@ -143,12 +144,12 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::Email,
         word: "email",
-        is_built: false,
+        is_built: true,
         schemes: &["smtps://", "smtp://"],
         example: "smtps://mail.example?to=clerk@court.example",
         acks: &[AckBy::Callback, AckBy::Status],
         auths: &["user", "password"],
-        fields: &[],
+        fields: &["from", "tls"],
     },
     Rule {
         kind: ChannelKind::File,
@@ -244,6 +245,11 @@ impl ChannelKind {
         if login.is_some() && !may_name_user {
             return refuse("the address holds a login; use `auth` for it".to_owned());
         }
+        if self == ChannelKind::Email
+            && let Err(why) = MailAddress::parse(url)
+        {
+            return refuse(why);
+        }
         let is_http = self == ChannelKind::Webhook;
         if is_http && url.parse::<http::Uri>().is_err() {
             return refuse("not an address".to_owned());
@@ -306,7 +312,7 @@ mod tests {
     #[test]
     fn each_channels_page_begins_with_a_partner_that_is_taken() {
         for page in
-            [include_str!("../../../../docs/channels/file.md"), include_str!("../../../../docs/channels/sftp.md")]
+            [include_str!("../../../../docs/channels/file.md"), include_str!("../../../../docs/channels/sftp.md"), include_str!("../../../../docs/channels/email.md")]
         {
             let yaml = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
             PartnerFile::parse(yaml, "p.yaml").unwrap().check().unwrap();
@@ -353,6 +359,9 @@ mod tests {
             ("file", "file://host/dir"),
             ("file", "file:///mnt/../etc"),
             ("file", "/mnt/x"),
+            ("email", "smtps://mail.example"),
+            ("email", "smtps://clerk@court.example"),
+            ("email", "smtps://user:password@mail.example?to=a@x.example"),
         ] {
             check_refused(json!({"channel": channel, "url": url}), "url", "://");
         }
@@ -371,6 +380,24 @@ mod tests {
             check_refused(drop(json!({"by": "file", "pattern": pattern})), "ack.pattern", "{id}.ack");
         }
         assert!(read(drop(json!({"by": "status", "pattern": "{id}"}))).is_err());
+    }
+
+    #[test]
+    fn what_only_email_has_is_read_back_as_it_was() {
+        let email = |more: Value| {
+            let mut document = json!({"channel": "email", "url": "smtp://m.example?to=a@x.example"});
+            document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            document
+        };
+        let partner = check_read_back(email(json!({"from": "hub@x.example", "tls": "none"})));
+        let Settings::Email(settings) = &partner.settings else { panic!("no settings") };
+        assert_eq!((settings.from.as_deref(), settings.is_plain), (Some("hub@x.example"), true));
+        assert_eq!((partner.ack.by, partner.ack.within.as_secs()), (AckBy::Callback, 4 * 3_600));
+        check_read_back(email(json!({"auth": {"user": "u", "password": "p"}, "ack": {"by": "status"}})));
+        check_refused(email(json!({"from": "hub@x\r\nBcc: all@x"})), "from", "hub@agency.example");
+        check_refused(email(json!({"ack": {"by": "body"}})), "ack.by", "callback, status");
+        let plain = email(json!({"tls": "none", "auth": {"user": "u", "password": "p"}}));
+        assert_eq!(read(plain).unwrap_err().field.as_deref(), Some("tls"));
     }
 
     #[test]

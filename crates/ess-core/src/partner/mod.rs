@@ -4,6 +4,7 @@ mod ack;
 mod auth;
 mod channel;
 mod document;
+mod email;
 mod part;
 mod settings;
 mod words;
@@ -11,6 +12,8 @@ mod words;
 pub(crate) use auth::{read_auth, write_auth};
 pub use channel::ChannelKind;
 pub use document::{Secrets, differences};
+pub(crate) use email::is_mail_address;
+pub use email::{EmailSettings, MailAddress};
 pub(crate) use part::{Part, expected, invalid};
 pub use settings::{Settings, SftpSettings, Write};
 

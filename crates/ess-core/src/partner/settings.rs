@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::ChannelKind;
+use super::email::EmailSettings;
 use super::part::{Part, invalid};
 use super::words::{WRITES, word_of};
 use crate::limits::{HOST_KEY_BYTES_MAX, HOST_KEYS_MAX};
@@ -13,6 +14,8 @@ use crate::problem::Problem;
 pub enum Settings {
     /// The channel has nothing of its own.
     None,
+    /// Of `email`.
+    Email(EmailSettings),
     /// Of `sftp`.
     Sftp(SftpSettings),
 }
@@ -43,6 +46,7 @@ impl Settings {
                 host_key: read_host_keys(part)?,
                 write: part.word("write", Write::Rename, &WRITES)?,
             }),
+            ChannelKind::Email => Settings::Email(EmailSettings::read(part)?),
             _ => Settings::None,
         })
     }
@@ -50,6 +54,14 @@ impl Settings {
     pub(super) fn write(&self, document: &mut Map<String, Value>) {
         match self {
             Settings::None => {}
+            Settings::Email(EmailSettings { from, is_plain }) => {
+                if let Some(from) = from {
+                    document.insert("from".to_owned(), json!(from));
+                }
+                if *is_plain {
+                    document.insert("tls".to_owned(), json!("none"));
+                }
+            }
             Settings::Sftp(SftpSettings { host_key, write }) => {
                 match host_key.as_slice() {
                     [] => {}
