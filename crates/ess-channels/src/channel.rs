@@ -143,6 +143,12 @@ impl Channel {
         }
     }
 
+    /// Whether people read what it sends, so that they need something to acknowledge by.
+    #[must_use]
+    pub fn is_read_by_people(&self) -> bool {
+        matches!(self, Channel::Email(_))
+    }
+
     /// The inbox that the partner fetches from, if it has one.
     #[must_use]
     pub fn pull(&self) -> Option<&Pull> {

@@ -3,7 +3,7 @@
 //! That the server took the mail for every recipient is all that is confirmed here; who read it says so by the link in it. A server
 //! that says no to one recipient gets no mail for the others either.
 
-use std::time::SystemTime;
+use std::time::Duration;
 
 use ess_core::letter::{ACK_LINK, Letter};
 use ess_core::message::Message;
@@ -49,7 +49,7 @@ impl Email {
 
     /// Hands one mail over.
     pub async fn send(&self, message: &Message, deadline: Instant) -> Receipt {
-        let mail = mail(message, &self.from, &self.to, now());
+        let mail = mail(message, &self.from, &self.to);
         match self.mailer.send(&mail, deadline).await {
             Ok(()) => Receipt::Confirmed,
             Err(error) => judge(error),
@@ -70,8 +70,10 @@ fn sender(credential: &Credential, server: &str) -> String {
     format!("hms-ess@{}", if is_name { name } else { "localhost" })
 }
 
-fn mail(message: &Message, from: &str, to: &[String], at: Time) -> Mail {
+fn mail(message: &Message, from: &str, to: &[String]) -> Mail {
     let field = |name: &str| message.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    // The time at which it was signed is the one that it bears.
+    let signed_s = field("webhook-timestamp").and_then(|text| text.parse().ok()).unwrap_or_default();
     let letter = Letter::of(message, field(ACK_LINK));
     let is_told = |name: &str| name.starts_with("x-hms-") || name.starts_with("webhook-");
     let headers = message.headers.iter().filter(|(name, _)| is_told(name));
@@ -89,7 +91,7 @@ fn mail(message: &Message, from: &str, to: &[String], at: Time) -> Mail {
             bytes: message.body.clone(),
         }),
         headers,
-        at,
+        at: Time::from_micros(0).after(Duration::from_secs(signed_s)),
     }
 }
 
@@ -125,12 +127,6 @@ fn judge(error: MailError) -> Receipt {
             Receipt::Failed(Failure { stage, reason })
         }
     }
-}
-
-/// A mail bears the time at which it is handed over; nothing is decided by it.
-fn now() -> Time {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Time::from_micros(0).after(since)
 }
 
 #[cfg(test)]

@@ -120,7 +120,7 @@ mod tests {
     use crate::routes;
 
     /// Served, but no part of the API.
-    const PAGES: [&str; 4] = ["/", "/openapi.json", "/docs", "/docs/style.css"];
+    const PAGES: [&str; 5] = ["/", "/openapi.json", "/docs", "/docs/style.css", "/ack/{token}"];
 
     fn operations(document: &Value) -> impl Iterator<Item = (&String, &String, &Value)> {
         let paths = document["paths"].as_object().unwrap();

@@ -8,6 +8,7 @@ use axum::http::Method;
 use axum::routing::{MethodFilter, on};
 use ess_core::problem::{Code, Problem};
 
+use crate::ack_page;
 use crate::api::{
     acks, audit, backup, bridges, dead_letters, deliveries, escalations, events, health, holds, inbox, keys, ledger,
     ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, targets, tokens,
@@ -39,6 +40,9 @@ pub(crate) fn routes() -> Routes {
         .get("/docs", docs::read_docs)
         .get("/docs/style.css", docs::read_style)
         .get("/v1/keys", keys::list_keys)
+        // Whoever has the link of a mail.
+        .get("/ack/{token}", ack_page::read_ack_link)
+        .post("/ack/{token}", ack_page::answer_ack_link)
         // Publishers.
         .post("/v1/events", publish::publish_event)
         .get("/v1/events", events::list_events)

@@ -23,8 +23,9 @@ use ess_hub::EscalationOptions;
 use crate::failure::{Failure, Result};
 
 /// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 38] = [
+pub(crate) const KEYS: [(&str, &str); 39] = [
     ("listen", "127.0.0.1:8443"),
+    ("public_url", ""),
     ("data", "hms-ess-data"),
     ("store", ""),
     ("tls_cert", ""),
@@ -113,6 +114,8 @@ pub(crate) struct ServeArgs {
 pub(crate) struct Config {
     /// Address of the API.
     pub(crate) listen: SocketAddr,
+    /// Address for those outside.
+    pub(crate) public_url: Option<String>,
     /// Data directory.
     pub(crate) data: PathBuf,
     /// Own certificate and key.
@@ -269,6 +272,7 @@ impl Config {
         };
         Ok(Self {
             listen: values.address("listen")?,
+            public_url: values.public_url()?,
             data: PathBuf::from(text("data")),
             tls,
             tls_names: values.items("tls_name"),
@@ -353,6 +357,16 @@ impl<'a> Values<'a> {
 
     fn optional(&self, key: &str) -> Option<&'a str> {
         Some(self.text(key)).filter(|text| !text.is_empty())
+    }
+
+    fn public_url(&self) -> Result<Option<String>> {
+        let Some(url) = self.optional("public_url") else { return Ok(None) };
+        let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
+        let is_odd = |c: char| c.is_control() || c.is_whitespace() || "?#\"<>@".contains(c);
+        if host.is_empty() || host.starts_with('/') || url.contains(is_odd) {
+            return Err(self.wrong("public_url", "an address such as https://hub.agency.example"));
+        }
+        Ok(Some(url.to_owned()))
     }
 
     /// Where a secret is; never the secret itself, which `config show` would print.
