@@ -32,12 +32,7 @@ impl Email {
     ///
     /// # Errors
     /// The address or the login can't be used.
-    pub fn open(
-        partner: &Partner,
-        url: &str,
-        credential: Credential,
-        dialer: &Dialer,
-    ) -> Result<Email, ChannelError> {
+    pub fn open(partner: &Partner, url: &str, credential: Credential, dialer: &Dialer) -> Result<Email, ChannelError> {
         let Settings::Email(settings) = &partner.settings else {
             return Err(ChannelError::Option("the partner is none of `channel: email`".to_owned()));
         };
@@ -101,7 +96,9 @@ fn title_case(name: &str) -> String {
         "hms" => "HMS".to_owned(),
         part => {
             let mut letters = part.chars();
-            letters.next().map_or_else(String::new, |first| format!("{}{}", first.to_ascii_uppercase(), letters.as_str()))
+            letters
+                .next()
+                .map_or_else(String::new, |first| format!("{}{}", first.to_ascii_uppercase(), letters.as_str()))
         }
     });
     parts.collect::<Vec<_>>().join("-")
@@ -157,7 +154,10 @@ mod tests {
             (554, "the connection", "no service"),
         ] {
             let receipt = refused(code, step, text);
-            assert!(matches!(&receipt, Receipt::Failed(failure) if failure.reason.contains(&code.to_string())), "{receipt:?}");
+            assert!(
+                matches!(&receipt, Receipt::Failed(failure) if failure.reason.contains(&code.to_string())),
+                "{receipt:?}"
+            );
         }
     }
 

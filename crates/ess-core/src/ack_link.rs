@@ -130,7 +130,8 @@ mod tests {
         let (key, now) = (LinkKey::from_seed([7; 32]), Time::from_micros(0));
         let token = link().token(&key);
         assert_eq!(AckLink::open(&token, &LinkKey::from_seed([8; 32]), now), Err(LinkError::Foreign));
-        for text in ["", "x", "AAAA", &"A".repeat(4_000), &token[1..], &token[..token.len() - 1], &format!("{token}A")] {
+        for text in ["", "x", "AAAA", &"A".repeat(4_000), &token[1..], &token[..token.len() - 1], &format!("{token}A")]
+        {
             assert_eq!(AckLink::open(text, &key, now), Err(LinkError::Foreign), "{text}");
         }
         let bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();

@@ -98,9 +98,11 @@ fn show(view: &LinkView, moment: Moment) -> Response {
     let page = |title, lines, asks| Page { title, style: STYLE, view: Some(view), lines, asks };
     let used = "This link was used before; nothing was changed.".to_owned();
     let page = match (&view.said, moment) {
-        (None, _) if view.event.is_none() => {
-            page("This link works", vec!["It is of a test of this address; there is nothing to acknowledge.".to_owned()], false)
-        }
+        (None, _) if view.event.is_none() => page(
+            "This link works",
+            vec!["It is of a test of this address; there is nothing to acknowledge.".to_owned()],
+            false,
+        ),
         (None, Moment::Asked) => page("Have you received this?", Vec::new(), true),
         (None, _) => page(
             "Your answer was not recorded",

@@ -2,8 +2,8 @@
 //!
 //! One row says all that a partner's document may hold for a channel; whatever does not fit it is refused by name.
 
-use super::email::MailAddress;
 use super::AckBy;
+use super::email::MailAddress;
 use super::part::{Part, invalid};
 use crate::limits::URL_BYTES_MAX;
 use crate::nearest::nearest;
@@ -311,9 +311,11 @@ mod tests {
 
     #[test]
     fn each_channels_page_begins_with_a_partner_that_is_taken() {
-        for page in
-            [include_str!("../../../../docs/channels/file.md"), include_str!("../../../../docs/channels/sftp.md"), include_str!("../../../../docs/channels/email.md")]
-        {
+        for page in [
+            include_str!("../../../../docs/channels/file.md"),
+            include_str!("../../../../docs/channels/sftp.md"),
+            include_str!("../../../../docs/channels/email.md"),
+        ] {
             let yaml = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
             PartnerFile::parse(yaml, "p.yaml").unwrap().check().unwrap();
         }

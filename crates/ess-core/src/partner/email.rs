@@ -54,7 +54,9 @@ impl MailAddress {
             let ("to", addresses) = pair.split_once('=').unwrap_or((pair, "")) else {
                 return Err("known after the ? is to=ADDRESS; the sender stands in `from`".to_owned());
             };
-            to.extend(addresses.replace("%40", "@").replace("%2C", ",").replace("%2B", "+").split(',').map(str::to_owned));
+            to.extend(
+                addresses.replace("%40", "@").replace("%2C", ",").replace("%2B", "+").split(',').map(str::to_owned),
+            );
         }
         if to.is_empty() || to.len() > RECIPIENTS_MAX {
             return Err(format!("expected 1 to {RECIPIENTS_MAX} recipients: ?to=clerk@court.example"));
@@ -79,7 +81,8 @@ mod tests {
 
     #[test]
     fn an_address_names_a_server_and_its_recipients() {
-        let parsed = MailAddress::parse("smtps://mail.example:465/?to=a@x.example,b%40x.example&to=c+d@y.example").unwrap();
+        let parsed =
+            MailAddress::parse("smtps://mail.example:465/?to=a@x.example,b%40x.example&to=c+d@y.example").unwrap();
         assert_eq!(parsed.server, "smtps://mail.example:465");
         assert_eq!(parsed.to, ["a@x.example", "b@x.example", "c+d@y.example"]);
     }
