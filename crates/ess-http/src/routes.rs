@@ -12,6 +12,7 @@ use crate::api::{
     acks, audit, backup, bridges, dead_letters, deliveries, events, health, keys, ledger, partner_events, partners,
     publish, schemas, stream, tables, tokens,
 };
+use crate::dashboard::{assets, live, overview, sign_in, trouble};
 use crate::docs;
 use crate::refusal::Refusal;
 use crate::site::Site;
@@ -21,6 +22,8 @@ use crate::site::Site;
 pub(crate) struct Routes {
     router: Router<Arc<Site>>,
     pub(crate) laid: Vec<(Method, &'static str)>,
+    /// Pages for people and their acts: no part of the API.
+    pub(crate) pages: Vec<(Method, &'static str)>,
 }
 
 /// Paths that need no token.
@@ -35,7 +38,7 @@ pub(crate) fn routes() -> Routes {
         .get("/healthz", health::read_health)
         .get("/readyz", health::read_readiness)
         .get("/openapi.json", docs::read_openapi)
-        .get("/", docs::go_home)
+        .get("/", sign_in::go_home)
         .get("/docs", docs::read_docs)
         .get("/docs/style.css", docs::read_style)
         .get("/v1/keys", keys::list_keys)
@@ -91,9 +94,27 @@ pub(crate) fn routes() -> Routes {
         .post("/v1/backup", backup::back_up)
 }
 
+/// The dashboard: pages, and the acts that are sent from them. All but the first group need a session.
+#[rustfmt::skip]
+fn dashboard(routes: Routes) -> Routes {
+    routes
+        // Anybody.
+        .page("/dashboard/style.css", assets::read_style)
+        .page("/dashboard/script.js", assets::read_script)
+        .page("/dashboard/icon.svg", assets::read_icon)
+        .page("/dashboard/sign-in", sign_in::read_sign_in)
+        .act("/dashboard/sign-in", sign_in::sign_in)
+        .act("/dashboard/theme", sign_in::set_theme)
+        // Whoever is signed in.
+        .act("/dashboard/sign-out", sign_in::sign_out)
+        .page("/dashboard/live", live::follow_changes)
+        .page("/dashboard", overview::read_overview)
+        .page("/dashboard/{*rest}", trouble::refuse_path)
+}
+
 /// The router over them; whatever else is asked for is a problem, too.
 pub(crate) fn router() -> Router<Arc<Site>> {
-    routes().router.method_not_allowed_fallback(refuse_method).fallback(refuse_path)
+    dashboard(routes()).router.method_not_allowed_fallback(refuse_method).fallback(refuse_path)
 }
 
 impl Routes {
@@ -111,6 +132,18 @@ impl Routes {
 
     fn delete<H: Handler<T, Arc<Site>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
         self.lay(Method::DELETE, MethodFilter::DELETE, path, handler)
+    }
+
+    fn page<H: Handler<T, Arc<Site>>, T: 'static>(mut self, path: &'static str, handler: H) -> Self {
+        self.router = self.router.route(path, on(MethodFilter::GET, handler));
+        self.pages.push((Method::GET, path));
+        self
+    }
+
+    fn act<H: Handler<T, Arc<Site>>, T: 'static>(mut self, path: &'static str, handler: H) -> Self {
+        self.router = self.router.route(path, on(MethodFilter::POST, handler));
+        self.pages.push((Method::POST, path));
+        self
     }
 
     fn lay<H, T>(mut self, method: Method, filter: MethodFilter, path: &'static str, handler: H) -> Self

@@ -12,6 +12,7 @@ use ess_store::Store;
 
 use crate::cells::{Cell, Cells};
 use crate::clock::Clock;
+use crate::flow::Flow;
 use crate::metrics::{AttemptLabels, Metrics};
 use crate::prepare::{Marking, Workshop};
 use crate::registry::{Registered, Registry};
@@ -30,6 +31,8 @@ pub struct Delivery {
     pub clock: Clock,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// The last hour.
+    pub flow: Flow,
 }
 
 impl Delivery {

@@ -16,14 +16,16 @@ use ess_core::signature::{Ed25519Key, SigningSecret};
 use ess_core::time::Time;
 use ess_store::{Audit, Opened, Recorded, Store, StoreError, StoredPartner};
 
-use crate::access::Access;
+use crate::access::{Access, TokenMark};
 use crate::cells::Cells;
 use crate::clock::Clock;
 use crate::deliver::Delivery;
 use crate::filters::Filters;
+use crate::flow::Flow;
 use crate::happenings::Happenings;
 use crate::lanes::{Input, Lanes, LanesHandle, Wish};
 use crate::metrics::Metrics;
+use crate::overview::{SURVEY_AGE_MAX, Survey};
 use crate::notary::{self, Notary, NotaryOptions};
 use crate::prepare::Workshop;
 use crate::publish::unavailable;
@@ -68,6 +70,7 @@ pub struct Hub {
     pub(crate) lanes: LanesHandle,
     pub(crate) filters: Arc<Filters>,
     pub(crate) notary: Arc<Notary>,
+    pub(crate) survey: Arc<Survey>,
     space: Arc<Space>,
     /// Guards the loops' handles until they are joined.
     loops: Arc<Mutex<Vec<tokio::task::JoinHandle<()>>>>,
@@ -105,6 +108,7 @@ impl Hub {
             workshop,
             clock: Clock::start(),
             metrics,
+            flow: Flow::default(),
         });
         let happenings = Arc::new(Happenings::default());
         let mut seed = [0u8; 8];
@@ -121,6 +125,7 @@ impl Hub {
             lanes,
             filters: Arc::default(),
             notary,
+            survey: Arc::new(Survey::new(SURVEY_AGE_MAX)),
             space,
             loops: Arc::default(),
         };
@@ -179,6 +184,19 @@ impl Hub {
         self.access.principal(token, self.now())
     }
 
+    /// Who bears this token, and what stands for the token from now on. Never waits.
+    #[must_use]
+    pub fn mark_token(&self, token: &str) -> Option<(TokenMark, Principal)> {
+        let mark = TokenMark::of(token);
+        Some((mark, self.access.principal_of(&mark, self.now())?))
+    }
+
+    /// Who bore the token that this stands for; `None` once it has expired or was revoked. Never waits.
+    #[must_use]
+    pub fn still_bears(&self, mark: &TokenMark) -> Option<Principal> {
+        self.access.principal_of(mark, self.now())
+    }
+
     /// Why the hub can't serve now, if so.
     #[must_use]
     pub fn unready(&self) -> Option<String> {
@@ -206,7 +224,9 @@ impl Hub {
         self.delivery.metrics.text()
     }
 
-    pub(crate) fn now(&self) -> Time {
+    /// The hub's time: wall time at its start, steady from then on.
+    #[must_use]
+    pub fn now(&self) -> Time {
         self.delivery.clock.now()
     }
 

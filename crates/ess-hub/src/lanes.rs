@@ -24,7 +24,7 @@ use crate::registry::Registered;
 mod errands;
 mod input;
 
-pub use input::{Input, LaneReport, LanesHandle, Wish, Word};
+pub use input::{Input, LaneReport, LanesHandle, Surveyed, Wish, Word};
 
 /// Changes that may wait for the store before lanes stop sending: what a crash could repeat stays bounded.
 const UNRECORDED_MAX: usize = 50_000;
@@ -32,6 +32,9 @@ const UNRECORDED_MAX: usize = 50_000;
 const HELD_MAX: usize = 262_144;
 /// Offers before the loop looks at its other inputs again.
 const FAN_OUT_AT_ONCE: usize = 256;
+/// Deliveries that one survey of all lanes looks at, and the least of one lane.
+const SURVEYED_MAX: usize = 65_536;
+const LOOK_MIN: usize = 8;
 /// How often idle connections are looked at, and a failing store is asked again.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -229,6 +232,7 @@ impl Lanes {
                 return;
             }
             Input::Inspect(no, reply) => return self.inspect(no, reply),
+            Input::Survey(reply) => return self.survey(reply),
             Input::Drain(reply) => {
                 self.is_draining = true;
                 self.draining.push(reply);
@@ -353,6 +357,17 @@ impl Lanes {
             last_error: seat.last_error.clone(),
         });
         drop(reply.send(report.unwrap_or_default()));
+    }
+
+    /// Looks at a bounded number of deliveries in all, so that the loop goes on within a millisecond or two.
+    fn survey(&self, reply: oneshot::Sender<Vec<Surveyed>>) {
+        let look = (SURVEYED_MAX / self.seats.len().max(1)).clamp(LOOK_MIN, ess_core::lane::WINDOW);
+        let surveyed = self.seats.values().map(|seat| Surveyed {
+            registered: seat.registered.clone(),
+            standing: seat.lane.standing(look),
+            last_error: seat.last_error.clone(),
+        });
+        drop(reply.send(surveyed.collect()));
     }
 
     fn fire(&mut self) {

@@ -52,6 +52,7 @@ impl Hub {
         match self.delivery.store.publish(new).await {
             Ok(Publication::Recorded(event)) => {
                 metrics.count_publish(PublishResult::Recorded);
+                self.delivery.flow.note_event(event.recorded_at);
                 looks.iter().for_each(|(partners, look)| self.filters.count(partners, *look));
                 self.tell_recorded(&event, by);
                 self.stop_retracted(&event).await;

@@ -11,6 +11,7 @@ use ess_core::partner::Partner;
 use ess_core::receipt::Evidence;
 use ess_core::time::Time;
 use ess_store::StoredCheckpoint;
+pub use ess_store::{LogLine, LogSearch};
 
 /// One page of a list; `next` is the cursor of the following one.
 #[derive(Debug, Clone)]
@@ -416,4 +417,37 @@ pub struct EventView {
     pub event: Arc<Event>,
     /// How many partners it was for.
     pub partners: u32,
+}
+
+/// An event and its way to every partner.
+#[derive(Debug, Clone)]
+pub struct Journey {
+    /// The event.
+    pub event: EventView,
+    /// One for each partner and round, by partner.
+    pub legs: Vec<Leg>,
+}
+
+/// The way of one event to one partner.
+#[derive(Debug, Clone)]
+pub struct Leg {
+    /// The event.
+    pub event: Arc<Event>,
+    /// The version that was published.
+    pub published: Version,
+    /// The version that the partner was sent, or will be.
+    pub version: Version,
+    /// What made its bytes, or will, in order.
+    pub scripts: Vec<Script>,
+    /// How it went.
+    pub delivery: DeliveryView,
+}
+
+/// A script on an event's way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Script {
+    /// The bridge's id, or what else it is.
+    pub name: String,
+    /// SHA-256 of its text; absent for a bridge that only changes the label.
+    pub digest: Option<Digest>,
 }

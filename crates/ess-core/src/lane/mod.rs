@@ -12,6 +12,7 @@ mod health;
 mod lines;
 mod outcome;
 mod scan;
+mod standing;
 mod supply;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -20,6 +21,7 @@ pub use act::{Action, Attempt, Command, Ended, Outcome, Record, Report, Sent, Tr
 use entry::Phase;
 pub use entry::{Offer, OpenDelivery, OpenState};
 pub use health::Health;
+pub use standing::{Speaker, Standing, Wait};
 
 use crate::delivery::State;
 use crate::id::{PartnerNo, Seq, Subject};

@@ -58,7 +58,7 @@ struct Known {
 }
 
 impl Reader<'_> {
-    fn audience(&self, id: i64) -> Result<Arc<Audience>> {
+    pub(super) fn audience(&self, id: i64) -> Result<Arc<Audience>> {
         let known = self.audiences.known.lock().unwrap_or_else(PoisonError::into_inner).by_id.get(&id).cloned();
         if let Some(audience) = known {
             return Ok(audience);
