@@ -98,9 +98,13 @@ fn roles(method: &str, path: &str) -> &'static [&'static str] {
         (_, path) if OPEN.contains(&path) => &[],
         ("post", "/v1/events") => &["publisher", "operator", "admin"],
         ("get", path) if path.starts_with("/v1/events") => &["publisher", "operator", "auditor", "admin"],
-        ("post", "/v1/partners/{id}/test" | "/v1/partners/{id}/rotate-secret" | "/v1/events/{id}/replay") => {
-            &["partner", "operator", "admin"]
-        }
+        (
+            "post",
+            "/v1/partners/{id}/test"
+            | "/v1/partners/{id}/rotate-secret"
+            | "/v1/events/{id}/replay"
+            | "/v1/dead-letters/redrive",
+        ) => &["partner", "operator", "admin"],
         ("post", "/v1/acks") => &["partner", "operator", "admin"],
         ("get", path) if path.starts_with("/v1/partners/{id}") => &["partner", "operator", "auditor", "admin"],
         (_, path) if path.starts_with("/v1/tokens") || path == "/v1/backup" => &["admin"],

@@ -12,7 +12,11 @@ use crate::api::{
     acks, audit, backup, bridges, dead_letters, deliveries, events, health, keys, ledger, partner_events, partners,
     publish, schemas, stream, tables, tokens,
 };
-use crate::dashboard::{assets, live, overview, sign_in, trouble};
+use crate::dashboard::{
+    assets, audit as audit_page, bridges as bridges_page, dead_letters as dead_letters_page, event,
+    events as events_page, ledger as ledger_page, live, overview, partner, partner_acts, partners as partners_page,
+    sign_in, trouble,
+};
 use crate::docs;
 use crate::refusal::Refusal;
 use crate::site::Site;
@@ -109,6 +113,33 @@ fn dashboard(routes: Routes) -> Routes {
         .act("/dashboard/sign-out", sign_in::sign_out)
         .page("/dashboard/live", live::follow_changes)
         .page("/dashboard", overview::read_overview)
+        // Publishers.
+        .page("/dashboard/events", events_page::list_events)
+        .page("/dashboard/events/{id}", event::read_event)
+        .act("/dashboard/events/{id}/retract", event::retract)
+        // Partners.
+        .page("/dashboard/partners/{id}", partner::read_partner)
+        .page("/dashboard/partners/{id}/sent", partner::read_sent)
+        .act("/dashboard/partners/{id}/test", partner_acts::test)
+        .act("/dashboard/partners/{id}/rotate-secret", partner_acts::rotate_secret)
+        .act("/dashboard/partners/{id}/redrive", partner_acts::redrive)
+        .act("/dashboard/partners/{id}/resend", partner_acts::resend)
+        // Auditors.
+        .page("/dashboard/events/{id}/proof", event::read_proof)
+        .page("/dashboard/partners", partners_page::list_partners)
+        .page("/dashboard/bridges", bridges_page::list_bridges)
+        .page("/dashboard/dead-letters", dead_letters_page::list_dead_letters)
+        .page("/dashboard/ledger", ledger_page::list_ledger)
+        .act("/dashboard/ledger/verify", ledger_page::verify)
+        .act("/dashboard/ledger/checkpoint", ledger_page::make_checkpoint)
+        .page("/dashboard/audit", audit_page::list_audit)
+        // Operators.
+        .act("/dashboard/events/{id}/replay", event::replay)
+        .act("/dashboard/partners/{id}/pause", partner_acts::pause)
+        .act("/dashboard/partners/{id}/resume", partner_acts::resume)
+        .act("/dashboard/bridges/try", bridges_page::try_bridge)
+        .act("/dashboard/dead-letters/redrive", dead_letters_page::redrive)
+        .act("/dashboard/dead-letters/discard", dead_letters_page::discard)
         .page("/dashboard/{*rest}", trouble::refuse_path)
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use ess_core::access::Act;
+use ess_core::access::{Act, Role};
 use ess_core::id::{EventId, PartnerId};
 use ess_core::limits::REASON_BYTES_MAX;
 use ess_core::problem::{Code, Problem};
@@ -79,7 +79,7 @@ pub(crate) async fn list_dead_letters(State(site): State<Arc<Site>>, caller: Cal
 
 /// Try dead letters again
 ///
-/// Of a partner, of an event, of both, or all of them when neither is named.
+/// Of a partner, of an event, of both, or all of them when neither is named. A partner may have its own tried again.
 #[utoipa::path(
     post,
     path = "/v1/dead-letters/redrive",
@@ -96,11 +96,15 @@ pub(crate) async fn redrive_dead_letters(
     Reason(reason): Reason,
     request: Request,
 ) -> Answer {
-    caller.permit(&Act::Operate)?;
+    // A partner may have its own tried again: that is judged by the body.
+    if !matches!(caller.0.role, Role::Partner(_)) {
+        caller.permit(&Act::Operate)?;
+    }
     query.only(&[])?;
     let body = read_json(&site, request, SMALL_BODY_BYTES_MAX).await?;
     let Redrive { partner, event } = document::read_optional(&body.bytes)?;
     let (partner, event) = chosen(partner.as_deref(), event.as_deref())?;
+    caller.permit(&partner.as_ref().map_or(Act::Operate, Act::Tend))?;
     ok(Redriven { redriven: site.hub.redrive(partner.as_ref(), event.as_ref(), reason, &caller.0).await? })
 }
 

@@ -4,24 +4,25 @@
 //! and imports nothing of `api`. No inline script or style, nothing foreign; whatever comes from outside is escaped.
 
 pub(crate) mod assets;
-//pub(crate) mod audit;
-//pub(crate) mod bridges;
-//pub(crate) mod dead_letters;
-//pub(crate) mod event;
-//pub(crate) mod events;
+pub(crate) mod audit;
+pub(crate) mod bridges;
+pub(crate) mod dead_letters;
+pub(crate) mod event;
+pub(crate) mod events;
 mod form;
 mod frame;
-//pub(crate) mod ledger;
+pub(crate) mod ledger;
 pub(crate) mod live;
 pub(crate) mod overview;
-//pub(crate) mod partner;
-//pub(crate) mod partner_acts;
-//pub(crate) mod partners;
+pub(crate) mod partner;
+pub(crate) mod partner_acts;
+pub(crate) mod partners;
 mod plot;
 mod sessions;
 pub(crate) mod sign_in;
 pub(crate) mod trouble;
 mod visitor;
+mod way;
 mod words;
 
 use std::collections::HashMap;

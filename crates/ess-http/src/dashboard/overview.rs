@@ -118,7 +118,7 @@ fn headline(overview: &Overview, troubled: usize, is_clear: bool) -> String {
     if troubled == 0 {
         return "The hub needs you".to_owned();
     }
-    format!("{} to look at", words::count(troubled as u64, "partner", "partners"))
+    format!("{} not acknowledged", words::count(troubled as u64, "partner has", "partners have"))
 }
 
 fn tiles(overview: &Overview) -> Vec<Tile> {

@@ -8,6 +8,7 @@ use ess_hub::flow::Minute;
 use super::words;
 
 /// Units of the drawing: four for each minute.
+#[cfg(test)]
 pub(crate) const WIDTH: u32 = 240;
 /// Units from the ground to the top.
 pub(crate) const HEIGHT: u32 = 60;

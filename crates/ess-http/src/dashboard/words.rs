@@ -81,7 +81,9 @@ pub(crate) fn of_state(state: State, is_paused: bool) -> Pill {
 /// How long ago, in one or two units.
 pub(crate) fn ago(then: Time, now: Time) -> String {
     if then > now {
-        return format!("in {}", span(then.since(now)));
+        // What is to come is told in whole seconds: it moves while it is read.
+        let whole = then.since(now).as_secs() + 1;
+        return format!("in {}", span(Duration::from_secs(whole)).replace(".0 s", " s"));
     }
     match now.since(then) {
         short if short < Duration::from_secs(1) => "just now".to_owned(),
@@ -152,7 +154,7 @@ mod tests {
         assert_eq!([0, 999, 1_000, 1_234_567].map(number), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!((count(1, "event", "events"), count(0, "event", "events")), ("1 event".into(), "0 events".into()));
         let at = |s: i64| Time::from_micros(s * 1_000_000);
-        assert_eq!((ago(at(0), at(0)), ago(at(0), at(180)), ago(at(30), at(0))), ("just now".into(), "3 min ago".into(), "in 30 s".into()));
+        assert_eq!((ago(at(0), at(0)), ago(at(0), at(180)), ago(at(30), at(1))), ("just now".into(), "3 min ago".into(), "in 30 s".into()));
     }
 
     #[test]
