@@ -3,7 +3,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
 import http from "node:http";
 import https from "node:https";
 import { createRequire } from "node:module";
@@ -182,4 +182,56 @@ export async function furnish(hub) {
   await hub.settles("RULE-COURT-DEADLINE-V3", "LAW-FIRM-SYS", "retrying");
   await hub.settles("RULE-COURT-DEADLINE-V3", "VENDOR-37", "awaiting_ack");
   return partners;
+}
+
+/** A page that fails its test on a console error, a script's error, a violated policy or a foreign request. */
+export class Watched {
+  static async open(browser, hub, options = {}) {
+    const { allowed = [], ...more } = options;
+    const watched = new Watched();
+    watched.hub = hub;
+    watched.faults = [];
+    watched.context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 1280, height: 900 }, ...more });
+    watched.page = await watched.context.newPage();
+    const fault = (text) => allowed.some((known) => known.test(text)) || watched.faults.push(text);
+    watched.page.on("console", (said) => ["error", "warning"].includes(said.type()) && fault(said.text()));
+    watched.page.on("pageerror", (error) => fault(error.message));
+    watched.page.on("request", (request) => request.url().startsWith(hub.url) || fault(`foreign: ${request.url()}`));
+    await watched.context.exposeFunction("tellViolation", (what) => fault(`policy: ${what}`));
+    await watched.context.addInitScript(() => {
+      document.addEventListener("securitypolicyviolation", (event) => window.tellViolation(event.violatedDirective));
+    });
+    return watched;
+  }
+
+  async signIn(token = this.hub.admin) {
+    await this.page.goto(`${this.hub.url}/dashboard/sign-in`);
+    await this.page.getByLabel("Access token").fill(token);
+    await this.page.getByRole("button", { name: "Sign in" }).click();
+    await this.page.getByRole("button", { name: "Sign out" }).waitFor();
+  }
+
+  async close() {
+    await this.context.close();
+    if (this.faults.length > 0) throw new Error(`the browser complained: ${this.faults.join("; ")}`);
+  }
+}
+
+/** What axe-core finds against WCAG 2.2 AA. */
+export async function audit(page) {
+  axeText ??= await readFile(AXE, "utf8");
+  // Evaluated from outside: the page's own policy would not let it in.
+  await page.evaluate(axeText);
+  const tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
+  const found = await page.evaluate((values) => window.axe.run(document, { runOnly: { type: "tag", values } }), tags);
+  const where = ({ target, failureSummary }) => `${target}: ${failureSummary}`;
+  return found.violations.map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map(where).join(" | ")}`);
+}
+
+let axeText;
+
+/** Keeps a picture of the page for people to look at. */
+export async function shoot(page, name) {
+  await mkdir(SHOTS, { recursive: true });
+  await page.screenshot({ path: join(SHOTS, `${name.replaceAll(" ", "-")}.png`), fullPage: true });
 }

@@ -58,6 +58,7 @@ struct Row {
 #[derive(Debug, PartialEq, Eq)]
 struct Graph {
     width: usize,
+    height: usize,
     words: String,
     nodes: Vec<(usize, String)>,
     edges: Vec<Edge>,
@@ -228,7 +229,9 @@ fn graph(bridges: &[&Bridge]) -> Graph {
         }
     });
     let said = bridges.iter().map(|bridge| format!("{} to {} by {}", bridge.from, bridge.to, kind(bridge)));
+    let has_up = bridges.iter().any(|bridge| source(bridge).0 < bridge.to.0);
     Graph {
+        height: if has_up { MIDDLE * 2 } else { MIDDLE + 24 },
         width: 100 + STEP * versions.len().saturating_sub(1),
         words: said.collect::<Vec<_>>().join("; "),
         edges: edges.collect(),

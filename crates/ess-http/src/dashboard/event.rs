@@ -257,7 +257,7 @@ pub(crate) fn row(leg: &Leg, may_prove: bool, now: Time) -> Row {
         stops: way::stops(leg),
         why: delivery.reason.clone().filter(|_| !is_acked),
         command: delivery.mend.clone().filter(|_| !is_acked),
-        due: delivery.due_at.filter(|_| !delivery.state.is_end()).map(|due| Moment::of(due, now)),
+        due: delivery.due_at.filter(|due| !delivery.state.is_end() && *due > now).map(|due| Moment::of(due, now)),
         ended: delivery.ended_at.map(|at| Moment::of(at, now)),
         attempts_made: delivery.attempts_made,
         attempts: attempts.collect(),

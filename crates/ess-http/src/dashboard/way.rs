@@ -9,6 +9,7 @@ use super::words::{count, number};
 
 /// Bands that are drawn; an event has few versions.
 const GROUPS_MAX: usize = 8;
+const NO_BRIDGE: &str = "no bridge leads there";
 /// Units from one band to the next.
 const BAND: usize = 72;
 
@@ -39,7 +40,7 @@ pub(crate) struct Group {
 impl Group {
     /// How the converting went, as a class.
     pub(crate) fn converted_class(&self) -> &'static str {
-        if self.blocked > 0 { "bad" } else { "good" }
+        if self.blocked > 0 || self.scripts == NO_BRIDGE { "bad" } else { "good" }
     }
 
     /// Whether all of them came so far, as a class.
@@ -100,7 +101,11 @@ pub(crate) fn groups(legs: &[Leg]) -> Vec<Group> {
     let mut found: BTreeMap<(std::cmp::Reverse<u32>, String), Group> = BTreeMap::new();
     for leg in newest.into_values() {
         let names: Vec<&str> = leg.scripts.iter().map(|script| script.name.as_str()).collect();
-        let scripts = if names.is_empty() { "as published".to_owned() } else { names.join(", then ") };
+        let scripts = match (names.is_empty(), leg.version == leg.published) {
+            (false, _) => names.join(", then "),
+            (true, true) => "as published".to_owned(),
+            (true, false) => NO_BRIDGE.to_owned(),
+        };
         let empty = Group {
             y: 0,
             conversion: conversion(leg),
