@@ -30,7 +30,7 @@ after(async () => {
 });
 
 const open = (path) => watched.page.goto(hub.url + path);
-const told = (text) => watched.page.locator(".notice").getByText(text).waitFor();
+const told = (text) => watched.page.locator(".notice").getByText(text).first().waitFor();
 const press = (name) => watched.page.getByRole("button", { name, exact: true }).click();
 
 /** The newest line of the audit trail. */
@@ -189,13 +189,13 @@ test("when every partner is in step, the overview says so", async () => {
   const { page } = watched;
   for (const partner of Object.values(partners)) partner.manner = "ack";
   await hub.must("POST", "/v1/partners/SHERIFF-DISPATCH/resume", {});
-  const script = "$";
-  await hub.must("POST", "/v1/bridges", { subject: "RULE-COURT-DEADLINE", from: 3, to: 2, script });
+  await hub.must("POST", "/v1/bridges", { subject: "RULE-COURT-DEADLINE", from: 3, to: 2, script: "$" });
+  await hub.must("POST", "/v1/bridges", { subject: "*-FEE*", from: 1, to: 3, identity: true });
   await open("/dashboard");
   // VENDOR-37 took its events without a word: it acknowledges them now.
   for (const { event } of partners["VENDOR-37"].received) {
     await hub.ask("POST", "/v1/acks", { ack: event.id, partner: "VENDOR-37" });
   }
-  await page.getByText("All clear").waitFor();
+  await page.getByRole("heading", { name: "All clear" }).waitFor();
   await shoot(page, "all-clear");
 });

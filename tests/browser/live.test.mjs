@@ -12,6 +12,7 @@ let partner;
 before(async () => {
   [hub, browser] = await Promise.all([Hub.start(), browse()]);
   partner = await new Partner("COURT-CAL").start();
+  partner.manner = "silent";
   const ack = { by: "callback", within: "10m" };
   await hub.must("POST", "/v1/partners", { id: "COURT-CAL", channel: "webhook", url: partner.url, ack });
 });

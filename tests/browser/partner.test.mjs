@@ -75,7 +75,7 @@ test("it has what it missed sent again, a test, and another secret", async () =>
 
 test("an event that was not for it can't be asked for", async () => {
   const { page } = watched;
-  await hub.must("PUT", "/v1/partners/CONTRACTOR-9?replace=true", { url: partners["CONTRACTOR-9"].url, channel: "webhook", subscribe: ["RULE-*"] });
+  await hub.must("PUT", "/v1/partners/CONTRACTOR-9", { url: partners["CONTRACTOR-9"].url, channel: "webhook", subscribe: ["RULE-*"] });
   await hub.publish("SECRET-V1", 1);
   await page.goto(`${hub.url}/dashboard/partners/CONTRACTOR-9`);
   await page.locator("#resend-event").fill("SECRET-V1");

@@ -18,6 +18,7 @@ use super::visitor::{Posted, Visitor};
 use crate::query::Query;
 use crate::site::Site;
 
+const PATH: &str = "/dashboard/bridges";
 /// Bytes of one example that the page shows.
 const EXAMPLE_BYTES_SHOWN: usize = 2_000;
 /// Examples of one bridge that the page shows.
@@ -113,7 +114,9 @@ pub(crate) async fn list_bridges(State(site): State<Arc<Site>>, visitor: Visitor
 
 /// Converts what was filled in; nothing is recorded, so the answer is the page itself.
 pub(crate) async fn try_bridge(State(site): State<Arc<Site>>, posted: Posted) -> Screen {
-    let Posted { visitor, form } = posted;
+    let Posted { mut visitor, form } = posted;
+    // The answer is the page itself: what leads back to it leads to its own path.
+    visitor.path = PATH.to_owned();
     // It runs a script of the caller's: for those who may add one.
     permit(&visitor, &Act::Operate)?;
     let tried = tried(&site, &form).await;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use axum::http::header::{COOKIE, HOST, LOCATION, ORIGIN};
+use axum::http::header::{ACCEPT, COOKIE, HOST, LOCATION, ORIGIN};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -52,7 +52,9 @@ pub(crate) struct Posted {
 
 /// Why nobody gets to see a page: no session goes on, or a real problem.
 pub(crate) enum Turned {
+    /// The script's own requests are told so; a person is led there.
     ToSignIn { path: String, wants_part: bool },
+    /// The problem is shown.
     Away(Refusal),
 }
 
@@ -118,9 +120,10 @@ impl FromRequestParts<Arc<Site>> for Visitor {
     type Rejection = Turned;
 
     async fn from_request_parts(parts: &mut Parts, site: &Arc<Site>) -> Result<Self, Turned> {
+        let is_stream = parts.headers.get(ACCEPT).is_some_and(|accepts| accepts == "text/event-stream");
         Self::of(site, parts).ok_or_else(|| Turned::ToSignIn {
             path: parts.uri.path_and_query().map_or("/dashboard", |path| path.as_str()).to_owned(),
-            wants_part: parts.headers.contains_key(PART),
+            wants_part: is_stream || parts.headers.contains_key(PART),
         })
     }
 }

@@ -63,7 +63,7 @@
     }
     isFetching = true;
     try {
-      const answer = await fetch(location.href, { headers: { "x-hms-part": "live" }, cache: "no-store", redirect: "error" });
+      const answer = await fetch(live.dataset.live, { headers: { "x-hms-part": "live" }, cache: "no-store", redirect: "error" });
       if (answer.status === 401) {
         stop();
         location.reload();
