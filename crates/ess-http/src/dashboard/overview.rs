@@ -184,8 +184,8 @@ pub(crate) fn row(standing: &PartnerStanding, now: Time) -> Row {
             ("/dashboard/bridges".to_owned(), "Try a bridge"),
         ),
         Condition::Offline => {
-            let since = standing.standing.offline_since.map_or_else(String::new, |since| words::ago(since, now));
-            let why = format!("offline, first {since}: {}", said.unwrap_or_else(|| "it does not answer".to_owned()));
+            let lasts = standing.standing.offline_since.map_or_else(String::new, |since| words::span(now.since(since)));
+            let why = format!("offline for {lasts}: {}", said.unwrap_or_else(|| "it does not answer".to_owned()));
             (why, Some(format!("hms-ess partner test {id}")), (format!("{href}#acts"), "Test it"))
         }
         Condition::Unacknowledged => (
