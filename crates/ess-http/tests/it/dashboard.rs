@@ -341,6 +341,6 @@ async fn the_script_gets_the_part_that_changes_and_a_word_at_each_change() {
     // A sign-out ends the stream as well.
     browser.post("/dashboard/sign-out", "").await;
     hub.ask("POST", "/v1/events", &event("RULE-A-V2")).await;
-    until("\r\n0\r\n\r\n").await;
+    until("0\r\n\r\n").await;
     hub.finish().await;
 }
