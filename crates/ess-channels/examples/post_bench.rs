@@ -16,7 +16,7 @@ use bytes::Bytes;
 use ess_channels::{Channel, Credential, Dialer, DialerOptions};
 use ess_core::id::{Digest, EventId, Subject, Version};
 use ess_core::message::Message;
-use ess_core::partner::{AllowNet, ChannelKind};
+use ess_core::partner::{AllowDir, AllowNet, Partner};
 use ess_core::receipt::Receipt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full};
@@ -138,7 +138,7 @@ async fn post(channel: &Channel, message: &Message) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     match channel.send(message, deadline).await {
         Receipt::Answer(answer) => assert_eq!(answer.status, 200),
-        Receipt::Failed(failure) => panic!("{failure:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -152,6 +152,7 @@ fn dialer() -> Dialer {
         extra_roots_pem: Vec::new(),
         system_roots: false,
         user_agent: "hms-ess/bench".to_owned(),
+        allow_dir: AllowDir::default(),
         proxy: None,
     })
     .unwrap()
@@ -159,7 +160,8 @@ fn dialer() -> Dialer {
 
 fn open(dialer: &Dialer, address: SocketAddr, in_flight: usize) -> Channel {
     let url = format!("http://{address}/hook");
-    Channel::open(ChannelKind::Webhook, &url, Credential::None, dialer, in_flight).unwrap()
+    let document = serde_json::json!({"id": "P", "url": url, "limits": {"in_flight": in_flight}});
+    Channel::open(&Partner::from_json(&document).unwrap(), &url, Credential::None, dialer).unwrap()
 }
 
 /// A message with the fields of a real one.
@@ -187,6 +189,9 @@ fn message() -> Message {
         body: Bytes::from(vec![b'x'; 512]),
         body_digest: Digest([0; 32]),
         test: false,
+        replay: false,
+        partner_seq: Some(1),
+        attempt: 1,
     }
 }
 

@@ -1,12 +1,15 @@
 //! The closed set of channels. Which one a partner has is decided when it is opened, never by what travels.
 
 use ess_core::message::Message;
-use ess_core::partner::ChannelKind;
-use ess_core::receipt::Receipt;
+use ess_core::partner::{ChannelKind, Partner};
+use ess_core::receipt::{Failure, Receipt};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::credential::Credential;
 use crate::dialer::Dialer;
+use crate::file::FileDrop;
+use crate::watch::{Awaited, Heard, Watch};
 use crate::webhook::Webhook;
 
 /// Why a channel or the dialer could not be set up. A partner's failure is not one of these, but a receipt.
@@ -31,23 +34,30 @@ pub enum ChannelError {
 pub enum Channel {
     /// HTTP POST.
     Webhook(Webhook),
+    /// A drop in a directory.
+    File(FileDrop),
 }
 
 impl Channel {
-    /// Sets a channel up; nothing is dialled yet. At most `connections_max` idle connections are kept.
+    /// Sets the partner's channel up for `url`, its own or the one for its dry runs; nothing is dialled yet.
     ///
     /// # Errors
     ///
     /// The address or the login cannot be used.
     pub fn open(
-        kind: ChannelKind,
+        partner: &Partner,
         url: &str,
         credential: Credential,
         dialer: &Dialer,
-        connections_max: usize,
     ) -> Result<Channel, ChannelError> {
-        match kind {
-            ChannelKind::Webhook => Webhook::open(url, &credential, dialer, connections_max).map(Channel::Webhook),
+        match partner.channel {
+            ChannelKind::Webhook => {
+                let connections_max = partner.limits.in_flight as usize;
+                Webhook::open(url, &credential, dialer, connections_max).map(Channel::Webhook)
+            }
+            ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
+            // A document of such a channel is refused before it becomes a partner.
+            other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
         }
     }
 
@@ -57,6 +67,50 @@ impl Channel {
     pub async fn send(&self, message: &Message, deadline: Instant) -> Receipt {
         match self {
             Channel::Webhook(webhook) => webhook.send(message, deadline).await,
+            Channel::File(file) => file.send(message, deadline).await,
+        }
+    }
+
+    /// How words that come apart from an attempt reach this channel; the caller looks or listens accordingly.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        match self {
+            Channel::Webhook(_) => Watch::None,
+            Channel::File(file) => file.watch(),
+        }
+    }
+
+    /// Looks once for the receipts of all that is awaited here, for channels of `Watch::Look`. What it found is found
+    /// again until `settle` is called for it.
+    ///
+    /// # Errors
+    ///
+    /// The place could not be looked at by `deadline`.
+    pub async fn look(&self, awaited: &[Awaited], deadline: Instant) -> Result<Vec<Heard>, Failure> {
+        match self {
+            Channel::Webhook(_) => Ok(Vec::new()),
+            Channel::File(file) => file.look(awaited, deadline).await,
+        }
+    }
+
+    /// Takes the receipt away whose word is durable, so that it does not count for a later replay.
+    ///
+    /// # Errors
+    ///
+    /// It could not be removed; it is only found again.
+    pub async fn settle(&self, awaited: &Awaited, deadline: Instant) -> Result<(), Failure> {
+        match self {
+            Channel::Webhook(_) => Ok(()),
+            Channel::File(file) => file.settle(awaited, deadline).await,
+        }
+    }
+
+    /// Listens for words and hands each on, for channels of `Watch::Listen`, until the connection ends; the caller
+    /// listens again after a while. Dropping the future closes the connection.
+    pub async fn listen(&self, _heard: &mpsc::Sender<Heard>) -> Failure {
+        match self {
+            // Neither has anything to listen to.
+            Channel::Webhook(_) | Channel::File(_) => std::future::pending().await,
         }
     }
 
@@ -64,6 +118,7 @@ impl Channel {
     pub fn sweep(&self) {
         match self {
             Channel::Webhook(webhook) => webhook.sweep(),
+            Channel::File(_) => {}
         }
     }
 }

@@ -29,6 +29,22 @@ pub enum Credential {
         /// Scope, if any.
         scope: Option<String>,
     },
+    /// A user's name and password, for what is not HTTP.
+    Password {
+        /// User name; absent when it stands in the address.
+        user: Option<String>,
+        /// Password.
+        password: String,
+    },
+    /// A private key (SSH).
+    Key {
+        /// User name; absent when it stands in the address.
+        user: Option<String>,
+        /// The key, PEM or OpenSSH form.
+        key: String,
+        /// What the key is locked with.
+        passphrase: Option<String>,
+    },
     /// TLS client certificate.
     Mtls {
         /// Certificate chain, PEM.
@@ -43,7 +59,11 @@ impl Drop for Credential {
         match self {
             Credential::None => {}
             Credential::Bearer(token) => token.zeroize(),
-            Credential::Basic { password, .. } => password.zeroize(),
+            Credential::Basic { password, .. } | Credential::Password { password, .. } => password.zeroize(),
+            Credential::Key { key, passphrase, .. } => {
+                key.zeroize();
+                passphrase.zeroize();
+            }
             Credential::OAuth2 { client_secret, .. } => client_secret.zeroize(),
             Credential::Mtls { key_pem, .. } => key_pem.zeroize(),
         }
@@ -57,6 +77,8 @@ impl std::fmt::Debug for Credential {
             Credential::Bearer(_) => "Bearer(hidden)",
             Credential::Basic { .. } => "Basic(hidden)",
             Credential::OAuth2 { .. } => "OAuth2(hidden)",
+            Credential::Password { .. } => "Password(hidden)",
+            Credential::Key { .. } => "Key(hidden)",
             Credential::Mtls { .. } => "Mtls(hidden)",
         })
     }

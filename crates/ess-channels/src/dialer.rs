@@ -5,7 +5,7 @@
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 
-use ess_core::partner::AllowNet;
+use ess_core::partner::{AllowDir, AllowNet};
 use ess_core::receipt::{Failure, Stage};
 use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore};
@@ -35,6 +35,8 @@ pub struct DialerOptions {
     pub system_roots: bool,
     /// Value of the `user-agent` field.
     pub user_agent: String,
+    /// Directories that `file` partners may have.
+    pub allow_dir: AllowDir,
     /// An HTTP proxy for all connections; none is supported yet, so a value is refused.
     pub proxy: Option<String>,
 }
@@ -48,6 +50,7 @@ pub struct Dialer {
 #[derive(Debug)]
 struct Inner {
     allow: AllowNet,
+    allow_dir: AllowDir,
     tls: ClientConfig,
     roots: Arc<RootCertStore>,
     user_agent: String,
@@ -69,8 +72,13 @@ impl Dialer {
             return Err(ChannelError::Option("the user agent is not a header value".to_owned()));
         }
         let user_agent = options.user_agent;
-        let allow = options.allow;
-        Ok(Dialer { inner: Arc::new(Inner { allow, tls: with_alpn(tls), roots, user_agent }) })
+        let (allow, allow_dir) = (options.allow, options.allow_dir);
+        Ok(Dialer { inner: Arc::new(Inner { allow, allow_dir, tls, roots, user_agent }) })
+    }
+
+    /// The directories that the operator allowed.
+    pub(crate) fn allow_dir(&self) -> &AllowDir {
+        &self.inner.allow_dir
     }
 
     /// The `user-agent` of all requests.
@@ -78,15 +86,21 @@ impl Dialer {
         &self.inner.user_agent
     }
 
-    /// The TLS side of one channel: it remembers sessions for that channel alone.
-    pub(crate) fn tls(&self) -> TlsConnector {
-        let mut config = self.inner.tls.clone();
+    /// The TLS side of one channel: it remembers sessions for that channel alone. `alpn` is empty where the protocol has
+    /// no name.
+    pub(crate) fn tls(&self, alpn: &[&[u8]]) -> TlsConnector {
+        let mut config = with_alpn(self.inner.tls.clone(), alpn);
         config.resumption = Resumption::in_memory_sessions(TLS_SESSIONS);
         TlsConnector::from(Arc::new(config))
     }
 
     /// The TLS side of one channel that shows a client certificate.
-    pub(crate) fn tls_with_certificate(&self, cert_pem: &str, key_pem: &str) -> Result<TlsConnector, ChannelError> {
+    pub(crate) fn tls_with_certificate(
+        &self,
+        cert_pem: &str,
+        key_pem: &str,
+        alpn: &[&[u8]],
+    ) -> Result<TlsConnector, ChannelError> {
         let refuse = |what: &str| ChannelError::Credential(what.to_owned());
         let chain = CertificateDer::pem_slice_iter(cert_pem.as_bytes())
             .collect::<Result<Vec<_>, _>>()
@@ -100,10 +114,11 @@ impl Dialer {
             .with_client_auth_cert(chain, key)
             .map_err(|_| refuse("the client certificate and its key do not fit"))?;
         config.resumption = Resumption::in_memory_sessions(TLS_SESSIONS);
-        Ok(TlsConnector::from(Arc::new(with_alpn(config))))
+        Ok(TlsConnector::from(Arc::new(with_alpn(config, alpn))))
     }
 
-    /// Opens a connection.
+    /// Opens a connection: resolves once, checks every address, connects to one that was checked, and does the TLS
+    /// handshake if there is to be one. The caller bounds it by the deadline of `progress`.
     pub(crate) async fn dial(
         &self,
         target: &Target,
@@ -115,11 +130,7 @@ impl Dialer {
         let Some(tls) = tls else {
             return Ok(Stream::Plain(socket));
         };
-        progress.enter(Stage::Tls);
-        match tls.connect(target.server_name.clone(), socket).await {
-            Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
-            Err(error) => Err(Failure { stage: Stage::Tls, reason: tls_words(&error, &target.host) }),
-        }
+        protect(socket, target, tls, progress).await
     }
 
     /// The addresses of the target that may be dialled; at least one.
@@ -134,7 +145,7 @@ impl Dialer {
         let mut refused = None;
         let mut allowed = Vec::with_capacity(found.len());
         for address in found {
-            match guard::check(address.ip(), target.security, &self.inner.allow) {
+            match guard::check(address.ip(), target.protection(), &self.inner.allow) {
                 Ok(()) => allowed.push(address),
                 Err(failure) => refused = refused.or(Some(failure)),
             }
@@ -144,6 +155,20 @@ impl Dialer {
             Some(failure) => Err(failure),
             None => Err(Failure { stage: Stage::Resolve, reason: format!("the name {} has no address", target.host) }),
         }
+    }
+}
+
+/// The TLS handshake on a connection that is open, also for protocols that begin without (STARTTLS).
+pub(crate) async fn protect(
+    socket: TcpStream,
+    target: &Target,
+    tls: &TlsConnector,
+    progress: &Progress,
+) -> Result<Stream, Failure> {
+    progress.enter(Stage::Tls);
+    match tls.connect(target.server_name.clone(), socket).await {
+        Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+        Err(error) => Err(Failure { stage: Stage::Tls, reason: tls_words(&error, &target.host) }),
     }
 }
 
@@ -199,8 +224,8 @@ fn client_config(
     Ok(versions.with_root_certificates(roots))
 }
 
-fn with_alpn(mut config: ClientConfig) -> ClientConfig {
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+fn with_alpn(mut config: ClientConfig, alpn: &[&[u8]]) -> ClientConfig {
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     config
 }
 

@@ -7,13 +7,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ess_core::partner::AllowNet;
 use ess_core::receipt::{Failure, Stage};
 
-/// Whether the connection is protected by TLS.
+/// Whether others on the way can read along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Security {
-    /// `https://`: any public address.
-    Tls,
-    /// `http://`: only what the operator allowed by name.
-    Plain,
+pub(crate) enum Protection {
+    /// TLS or the protocol's own: any public address.
+    Full,
+    /// None: only what the operator allowed by name. The schemes are the one that was written and the one to write.
+    Plain(&'static str, &'static str),
 }
 
 /// Says whether `address` may be dialled.
@@ -21,18 +21,18 @@ pub(crate) enum Security {
 /// # Errors
 ///
 /// A failure of stage `Guard` whose reason names the address and the option that allows it.
-pub(crate) fn check(address: IpAddr, security: Security, allow: &AllowNet) -> Result<(), Failure> {
+pub(crate) fn check(address: IpAddr, protection: Protection, allow: &AllowNet) -> Result<(), Failure> {
     if is_allowed(address, allow) {
         return Ok(());
     }
     let prefix = if address.is_ipv4() { 32 } else { 128 };
     let hint = format!("--allow-net {address}/{prefix}");
-    let reason = match (kind(address), security) {
+    let reason = match (kind(address), protection) {
         (Some(kind), _) => format!("{address} is {kind}, which the hub does not dial; allow it with {hint}"),
-        (None, Security::Plain) => {
-            format!("plain http to {address} is refused; use https, or allow it with {hint}")
+        (None, Protection::Plain(scheme, instead)) => {
+            format!("plain {scheme} to {address} is refused; use {instead}, or allow it with {hint}")
         }
-        (None, Security::Tls) => return Ok(()),
+        (None, Protection::Full) => return Ok(()),
     };
     Err(Failure { stage: Stage::Guard, reason })
 }
@@ -140,7 +140,7 @@ mod tests {
     }
 
     fn is_dialled(address: &str, nets: &[&str]) -> bool {
-        check(address.parse().unwrap(), Security::Tls, &allow(nets)).is_ok()
+        check(address.parse().unwrap(), Protection::Full, &allow(nets)).is_ok()
     }
 
     #[test]
@@ -193,7 +193,7 @@ mod tests {
             ("5f00::1", "segment-routing"),
             ("4000::1", "reserved"),
         ] {
-            let failure = check(address.parse().unwrap(), Security::Tls, &allow(&[])).unwrap_err();
+            let failure = check(address.parse().unwrap(), Protection::Full, &allow(&[])).unwrap_err();
             assert_eq!(failure.stage, Stage::Guard);
             assert!(failure.reason.contains(kind), "{address}: {}", failure.reason);
             assert!(failure.reason.contains("--allow-net"), "{address}: {}", failure.reason);
@@ -243,8 +243,8 @@ mod tests {
     #[test]
     fn plain_http_needs_to_be_allowed_everywhere() {
         let public = "8.8.8.8".parse().unwrap();
-        assert!(check(public, Security::Plain, &allow(&[])).is_err());
-        assert!(check(public, Security::Plain, &allow(&["8.8.8.8/32"])).is_ok());
+        assert!(check(public, Protection::Plain("http", "https"), &allow(&[])).is_err());
+        assert!(check(public, Protection::Plain("http", "https"), &allow(&["8.8.8.8/32"])).is_ok());
     }
 
     proptest! {
@@ -260,8 +260,8 @@ mod tests {
                 Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, high, low),
                 Ipv6Addr::new(0x2001, 0, 1, 2, 3, 4, !high, !low),
             ] {
-                prop_assert!(check(outer.into(), Security::Tls, &allow(&[])).is_err());
-                let judged_by_outer = check(outer.into(), Security::Tls, &allow(&["::/0"])).is_ok();
+                prop_assert!(check(outer.into(), Protection::Full, &allow(&[])).is_err());
+                let judged_by_outer = check(outer.into(), Protection::Full, &allow(&["::/0"])).is_ok();
                 prop_assert_eq!(judged_by_outer, kind_v4(inner).is_none());
             }
         }
@@ -272,14 +272,14 @@ mod tests {
             let is_special = address.is_private() || address.is_loopback() || address.is_link_local()
                 || address.is_broadcast() || address.is_documentation() || address.is_unspecified()
                 || address.is_multicast();
-            prop_assert!(!is_special || check(address.into(), Security::Tls, &allow(&[])).is_err());
+            prop_assert!(!is_special || check(address.into(), Protection::Full, &allow(&[])).is_err());
         }
 
         #[test]
         fn outside_global_unicast_nothing_is_dialled(bits: u128) {
             let address = Ipv6Addr::from_bits(bits);
             let is_global_unicast = address.segments()[0] & 0xe000 == 0x2000;
-            prop_assert!(is_global_unicast || check(address.into(), Security::Tls, &allow(&[])).is_err());
+            prop_assert!(is_global_unicast || check(address.into(), Protection::Full, &allow(&[])).is_err());
         }
     }
 }

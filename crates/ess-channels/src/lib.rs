@@ -1,11 +1,12 @@
 //! How messages travel: the guarded dialer and one file per channel.
 //!
 //! A channel sends bytes and reports what came back. It decides nothing about what a receipt means, keeps no queue,
-//! starts no task of its own, and opens no socket but through [`Dialer`].
+//! starts no task of its own, and opens no socket but through [`Dialer`] and no file but where the operator allowed it.
 
 mod channel;
 mod credential;
 mod dialer;
+mod file;
 mod guard;
 mod http1;
 mod limits;
@@ -14,10 +15,13 @@ mod pool;
 mod progress;
 mod stream;
 mod target;
+mod watch;
 mod webhook;
 mod wire;
 
 pub use channel::{Channel, ChannelError};
 pub use credential::Credential;
 pub use dialer::{Dialer, DialerOptions};
+pub use file::FileDrop;
+pub use watch::{Awaited, Heard, Watch};
 pub use webhook::Webhook;

@@ -53,3 +53,10 @@ pub(crate) const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// `Retry-After` beyond this is cut down to it.
 pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Threads that one partner's directory may hold. One that hangs, as on a share whose server is gone, goes on until the
+/// system ends it.
+pub(crate) const FILE_THREADS_MAX: usize = 4;
+
+/// Half-written drops of earlier attempts that are looked for and removed.
+pub(crate) const PARTS_MAX: u32 = 64;

@@ -15,11 +15,10 @@ use zeroize::Zeroizing;
 
 use crate::channel::ChannelError;
 use crate::dialer::Dialer;
-use crate::guard::Security;
 use crate::http1::{is_field, push_field};
 use crate::limits::{TOKEN_BYTES_MAX, TOKEN_LIFETIME_DEFAULT, TOKEN_LIFETIME_MAX, TOKEN_SKEW};
 use crate::progress::Progress;
-use crate::target::Target;
+use crate::target::{HTTP, Security, Target};
 use crate::wire::{Outgoing, Wire};
 
 /// What the hub says at the token URL.
@@ -51,7 +50,7 @@ struct Token {
 impl Tokens {
     /// Prepares the request; nothing is dialled yet.
     pub(crate) fn open(url: &str, client: &Client<'_>, dialer: &Dialer) -> Result<Tokens, ChannelError> {
-        let target = Target::parse(url)?;
+        let target = Target::parse(url, &HTTP)?;
         // Section 2.3.1: id and secret are form-encoded before they are joined.
         let login = Zeroizing::new(format!("{}:{}", form_encoded(client.id), form_encoded(client.secret)));
         let login = Zeroizing::new(format!("Basic {}", STANDARD.encode(login.as_bytes())));
@@ -72,7 +71,7 @@ impl Tokens {
         push_field(&mut head, "content-length", form.len().to_string().as_bytes());
         head.extend_from_slice(b"\r\n");
         Ok(Tokens {
-            tls: (target.security == Security::Tls).then(|| dialer.tls()),
+            tls: (target.security == Security::Tls).then(|| dialer.tls(crate::webhook::ALPN)),
             dialer: dialer.clone(),
             target,
             head,

@@ -6,6 +6,8 @@ use std::time::Duration;
 use ess_core::receipt::{Failure, Stage};
 use tokio::time::Instant;
 
+use crate::limits::REASON_CHARS_MAX;
+
 /// The step that an attempt is in, and its one deadline.
 #[derive(Debug)]
 pub(crate) struct Progress {
@@ -40,7 +42,7 @@ impl Progress {
         let (stage, doing) = match self.stage.load(Ordering::Relaxed) {
             step if step == Stage::Connect as u8 => (Stage::Connect, "connecting"),
             step if step == Stage::Tls as u8 => (Stage::Tls, "waiting for the tls handshake"),
-            step if step == Stage::Auth as u8 => (Stage::Auth, "waiting for the token"),
+            step if step == Stage::Auth as u8 => (Stage::Auth, "logging in"),
             step if step == Stage::Send as u8 => (Stage::Send, "sending"),
             step if step == Stage::Await as u8 => (Stage::Await, "waiting for the answer"),
             step if step == Stage::Read as u8 => (Stage::Read, "reading the answer"),
@@ -54,4 +56,11 @@ impl Progress {
 fn in_words(span: Duration) -> String {
     let millis = (span + Duration::from_micros(500)).as_millis();
     if millis >= 1000 && millis.is_multiple_of(1000) { format!("{}s", millis / 1000) } else { format!("{millis}ms") }
+}
+
+/// A reason is one line without control characters, of bounded length.
+pub(crate) fn one_line(mut failure: Failure) -> Failure {
+    failure.reason =
+        failure.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_CHARS_MAX).collect();
+    failure
 }

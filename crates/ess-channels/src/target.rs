@@ -1,6 +1,6 @@
 //! An address as the operator wrote it, parsed once when its channel is opened.
 //!
-//! Only absolute `http` and `https` URLs without a user name or password are targets.
+//! Only absolute URLs of the channel's own schemes are targets; a password in one is refused.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,8 +10,34 @@ use rustls_pki_types::ServerName;
 use tokio::sync::Semaphore;
 
 use crate::channel::ChannelError;
-use crate::guard::Security;
+use crate::guard::Protection;
 use crate::limits::{LOOKUPS_MAX, URL_BYTES_MAX};
+
+/// How a connection is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Security {
+    /// TLS from the first byte.
+    Tls,
+    /// The protocol protects itself, as SSH does.
+    Own,
+    /// Not at all.
+    Plain,
+}
+
+/// A scheme that a channel takes.
+#[derive(Debug)]
+pub(crate) struct Scheme {
+    pub word: &'static str,
+    pub security: Security,
+    /// The port when none is written.
+    pub port: u16,
+}
+
+/// The schemes of webhooks; the protected one comes first.
+pub(crate) const HTTP: [Scheme; 2] = [
+    Scheme { word: "https", security: Security::Tls, port: 443 },
+    Scheme { word: "http", security: Security::Plain, port: 80 },
+];
 
 /// Where to dial and what to ask for there.
 #[derive(Debug)]
@@ -22,8 +48,12 @@ pub(crate) struct Target {
     pub literal: Option<IpAddr>,
     /// Port.
     pub port: u16,
-    /// TLS or not.
+    /// How the connection is protected.
     pub security: Security,
+    /// The scheme as written, and the protected one of the same channel.
+    schemes: (&'static str, &'static str),
+    /// The user's name that stands before the host.
+    pub user: Option<String>,
     /// Name that the certificate must bear.
     pub server_name: ServerName<'static>,
     /// Value of the `host` field.
@@ -35,31 +65,33 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Parses `url`.
-    pub(crate) fn parse(url: &str) -> Result<Target, ChannelError> {
+    /// Parses `url`, which has one of these schemes.
+    pub(crate) fn parse(url: &str, schemes: &[Scheme]) -> Result<Target, ChannelError> {
         let refuse = |why: &str| ChannelError::Url(why.to_owned());
         if url.len() > URL_BYTES_MAX {
             return Err(refuse("it is longer than 2,048 characters"));
         }
         let uri: Uri = url.parse().map_err(|_| refuse("it is not a url"))?;
-        let security = match uri.scheme_str() {
-            Some("https") => Security::Tls,
-            Some("http") => Security::Plain,
-            _ => return Err(refuse("it must begin with https:// or http://")),
-        };
+        let scheme = schemes.iter().find(|scheme| uri.scheme_str() == Some(scheme.word)).ok_or_else(|| {
+            let words: Vec<String> = schemes.iter().map(|scheme| format!("{}://", scheme.word)).collect();
+            refuse(&format!("it must begin with {}", words.join(" or ")))
+        })?;
         let authority = uri.authority().ok_or_else(|| refuse("it has no host"))?;
-        if authority.as_str().contains('@') {
-            return Err(refuse("it holds a user name; use `auth` instead"));
-        }
+        let (user, place) = match authority.as_str().rsplit_once('@') {
+            Some((user, place)) if scheme.security == Security::Own && !user.contains(':') => {
+                (Some(percent_decode(user).ok_or_else(|| refuse("its user name is not UTF-8"))?), place)
+            }
+            Some(_) => return Err(refuse("it holds a user name; use `auth` instead")),
+            None => (None, authority.as_str()),
+        };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() {
             return Err(refuse("it has no host"));
         }
         // What follows the host; `Authority::port` is silent on numbers that are too large.
-        let port = match (authority.as_str().get(authority.host().len()..), security) {
-            (Some(""), Security::Tls) => 443,
-            (Some(""), Security::Plain) => 80,
-            (rest, _) => rest
+        let port = match place.get(authority.host().len()..) {
+            Some("") => scheme.port,
+            rest => rest
                 .and_then(|rest| rest.strip_prefix(':')?.parse().ok())
                 .filter(|port| *port > 0)
                 .ok_or_else(|| refuse("its port is not a number up to 65535"))?,
@@ -70,7 +102,9 @@ impl Target {
         Ok(Target {
             literal: host.parse().ok(),
             port,
-            security,
+            security: scheme.security,
+            schemes: (scheme.word, schemes[0].word),
+            user,
             server_name,
             authority: authority.as_str().to_owned(),
             path: path.to_owned(),
@@ -78,4 +112,31 @@ impl Target {
             host,
         })
     }
+
+    /// What the guard is to know.
+    pub(crate) fn protection(&self) -> Protection {
+        match self.security {
+            Security::Tls | Security::Own => Protection::Full,
+            Security::Plain => Protection::Plain(self.schemes.0, self.schemes.1),
+        }
+    }
+}
+
+/// The text with `%20` and its like undone; `None` when that is not UTF-8.
+pub(crate) fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        match (*first, after) {
+            (b'%', [high, low, after @ ..]) => {
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                bytes.push(u8::try_from(digit(*high)? * 16 + digit(*low)?).ok()?);
+                rest = after;
+            }
+            (b'%', _) => return None,
+            (byte, _) => bytes.push(byte),
+        }
+    }
+    String::from_utf8(bytes).ok()
 }

@@ -13,14 +13,15 @@ use zeroize::Zeroizing;
 use crate::channel::ChannelError;
 use crate::credential::Credential;
 use crate::dialer::Dialer;
-use crate::guard::Security;
 use crate::http1::{is_field, push_field};
-use crate::limits::REASON_CHARS_MAX;
 use crate::oauth::{Client, Tokens};
 use crate::pool::Pool;
-use crate::progress::Progress;
-use crate::target::Target;
+use crate::progress::{Progress, one_line};
+use crate::target::{HTTP, Security, Target};
 use crate::wire::{Broken, Outgoing, Wire};
+
+/// What the hub speaks over TLS.
+pub(crate) const ALPN: &[&[u8]] = &[b"http/1.1"];
 
 /// POSTs to one partner.
 pub struct Webhook {
@@ -48,16 +49,14 @@ impl Webhook {
         dialer: &Dialer,
         connections_max: usize,
     ) -> Result<Webhook, ChannelError> {
-        let target = Target::parse(url)?;
+        let target = Target::parse(url, &HTTP)?;
         let tls = match (credential, target.security) {
             (Credential::Mtls { .. }, Security::Plain) => {
                 return Err(ChannelError::Url("a client certificate needs https".to_owned()));
             }
-            (Credential::Mtls { cert_pem, key_pem }, Security::Tls) => {
-                Some(dialer.tls_with_certificate(cert_pem, key_pem)?)
-            }
-            (_, Security::Tls) => Some(dialer.tls()),
+            (Credential::Mtls { cert_pem, key_pem }, _) => Some(dialer.tls_with_certificate(cert_pem, key_pem, ALPN)?),
             (_, Security::Plain) => None,
+            _ => Some(dialer.tls(ALPN)),
         };
         let tokens = match credential {
             Credential::OAuth2 { token_url, client_id, client_secret, scope } => {
@@ -205,17 +204,13 @@ fn authorization(credential: &Credential) -> Result<Option<Zeroizing<String>>, C
             let login = Zeroizing::new(format!("{user}:{password}"));
             format!("Basic {}", STANDARD.encode(login.as_bytes()))
         }
-        Credential::OAuth2 { .. } | Credential::None | Credential::Mtls { .. } => return Ok(None),
+        Credential::None | Credential::OAuth2 { .. } | Credential::Mtls { .. } => return Ok(None),
+        Credential::Password { .. } | Credential::Key { .. } => {
+            return Err(ChannelError::Credential("a webhook logs in by bearer, basic, oauth2 or mtls".to_owned()));
+        }
     };
     if !is_field("authorization", &value) {
         return Err(ChannelError::Credential("the token holds a control character".to_owned()));
     }
     Ok(Some(Zeroizing::new(value)))
-}
-
-/// A reason is one line without control characters, of bounded length.
-fn one_line(mut failure: Failure) -> Failure {
-    failure.reason =
-        failure.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_CHARS_MAX).collect();
-    failure
 }

@@ -54,6 +54,12 @@ pub const GLOBS_MAX: usize = 256;
 pub const URL_BYTES_MAX: usize = 2_048;
 /// The longest that a partner may ask the hub to wait.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Bytes of the pattern that names a receipt file.
+pub const PATTERN_BYTES_MAX: usize = 200;
+/// Bytes of a topic.
+pub const TOPIC_BYTES_MAX: usize = 1_024;
+/// Bytes of a receipt file, object or message that are read.
+pub const RECEIPT_BYTES_MAX: usize = 64 * 1024;
 /// Attempts at once for one partner.
 pub const IN_FLIGHT_MAX: u32 = 1_000;
 /// The longest span in a configuration: a century.

@@ -27,6 +27,44 @@ pub struct Message {
     pub body_digest: Digest,
     /// A dry run.
     pub test: bool,
+    /// An event that is sent again on an operator's word.
+    pub replay: bool,
+    /// The partner's gapless counter; absent for dry runs outside of its lane.
+    pub partner_seq: Option<u64>,
+    /// Which try it is, from 1.
+    pub attempt: u32,
+}
+
+impl Message {
+    /// What a drop of this message is called.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        file_name(&self.event_id, self.version, self.extension, self.test)
+    }
+}
+
+/// `<event id>.v<version>.<extension>`, with `test_` in front for a dry run. Ids hold letters, digits and `. _ : -` only,
+/// so that the name is one name in every directory and never `.` or `..`.
+#[must_use]
+pub fn file_name(event: &EventId, version: Version, extension: &str, test: bool) -> String {
+    format!("{}{event}.v{version}.{extension}", if test { "test_" } else { "" })
+}
+
+/// What the receipt of a drop is called, by the partner's pattern: `{id}` is the event's id, `{version}` the version and
+/// `{name}` the drop's own name. A dry run's receipt carries `test_` like its drop.
+#[must_use]
+pub fn receipt_name(pattern: &str, event: &EventId, version: Version, extension: &str, test: bool) -> String {
+    let name = file_name(event, version, extension, test);
+    let is_marked = pattern.contains("{name}");
+    let filled =
+        pattern.replace("{name}", &name).replace("{id}", event.as_str()).replace("{version}", &version.to_string());
+    if !test || is_marked {
+        return filled;
+    }
+    match filled.rsplit_once('/') {
+        Some((dir, last)) => format!("{dir}/test_{last}"),
+        None => format!("test_{filled}"),
+    }
 }
 
 /// `msg_<32 hexadecimal digits>`, `test_msg_…` for a dry run: no dots, as Standard Webhooks asks.

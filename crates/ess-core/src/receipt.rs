@@ -13,10 +13,38 @@ use crate::problem::{Code, Problem};
 /// What came back of one attempt. A partner's failure is a receipt, never an error of ours.
 #[derive(Debug, Clone)]
 pub enum Receipt {
-    /// An HTTP answer (or its like on another channel).
+    /// An HTTP answer.
     Answer(Answer),
-    /// No answer.
+    /// The protocol's own confirmation: a finished rename or put, a PUBACK, a broker's confirm, SMTP's 250.
+    Confirmed,
+    /// On its way, and nobody has said a word yet: whatever the policy, the partner's word comes later.
+    Taken,
+    /// The partner's own word in the protocol's form, such as HL7's MSA.
+    Said(Said),
+    /// A refusal that no further attempt will change.
+    Refused {
+        /// One line for people, as in a failure.
+        reason: String,
+    },
+    /// No answer, or one that is worth another attempt.
     Failed(Failure),
+}
+
+/// A partner's word about the message that it was just given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// It has it.
+    Ack,
+    /// It refuses it for good.
+    Nack {
+        /// Its words.
+        reason: String,
+    },
+    /// It refuses it for now.
+    Retry {
+        /// Its words.
+        reason: String,
+    },
 }
 
 /// An HTTP answer.
@@ -50,14 +78,27 @@ pub enum Stage {
     Connect,
     /// TLS handshake.
     Tls,
-    /// Logging in: an OAuth token, an SSH key.
+    /// Greeting and logging in: an OAuth token, an SSH handshake and key, a broker's CONNACK.
     Auth,
     /// Writing the message.
     Send,
-    /// Waiting for the answer's head.
+    /// Waiting for the answer's head, or for the protocol's confirmation.
     Await,
     /// Reading the answer's body.
     Read,
+}
+
+impl Receipt {
+    /// Whether the partner may have got the message: false only when the attempt ended before anything was written.
+    #[must_use]
+    pub fn may_have_arrived(&self) -> bool {
+        match self {
+            Receipt::Failed(failure) => failure.stage >= Stage::Send,
+            Receipt::Answer(_) | Receipt::Confirmed | Receipt::Taken | Receipt::Said(_) | Receipt::Refused { .. } => {
+                true
+            }
+        }
+    }
 }
 
 /// What a receipt means under the partner's ACK policy.
@@ -65,7 +106,7 @@ pub enum Stage {
 pub enum Verdict {
     /// The partner acknowledged.
     Acked(Evidence),
-    /// Delivered; the receipt comes another way (`by: callback`).
+    /// Delivered; the receipt comes another way (`by: callback`, a file, a topic).
     Received,
     /// Delivered, but the answer held no ACK.
     Unacknowledged {
@@ -131,6 +172,14 @@ impl Verdict {
     pub fn of(receipt: &Receipt, policy: &AckPolicy, event: &EventId, sent: &Digest) -> Self {
         let answer = match receipt {
             Receipt::Answer(answer) => answer,
+            Receipt::Confirmed => return of_confirmation(policy),
+            Receipt::Taken => return Verdict::Received,
+            Receipt::Said(Said::Ack) => return Verdict::Acked(Evidence::Body),
+            Receipt::Said(Said::Nack { reason }) => return Verdict::Nack { reason: words(reason) },
+            Receipt::Said(Said::Retry { reason }) => {
+                return Verdict::Retry { reason: format!("nack: {}", words(reason)), retry_after: None };
+            }
+            Receipt::Refused { reason } => return Verdict::Refused { reason: words(reason) },
             Receipt::Failed(failure) => {
                 return Verdict::Retry { reason: words(&failure.reason), retry_after: None };
             }
@@ -148,6 +197,17 @@ impl Verdict {
             410 => Verdict::Gone { reason: with_words(status, &answer.body) },
             _ => Verdict::Refused { reason: with_words(status, &answer.body) },
         }
+    }
+}
+
+/// The protocol says that the message arrived; whether that is the receipt is the policy's to say.
+fn of_confirmation(policy: &AckPolicy) -> Verdict {
+    match policy.by {
+        AckBy::Status => Verdict::Acked(Evidence::Status),
+        AckBy::Callback | AckBy::File | AckBy::Topic => Verdict::Received,
+        AckBy::Body => Verdict::Unacknowledged {
+            reason: "delivered without the partner's word; if that is the receipt, set `ack: {by: status}`".to_owned(),
+        },
     }
 }
 
@@ -262,6 +322,22 @@ impl AckWord {
     }
 }
 
+/// What the content of a receipt file, object or message on a receipt topic says of the event that its name or topic
+/// names. Its being there is the ACK, as with the empty files that batch systems leave; only a document that says `nack`
+/// is a refusal. One that speaks of another event is neither.
+///
+/// # Errors
+/// It names another event; the text says which.
+pub fn read_receipt(content: &[u8], event: &EventId) -> Result<Said, String> {
+    let (named, said) = match AckWord::in_answer(content) {
+        Ok(AckWord::Ack { event, .. }) => (event, Said::Ack),
+        Ok(AckWord::Nack { event, reason, retryable: false, .. }) => (event, Said::Nack { reason }),
+        Ok(AckWord::Nack { event, reason, retryable: true, .. }) => (event, Said::Retry { reason }),
+        Err(_) => return Ok(Said::Ack),
+    };
+    if named == *event { Ok(said) } else { Err(format!("the receipt for {event} speaks of {named}")) }
+}
+
 fn text_of(fields: &Fields<'_>, name: &str) -> Option<String> {
     let (_, value) = fields.0.iter().find(|(known, _)| known == name)?;
     serde_json::from_str(value.get()).ok()
@@ -288,7 +364,7 @@ mod tests {
     use super::*;
 
     fn policy(by: AckBy) -> AckPolicy {
-        AckPolicy { by, within: Duration::from_secs(30), resend: 3 }
+        AckPolicy { by, within: Duration::from_secs(30), resend: 3, place: None }
     }
 
     fn judge(by: AckBy, status: u16, body: &str) -> Verdict {
@@ -317,6 +393,39 @@ mod tests {
         assert_eq!(judge(AckBy::Status, 200, nack), Verdict::Nack { reason: "unknown county".to_owned() });
         let again = r#"{"nack":"R-V3","reason":"busy","retryable":true}"#;
         assert!(matches!(judge(AckBy::Body, 200, again), Verdict::Retry { .. }));
+    }
+
+    #[test]
+    fn a_protocols_own_confirmation_is_judged_by_policy() {
+        let of = |receipt: Receipt, by: AckBy| {
+            Verdict::of(&receipt, &policy(by), &EventId::trusted("R-V3"), &Digest([1; 32]))
+        };
+        assert_eq!(of(Receipt::Confirmed, AckBy::Status), Verdict::Acked(Evidence::Status));
+        assert_eq!(of(Receipt::Confirmed, AckBy::File), Verdict::Received);
+        assert!(matches!(of(Receipt::Confirmed, AckBy::Body), Verdict::Unacknowledged { .. }));
+        assert_eq!(of(Receipt::Taken, AckBy::Status), Verdict::Received);
+        assert_eq!(of(Receipt::Said(Said::Ack), AckBy::Body), Verdict::Acked(Evidence::Body));
+        let reason = "no\nsuch court".to_owned();
+        let nack = Verdict::Nack { reason: "no such court".to_owned() };
+        assert_eq!(of(Receipt::Said(Said::Nack { reason: reason.clone() }), AckBy::Status), nack);
+        assert!(matches!(
+            of(Receipt::Said(Said::Retry { reason: reason.clone() }), AckBy::Body),
+            Verdict::Retry { .. }
+        ));
+        assert!(matches!(of(Receipt::Refused { reason }, AckBy::Status), Verdict::Refused { .. }));
+    }
+
+    #[test]
+    fn a_receipt_file_is_an_ack_unless_it_says_nack() {
+        let read = |content: &str| read_receipt(content.as_bytes(), &EventId::trusted("R-V3"));
+        for content in ["", " \n", "received 2026-11-26", r#"{"ack":"R-V3"}"#, "{}", r#"{"nack": 7}"#, "\u{feff}"] {
+            assert_eq!(read(content), Ok(Said::Ack), "{content}");
+        }
+        let refused = Said::Nack { reason: "unknown county".to_owned() };
+        assert_eq!(read(r#"{"nack":"R-V3","reason":"unknown county"}"#), Ok(refused));
+        assert!(matches!(read(r#"{"nack":"R-V3","retryable":true}"#), Ok(Said::Retry { .. })));
+        assert!(read(r#"{"ack":"R-V2"}"#).unwrap_err().contains("R-V2"));
+        assert!(read(r#"{"nack":"R-V2"}"#).is_err());
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! Words that arrive later: `POST /v1/acks`, under a partner's own token.
+//! Words that arrive later: `POST /v1/acks` under a partner's own token, receipt files and topics.
 
 use std::sync::Arc;
 
 use ess_core::access::Principal;
 use ess_core::delivery::{DeliveryKey, State};
+use ess_core::event::Event;
 use ess_core::id::{Digest, EventId, PartnerId, Version};
 use ess_core::problem::{Code, Problem};
 use ess_core::receipt::Evidence;
@@ -12,6 +13,7 @@ use ess_store::{AckReceipt, Change, StoredDelivery};
 use crate::hub::Hub;
 use crate::lanes::{Input, Word as LaneWord};
 use crate::publish::unavailable;
+use crate::registry::Registered;
 
 /// A partner's word.
 #[derive(Debug, Clone)]
@@ -46,6 +48,18 @@ impl Hub {
     pub async fn acknowledge(&self, word: Word, partner: &PartnerId, by: &Principal) -> Result<(), Problem> {
         let snapshot = self.delivery.registry.snapshot();
         let registered = snapshot.partner(partner)?.clone();
+        tracing::debug!(partner.id = %partner, actor = by.token_id, "a partner's word by callback");
+        self.take_word(word, &registered, Evidence::Callback).await
+    }
+
+    /// Takes a partner's word, however it came; durable when this returns.
+    pub(crate) async fn take_word(
+        &self,
+        word: Word,
+        registered: &Registered,
+        evidence: Evidence,
+    ) -> Result<(), Problem> {
+        let partner = &registered.partner.id;
         let (id, test) = match &word {
             Word::Ack { event, test, .. } | Word::Nack { event, test, .. } => (event.clone(), *test),
         };
@@ -65,20 +79,20 @@ impl Hub {
         match word {
             Word::Ack { digest, .. } => {
                 check_digest(digest, delivery)?;
-                let lane_word = LaneWord::Ack { seq: key.seq, round: key.round, evidence: Evidence::Callback };
+                let lane_word = LaneWord::Ack { seq: key.seq, round: key.round, evidence };
                 if !self.lanes.word(registered.no, lane_word).await {
-                    self.acknowledge_in_store(delivery, newest, &recorded.event.content.subject, test).await;
+                    self.acknowledge_in_store(delivery, newest, &recorded.event, evidence).await;
                 }
             }
             Word::Nack { retryable: true, reason, .. } => {
                 tracing::info!(partner.id = %partner, event.id = %id, reason, "a retryable nack; the schedule goes on");
             }
             Word::Nack { reason, .. } => {
-                let lane_word = LaneWord::Nack { seq: key.seq, round: key.round, evidence: Evidence::Callback, reason };
+                let lane_word = LaneWord::Nack { seq: key.seq, round: key.round, evidence, reason };
                 self.lanes.word(registered.no, lane_word).await;
             }
         }
-        tracing::info!(partner.id = %partner, event.id = %id, actor = by.token_id, "a partner's word for {id}");
+        tracing::info!(partner.id = %partner, event.id = %id, evidence = evidence.word(), "a partner's word for {id}");
         self.delivery.store.record_durably(Vec::new()).await.map_err(|error| unavailable(&error))
     }
 
@@ -87,8 +101,8 @@ impl Hub {
         &self,
         delivery: &StoredDelivery,
         newest: &StoredDelivery,
-        subject: &ess_core::id::Subject,
-        test: bool,
+        event: &Event,
+        evidence: Evidence,
     ) {
         // The lane may have ended it between the look and the word: then it is in the ledger already.
         if let Ok(Some(State::Acked)) = self.state_of(delivery.key).await {
@@ -98,7 +112,7 @@ impl Hub {
             key: delivery.key,
             at: self.now(),
             attempt: delivery.attempts_made.max(1),
-            evidence: Evidence::Callback,
+            evidence,
             body_digest: delivery.body_digest.or(newest.body_digest).unwrap_or(Digest([0; 32])),
             version: delivery.version.or(newest.version).unwrap_or(Version(0)),
             scripts: Arc::clone(&delivery.scripts),
@@ -106,7 +120,8 @@ impl Hub {
             has_rows: true,
         };
         self.delivery.store.record(vec![Change::Acked(receipt)]);
-        self.lanes.tell(Input::EndedInStore(delivery.key.partner, subject.clone(), test));
+        let content = &event.content;
+        self.lanes.tell(Input::EndedInStore(delivery.key, content.subject.clone(), content.test));
     }
 
     pub(crate) async fn state_of(&self, key: DeliveryKey) -> Result<Option<State>, Problem> {

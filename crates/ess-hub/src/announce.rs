@@ -2,7 +2,8 @@
 
 use ess_core::delivery::State;
 use ess_core::id::EventId;
-use ess_core::lane::{Action, Record};
+use ess_core::lane::{Action, OpenState, Record};
+use ess_core::partner::ChannelKind;
 use ess_core::time::Time;
 
 use crate::deliver::Delivery;
@@ -61,6 +62,7 @@ pub fn tell_record(delivery: &Delivery, happenings: &Happenings, registered: &Re
             (kind, open.key.seq, format!("{partner}: {}", ended.reason))
         }
         Record::Opened(open) => match &open.reason {
+            _ if open.state != OpenState::Blocked => return,
             Some(reason) => ("delivery.blocked", open.key.seq, format!("{partner}: {reason}")),
             None => return,
         },
@@ -81,18 +83,44 @@ pub fn tell_action(delivery: &Delivery, happenings: &Happenings, registered: &Re
         Action::Outstanding { seq, .. } => (
             "delivery.unacknowledged",
             Some(*seq),
-            format!("{partner} took the event but sent no ACK; if a 2xx is its receipt, set `ack: {{by: status}}`"),
+            match registered.partner.channel {
+                ChannelKind::Webhook => format!(
+                    "{partner} took the event but sent no ACK; if a 2xx is its receipt, set `ack: {{by: status}}`"
+                ),
+                _ => format!(
+                    "{partner} was given the event but sent no ACK; {}; if the delivery itself is its receipt, set \
+                     `ack: {{by: status}}`",
+                    registered.partner.ack.awaited()
+                ),
+            },
         ),
         Action::WentOffline => ("partner.offline", None, format!("{partner} keeps failing; one probe at a time")),
-        Action::Recovered => ("partner.recovered", None, format!("{partner} answers again; its backlog goes out")),
+        Action::GaveUp { failing_since } => (
+            "partner.gave_up",
+            None,
+            format!(
+                "{partner} has been offline since {failing_since} and is given up: what waits for it are dead letters; \
+                 `hms-ess dead-letters list --partner {partner}` shows them"
+            ),
+        ),
+        Action::WaitsAsDead { seq } => {
+            ("delivery.dead", Some(*seq), format!("{partner} is given up: the event goes out when it answers"))
+        }
+        Action::Recovered { before } => {
+            let redriven =
+                if before.gave_up_at.is_some() { "its dead letters are redriven" } else { "its backlog goes out" };
+            ("partner.recovered", None, format!("{partner} answers again; {redriven} in order"))
+        }
         Action::PausePartner { reason } => (
             "partner.paused",
             None,
             format!("{partner} is gone and was paused: {reason}; `hms-ess partner resume {partner}` goes on"),
         ),
         Action::Send(_)
+        | Action::SendFallback(_)
         | Action::Record(_)
         | Action::Load { .. }
+        | Action::LoadUrgent { .. }
         | Action::LoadLine { .. }
         | Action::LoadOpen { .. } => {
             return;

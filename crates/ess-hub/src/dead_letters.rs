@@ -1,131 +1,169 @@
 //! Dead letters: list, redrive, discard.
 
+use std::collections::BTreeSet;
+
 use ess_core::access::Principal;
-use ess_core::delivery::State;
+use ess_core::delivery::{DeliveryKey, State};
 use ess_core::id::{EventId, PartnerId, PartnerNo, Seq};
-use ess_core::lane::{OpenDelivery, OpenState};
+use ess_core::lane::OpenDelivery;
 use ess_core::problem::{Code, Problem};
 use ess_store::{Change, StoredDelivery};
 
 use crate::ask::delivery_cursor;
 use crate::hub::{FIRST, Hub};
-use crate::lanes::Input;
+use crate::lanes::{Input, offer_of};
 use crate::publish::unavailable;
 use crate::view::{DeliveryView, Page};
 
-/// How many dead letters are redriven in one step.
+/// How many dead letters are looked at in one step.
 const STEP: usize = 256;
+
+/// Which dead letters.
+#[derive(Debug, Clone, Default)]
+pub struct Letters {
+    /// Of this partner.
+    pub partner: Option<PartnerId>,
+    /// Of this event.
+    pub event: Option<EventId>,
+    /// Whose reason holds this text.
+    pub matching: Option<String>,
+}
+
+/// The same, as the store knows them.
+struct Chosen {
+    partner: Option<PartnerNo>,
+    event: Option<Seq>,
+    matching: Option<String>,
+}
 
 impl Hub {
     /// A page of dead letters, oldest first.
     ///
     /// # Errors
-    /// There is no such partner, or the cursor is not one of ours.
+    /// There is no such partner or event, or the cursor is not one of ours.
     pub async fn dead_letters(
         &self,
-        partner: Option<&PartnerId>,
+        letters: &Letters,
         after: Option<&str>,
         limit: u32,
     ) -> Result<Page<DeliveryView>, Problem> {
-        let (no, _) = self.places(partner, None).await?;
-        let after = delivery_cursor(after)?;
-        let found = self.delivery.store.dead_letters(no, None, after, limit as usize).await;
-        self.delivery_page(found.map_err(|error| unavailable(&error))?, limit).await
+        let chosen = self.choose_letters(letters).await?;
+        let found = self.page_of(&chosen, delivery_cursor(after)?, limit as usize).await?;
+        let mut page = self.delivery_page(found, limit).await?;
+        page.items.retain(|letter| chosen.takes(letter.reason.as_deref()));
+        Ok(page)
     }
 
-    /// Tries dead letters again, of a partner, of an event, or all; answers how many.
+    /// Tries dead letters again; answers how many. A partner that is given up is tried at once, with new patience.
     ///
     /// # Errors
     /// There is no such partner or event.
-    pub async fn redrive(
-        &self,
-        partner: Option<&PartnerId>,
-        event: Option<&EventId>,
-        reason: Option<String>,
-        by: &Principal,
-    ) -> Result<u64, Problem> {
-        self.audit_bulk("dead_letters.redrive", partner, event, reason, by).await?;
-        let (no, seq) = self.places(partner, event).await?;
-        let mut count = 0;
+    pub async fn redrive(&self, letters: &Letters, reason: Option<String>, by: &Principal) -> Result<u64, Problem> {
+        self.audit_bulk("dead_letters.redrive", letters, reason, by).await?;
+        let chosen = self.choose_letters(letters).await?;
+        let (mut count, mut partners) = (0, BTreeSet::new());
         let mut after = FIRST;
-        loop {
-            let found = self.delivery.store.dead_letters(no, seq, after, STEP).await;
-            let found = found.map_err(|error| unavailable(&error))?;
-            let Some(last) = found.last() else { return Ok(count) };
-            after = last.key;
-            for letter in found {
-                if !self.delivery.registry.snapshot().by_no.contains_key(&letter.key.partner) {
-                    continue;
-                }
+        while let Some(found) = self.next_letters(&chosen, &mut after).await? {
+            count += found.len() as u64;
+            partners.extend(found.iter().map(|letter| letter.key.partner));
+        }
+        for partner in partners {
+            self.lanes.tell(Input::Redrive(partner));
+        }
+        after = FIRST;
+        while let Some(found) = self.next_letters(&chosen, &mut after).await? {
+            // The lane has those that wait.
+            for letter in found.into_iter().filter(|letter| !letter.waits) {
                 let open = self.reopened(letter).await?;
-                let change = vec![Change::Reopened(open.clone())];
-                self.delivery.store.record(change);
+                self.delivery.store.record(vec![Change::Reopened(open.clone())]);
                 self.lanes.tell(Input::Opened(open.key.partner, vec![open]));
-                count += 1;
             }
             self.delivery.store.record_durably(Vec::new()).await.map_err(|error| unavailable(&error))?;
         }
+        Ok(count)
     }
 
     /// Gives dead letters up for good; they stay on record as cancelled. Answers how many.
     ///
     /// # Errors
     /// There is no such partner or event, or no reason was given.
-    pub async fn discard(
-        &self,
-        partner: Option<&PartnerId>,
-        event: Option<&EventId>,
-        reason: String,
-        by: &Principal,
-    ) -> Result<u64, Problem> {
+    pub async fn discard(&self, letters: &Letters, reason: String, by: &Principal) -> Result<u64, Problem> {
         if reason.trim().is_empty() {
             return Err(Problem::new(Code::Invalid, "say why they are discarded").with_field("reason"));
         }
-        self.audit_bulk("dead_letters.discard", partner, event, Some(reason.clone()), by).await?;
-        let (no, seq) = self.places(partner, event).await?;
+        self.audit_bulk("dead_letters.discard", letters, Some(reason.clone()), by).await?;
+        let chosen = self.choose_letters(letters).await?;
         let mut count = 0;
         let mut after = FIRST;
-        loop {
-            let found = self.delivery.store.dead_letters(no, seq, after, STEP).await;
-            let found = found.map_err(|error| unavailable(&error))?;
-            let Some(last) = found.last() else { return Ok(count) };
-            after = last.key;
+        while let Some(found) = self.next_letters(&chosen, &mut after).await? {
             let mut changes = Vec::new();
             for letter in found {
                 count += 1;
                 let reason = format!("discarded: {reason}");
+                let (waits, partner) = (letter.waits, letter.key.partner);
                 let open = self.reopened(letter).await?;
+                if waits {
+                    self.lanes.tell(Input::Cancel(partner, Box::new(open), reason));
+                    continue;
+                }
                 let (state, at) = (State::Cancelled, self.now());
                 changes.push(Change::Ended { open, state, at, reason, evidence: None, tried: None });
             }
             self.delivery.store.record_durably(changes).await.map_err(|error| unavailable(&error))?;
         }
+        self.lanes.settle().await;
+        self.delivery.store.record_durably(Vec::new()).await.map_err(|error| unavailable(&error))?;
+        Ok(count)
     }
 
-    async fn places(
+    /// The next step of the chosen letters of partners that are there; `None` at the end.
+    async fn next_letters(
         &self,
-        partner: Option<&PartnerId>,
-        event: Option<&EventId>,
-    ) -> Result<(Option<PartnerNo>, Option<Seq>), Problem> {
+        chosen: &Chosen,
+        after: &mut DeliveryKey,
+    ) -> Result<Option<Vec<StoredDelivery>>, Problem> {
+        let mut found = self.page_of(chosen, *after, STEP).await?;
+        let Some(last) = found.last() else { return Ok(None) };
+        *after = last.key;
         let snapshot = self.delivery.registry.snapshot();
-        let no = partner.map(|id| snapshot.partner(id).map(|registered| registered.no)).transpose()?;
-        let seq = match event {
+        found.retain(|letter| {
+            chosen.takes(letter.reason.as_deref()) && snapshot.by_no.contains_key(&letter.key.partner)
+        });
+        Ok(Some(found))
+    }
+
+    async fn page_of(&self, chosen: &Chosen, after: DeliveryKey, limit: usize) -> Result<Vec<StoredDelivery>, Problem> {
+        let found = self.delivery.store.dead_letters(chosen.partner, chosen.event, after, limit).await;
+        found.map_err(|error| unavailable(&error))
+    }
+
+    async fn choose_letters(&self, letters: &Letters) -> Result<Chosen, Problem> {
+        let snapshot = self.delivery.registry.snapshot();
+        let partner = match &letters.partner {
+            Some(id) => Some(snapshot.partner(id)?.no),
+            None => None,
+        };
+        let event = match &letters.event {
             Some(id) => Some(self.recorded(id, false).await?.event.seq),
             None => None,
         };
-        Ok((no, seq))
+        Ok(Chosen { partner, event, matching: letters.matching.clone() })
     }
 
     async fn audit_bulk(
         &self,
         act: &'static str,
-        partner: Option<&PartnerId>,
-        event: Option<&EventId>,
+        letters: &Letters,
         reason: Option<String>,
         by: &Principal,
     ) -> Result<(), Problem> {
-        let named = [partner.map(PartnerId::as_str), event.map(EventId::as_str)];
-        let named: Vec<&str> = named.into_iter().flatten().collect();
+        let matching = letters.matching.as_ref().map(|text| format!("matching {text:?}"));
+        let named = [
+            letters.partner.as_ref().map(ToString::to_string),
+            letters.event.as_ref().map(ToString::to_string),
+            matching,
+        ];
+        let named: Vec<String> = named.into_iter().flatten().collect();
         let object = if named.is_empty() { "all".to_owned() } else { named.join(", ") };
         let audit = self.audit(by, act, object, reason);
         self.delivery.store.put_audit(audit).await.map_err(|error| unavailable(&error))
@@ -134,23 +172,18 @@ impl Hub {
     /// A dead letter as an open delivery: its attempts are remembered, its patience begins anew.
     async fn reopened(&self, letter: StoredDelivery) -> Result<OpenDelivery, Problem> {
         let recorded = self.event_at(letter.key.seq).await?;
-        let content = &recorded.event.content;
         Ok(OpenDelivery {
             key: letter.key,
-            subject: content.subject.clone(),
-            priority: content.priority,
-            kind: content.kind,
-            test: content.test,
-            state: OpenState::Pending,
             attempts: letter.attempts_made,
             resends: letter.attempts_made,
-            due_at: None,
-            first_failed_at: None,
-            partner_seq: letter.partner_seq,
-            reason: None,
-            mend: None,
             message_uuid: letter.message_uuid,
-            sent: None,
+            ..offer_of(&recorded.event).to_open(letter.key.partner, letter.partner_seq)
         })
+    }
+}
+
+impl Chosen {
+    fn takes(&self, reason: Option<&str>) -> bool {
+        self.matching.as_deref().is_none_or(|text| reason.is_some_and(|reason| reason.contains(text)))
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ess_channels::Channel;
 use ess_core::id::Seq;
 use ess_core::lane::{Attempt, Outcome, Report, Sent, Tried};
-use ess_core::partner::AckBy;
+use ess_core::partner::AckPolicy;
 use ess_core::receipt::{Receipt, Verdict};
 use ess_store::Store;
 
@@ -16,6 +16,16 @@ use crate::flow::Flow;
 use crate::metrics::{AttemptLabels, Metrics};
 use crate::prepare::{Marking, Workshop};
 use crate::registry::{Registered, Registry};
+use crate::watch::Watches;
+
+/// By which of the partner's channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Its own.
+    Own,
+    /// The one that is tried when its own brings no ACK for too long.
+    Fallback,
+}
 
 /// What every attempt needs; shared by all.
 pub struct Delivery {
@@ -29,6 +39,8 @@ pub struct Delivery {
     pub workshop: Workshop,
     /// The time.
     pub clock: Clock,
+    /// Fetches words that come apart from an attempt.
+    pub watches: Watches,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The last hour.
@@ -52,12 +64,24 @@ impl Delivery {
     }
 
     /// Makes one attempt. `announce` is called with what is about to be sent when the ACK may overtake the answer.
-    pub async fn attempt(&self, registered: &Registered, attempt: Attempt, announce: impl FnOnce(Sent)) -> Report {
+    pub async fn attempt(
+        &self,
+        registered: &Registered,
+        attempt: Attempt,
+        way: Way,
+        announce: impl FnOnce(Sent),
+    ) -> Report {
         let cell = match self.cell(attempt.seq).await {
             Ok(cell) => cell,
             Err(reason) => {
                 tracing::error!(event.seq = attempt.seq.0, reason, "could not load an event to deliver it");
-                return self.report(attempt, self.retry("the hub could not load the event".to_owned()), None, None);
+                return self.report(
+                    registered,
+                    attempt,
+                    self.retry("the hub could not load the event".to_owned()),
+                    None,
+                    None,
+                );
             }
         };
         let snapshot = self.registry.snapshot();
@@ -66,15 +90,15 @@ impl Delivery {
             Ok(made) => made,
             Err(blocked) => {
                 let outcome = Outcome::Blocked { reason: blocked.reason, mend: blocked.mend };
-                return self.report(attempt, outcome, None, None);
+                return self.report(registered, attempt, outcome, None, None);
             }
         };
-        let channel = match self.channel(registered, cell.event.content.test) {
-            Ok(channel) => channel.clone(),
-            Err(reason) => return self.report(attempt, self.retry(reason.clone()), None, None),
+        let (channel, policy) = match self.channel(registered, cell.event.content.test, way) {
+            Ok((channel, policy)) => (channel.clone(), policy),
+            Err(reason) => return self.report(registered, attempt, self.retry(reason.clone()), None, None),
         };
         let sent = Sent { version, body_digest: body.digest, scripts: body.scripts.clone() };
-        if registered.partner.ack.by == AckBy::Callback {
+        if policy.comes_apart() {
             announce(sent.clone());
         }
         let marking = Marking {
@@ -87,16 +111,26 @@ impl Delivery {
         let message = self.workshop.message(&cell.event, registered, version, &body, marking, now);
         let deadline = tokio::time::Instant::now() + registered.partner.timeout;
         let receipt = channel.send(&message, deadline).await;
-        let verdict = Verdict::of(&receipt, &registered.partner.ack, &cell.event.content.id, &body.digest);
-        let report = self.report(attempt, Outcome::Verdict(verdict), Some(sent), status_of(&receipt));
+        let verdict = Verdict::of(&receipt, policy, &cell.event.content.id, &body.digest);
+        let sent = receipt.may_have_arrived().then_some(sent);
+        let mut report = self.report(registered, attempt, Outcome::Verdict(verdict), sent, status_of(&receipt));
+        if way == Way::Fallback {
+            report.tried.reason = format!("by the fallback channel: {}", report.tried.reason);
+        }
         self.log(registered, &cell, &report);
         report
     }
 
-    fn channel<'a>(&self, registered: &'a Registered, test: bool) -> &'a Result<Arc<Channel>, String> {
-        match (&registered.test_channel, test) {
-            (Some(channel), true) => channel,
-            _ => &registered.channel,
+    fn channel<'a>(
+        &self,
+        registered: &'a Registered,
+        test: bool,
+        way: Way,
+    ) -> Result<(&'a Arc<Channel>, &'a AckPolicy), &'a String> {
+        let own = &registered.partner.ack;
+        match (&registered.fallback, way) {
+            (Some(fallback), Way::Fallback) => fallback.channel.as_ref().map(|channel| (channel, &fallback.ack)),
+            _ => registered.channel_for(test).as_ref().map(|channel| (channel, own)),
         }
     }
 
@@ -104,9 +138,17 @@ impl Delivery {
         Outcome::Verdict(Verdict::Retry { reason, retry_after: None })
     }
 
-    fn report(&self, attempt: Attempt, outcome: Outcome, sent: Option<Sent>, status: Option<u16>) -> Report {
+    fn report(
+        &self,
+        registered: &Registered,
+        attempt: Attempt,
+        outcome: Outcome,
+        sent: Option<Sent>,
+        status: Option<u16>,
+    ) -> Report {
         let (word, reason) = words(&outcome);
-        self.metrics.attempts.get_or_create(&AttemptLabels { outcome: word }).inc();
+        let labels = AttemptLabels { outcome: word, channel: registered.partner.channel.word() };
+        self.metrics.attempts.get_or_create(&labels).inc();
         let took: Duration = self.clock.now().since(attempt.started);
         let tried = Tried { number: attempt.number, at: attempt.started, took, status, outcome: word, reason };
         Report { attempt, outcome, sent, tried }
@@ -136,10 +178,10 @@ impl Delivery {
     }
 }
 
-fn status_of(receipt: &Receipt) -> Option<u16> {
+pub(crate) fn status_of(receipt: &Receipt) -> Option<u16> {
     match receipt {
         Receipt::Answer(answer) => Some(answer.status),
-        Receipt::Failed(_) => None,
+        _ => None,
     }
 }
 

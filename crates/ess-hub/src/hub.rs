@@ -23,7 +23,7 @@ use crate::deliver::Delivery;
 use crate::filters::Filters;
 use crate::flow::Flow;
 use crate::happenings::Happenings;
-use crate::lanes::{Input, Lanes, LanesHandle, Wish};
+use crate::lanes::{Input, Lanes, LanesHandle, Retractions, Wish};
 use crate::metrics::Metrics;
 use crate::overview::{SURVEY_AGE_MAX, Survey};
 use crate::notary::{self, Notary, NotaryOptions};
@@ -33,6 +33,7 @@ use crate::registry::{FindSecret, Opener, Registered, Registry, Snapshot};
 use crate::rules::Rules;
 use crate::scripts::Scripts;
 use crate::view::Happening;
+use crate::watch::{self, Watches};
 use tokio::sync::mpsc;
 
 /// The setting that holds the seed of the key for messages.
@@ -69,6 +70,7 @@ pub struct Hub {
     pub(crate) opener: Arc<Opener>,
     pub(crate) lanes: LanesHandle,
     pub(crate) filters: Arc<Filters>,
+    pub(crate) retractions: Arc<Retractions>,
     pub(crate) notary: Arc<Notary>,
     pub(crate) survey: Arc<Survey>,
     space: Arc<Space>,
@@ -101,12 +103,14 @@ impl Hub {
         scripts.set_tables(rules.tables.clone());
         registry.swap(first_snapshot(&opener, &start.partners, rules)?);
         let workshop = Workshop { scripts, key, metrics: metrics.clone() };
+        let (watches, orders) = Watches::new();
         let delivery = Arc::new(Delivery {
             store: store.clone(),
             cells: Cells::default(),
             registry,
             workshop,
             clock: Clock::start(),
+            watches,
             metrics,
             flow: Flow::default(),
         });
@@ -115,7 +119,9 @@ impl Hub {
         getrandom::fill(&mut seed).map_err(|error| StoreError::Open(error.to_string()))?;
         let seed = u64::from_le_bytes(seed);
         let (wisher, wishes) = mpsc::unbounded_channel();
-        let (loop_, lanes) = Lanes::new(delivery.clone(), happenings.clone(), recorded, wisher, seed);
+        let retractions = Arc::new(Retractions::default());
+        let (loop_, lanes) =
+            Lanes::new(delivery.clone(), happenings.clone(), recorded, wisher, retractions.clone(), seed);
         let space = Arc::new(Space { dir, free_bytes_min, shortage: Mutex::default() });
         let hub = Self {
             delivery,
@@ -124,6 +130,7 @@ impl Hub {
             opener,
             lanes,
             filters: Arc::default(),
+            retractions,
             notary,
             survey: Arc::new(Survey::new(SURVEY_AGE_MAX)),
             space,
@@ -131,11 +138,14 @@ impl Hub {
         };
         for registered in hub.delivery.registry.snapshot().partners.values() {
             hub.seat(registered.clone(), start.head).await?;
+            hub.delivery.watches.watch(registered);
         }
+        hub.take_back_again().await.map_err(|problem| StoreError::Damaged(problem.detail))?;
         let loops = vec![
             tokio::spawn(watch_space(hub.space.clone())),
             tokio::spawn(notary::run(hub.clone())),
             tokio::spawn(grant(hub.clone(), wishes)),
+            tokio::spawn(watch::run(hub.clone(), orders)),
             tokio::spawn(loop_.run()),
         ];
         *hub.loops.lock().unwrap_or_else(PoisonError::into_inner) = loops;
@@ -167,6 +177,7 @@ impl Hub {
 
     /// Stops: nothing new is sent, what is under way may end within `bound`, everything is written down.
     pub async fn stop(&self, bound: Duration) {
+        self.delivery.watches.stop().await;
         if tokio::time::timeout(bound, self.lanes.drain()).await.is_err() {
             tracing::warn!("some attempts did not end in time; they are made again at the next start");
         }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use ess_core::event::Event;
 use ess_core::id::{PartnerNo, Seq};
-use ess_core::lane::{Action, Command, Lane, Offer, OpenDelivery, Policy, Report};
+use ess_core::lane::{Action, Command, Lane, OpenDelivery, OpenState, Policy, Record, Report, URGENT};
+use ess_core::partner::AckBy;
 use ess_core::time::Time;
 use ess_store::{LaneStart, Recorded};
 use tokio::sync::{mpsc, oneshot};
@@ -18,16 +19,22 @@ use tokio::sync::{mpsc, oneshot};
 use crate::announce::{tell_action, tell_record};
 use crate::deliver::Delivery;
 use crate::happenings::Happenings;
+use crate::heartbeat::Beat;
 use crate::records;
 use crate::registry::Registered;
 
 mod errands;
 mod input;
+mod retractions;
 
-pub use input::{Input, LaneReport, LanesHandle, Surveyed, Wish, Word};
+pub use input::{Input, LaneReport, LanesHandle, Retraction, Surveyed, Wish, Word};
+use retractions::take_back_at;
+pub use retractions::{Retractions, offer_of};
 
 /// Changes that may wait for the store before lanes stop sending: what a crash could repeat stays bounded.
 const UNRECORDED_MAX: usize = 50_000;
+/// The same while the store can't write at all: nothing is recorded meanwhile, and whoever starts the hub anew repeats it.
+const UNRECORDED_FAILING_MAX: usize = 1_024;
 /// Deliveries that all lanes together hold in memory, as far as each keeps its least.
 const HELD_MAX: usize = 262_144;
 /// Offers before the loop looks at its other inputs again.
@@ -63,6 +70,10 @@ struct Seat {
     /// The timer that stands in the heap for this lane.
     armed: Option<Time>,
     last_error: Option<String>,
+    /// When it was sent something last, a heartbeat too.
+    sent_at: Time,
+    /// The highest counter that it was sent in this run.
+    sent_to: u64,
 }
 
 /// The loop.
@@ -84,6 +95,7 @@ pub struct Lanes {
     /// The newest event that went into the lanes.
     head: Seq,
     behind: Behind,
+    retractions: Arc<Retractions>,
     draining: Vec<oneshot::Sender<()>>,
     is_draining: bool,
     dice: u64,
@@ -97,10 +109,13 @@ impl Lanes {
         happenings: Arc<Happenings>,
         recorded: mpsc::UnboundedReceiver<Vec<Recorded>>,
         wishes: mpsc::UnboundedSender<Wish>,
+        retractions: Arc<Retractions>,
         seed: u64,
     ) -> (Self, LanesHandle) {
         let (sender, inputs) = mpsc::unbounded_channel();
         let handle = LanesHandle::new(sender);
+        // A hub that is started again and again while its store can't write would send the same again and again.
+        let is_stalled = !delivery.store.records();
         let lanes = Self {
             delivery,
             happenings,
@@ -112,11 +127,12 @@ impl Lanes {
             timers: BinaryHeap::new(),
             records: Vec::new(),
             under_way: 0,
-            is_stalled: false,
+            is_stalled,
             fanning: VecDeque::new(),
             fanned: 0,
             head: Seq(0),
             behind: Behind::default(),
+            retractions,
             draining: Vec::new(),
             is_draining: false,
             dice: seed | 1,
@@ -211,12 +227,35 @@ impl Lanes {
                 let _ = reply.send(was_open);
                 return;
             }
-            Input::EndedInStore(no, subject, test) => {
-                self.with_lane(no, |lane| lane.on_ended_in_store(&subject, test, now));
+            Input::EndedInStore(key, subject, test) => {
+                let (no, place) = (key.partner, (key.seq, key.round));
+                self.with_lane(no, |lane| lane.on_ended_in_store(place, &subject, test, now));
                 no
             }
             Input::UnblockAll => return self.command_all(&Command::Unblock),
-            Input::CancelAll(seq, reason) => return self.command_all(&Command::Cancel { seq, reason }),
+            Input::FallbackReport(no, report) => {
+                self.under_way -= 1;
+                let dice = self.roll();
+                self.with_lane(no, |lane| lane.on_fallback_report(*report, now, dice));
+                no
+            }
+            Input::Beaten => {
+                self.under_way -= 1;
+                return;
+            }
+            Input::UrgentLoaded(no, page) => {
+                self.with_lane(no, |lane| lane.on_urgent_loaded(page.entries, page.scanned_to, page.has_more, now));
+                no
+            }
+            Input::TakeBack(partners, retraction) => return self.take_back(&partners, &retraction, now),
+            Input::Cancel(no, open, reason) => {
+                self.with_lane(no, |lane| lane.on_command(Command::Cancel { open, reason }, now));
+                no
+            }
+            Input::Redrive(no) => {
+                self.with_lane(no, |lane| lane.on_command(Command::Redrive, now));
+                no
+            }
             Input::Seat(registered, start, left, head) => {
                 let no = registered.no;
                 self.seat(registered, *start, &left, head);
@@ -233,6 +272,11 @@ impl Lanes {
             }
             Input::Inspect(no, reply) => return self.inspect(no, reply),
             Input::Survey(reply) => return self.survey(reply),
+            Input::Settle(reply) => {
+                self.flush();
+                let _ = reply.send(());
+                return;
+            }
             Input::Drain(reply) => {
                 self.is_draining = true;
                 self.draining.push(reply);
@@ -282,7 +326,7 @@ impl Lanes {
         {
             let partners = &audience.partners()[self.fanned..];
             let part = &partners[..partners.len().min(room)];
-            self.offer(&event, part);
+            self.offer(&event, part, partners.len() == part.len());
             room -= part.len();
             self.fanned += part.len();
             if part.len() == partners.len() {
@@ -292,28 +336,37 @@ impl Lanes {
         }
     }
 
-    fn offer(&mut self, event: &Arc<Event>, partners: &[PartnerNo]) {
+    fn offer(&mut self, event: &Arc<Event>, partners: &[PartnerNo], is_last_part: bool) {
         let now = self.now();
         if self.fanned == 0 {
             self.delivery.cells.keep(event);
             self.head = event.seq;
         }
-        let content = &event.content;
-        let offer = Offer {
-            seq: event.seq,
-            subject: content.subject.clone(),
-            priority: content.priority,
-            kind: content.kind,
-            test: content.test,
-        };
+        let offer = offer_of(event);
+        let retraction = self.retractions.of(event);
         for no in partners {
-            if self.behind.contains(*no) {
+            let is_urgent = offer.class() == URGENT;
+            if self.behind.contains(*no) && !is_urgent {
                 continue;
             }
             let Some(seat) = self.seats.get_mut(no) else { continue };
-            if seat.lane.offer(&offer, now) {
+            let is_taken = seat.lane.offer(&offer, now);
+            if let Some(retraction) = &retraction {
+                take_back_at(&mut seat.lane, &offer, retraction, now);
+            }
+            if is_taken || is_urgent {
                 self.pump(*no);
             }
+        }
+        if is_last_part {
+            self.retractions.forget(event);
+        }
+    }
+
+    fn take_back(&mut self, partners: &[PartnerNo], retraction: &Retraction, now: Time) {
+        for no in partners {
+            self.with_lane(*no, |lane| take_back_at(lane, &retraction.offer, retraction, now));
+            self.pump(*no);
         }
     }
 
@@ -328,8 +381,9 @@ impl Lanes {
         }
         // Bridges may have changed while the hub was down.
         lane.on_command(Command::Unblock, now);
+        lane.want_urgent();
         let no = registered.no;
-        self.seats.insert(no, Seat { lane, registered, armed: None, last_error: None });
+        self.seats.insert(no, Seat { lane, registered, armed: None, last_error: None, sent_at: now, sent_to: 0 });
         let room = HELD_MAX / self.seats.len();
         for seat in self.seats.values_mut() {
             seat.lane.set_room(room);
@@ -393,12 +447,30 @@ impl Lanes {
                 channel.sweep();
             }
         }
-        if self.is_stalled && self.delivery.store.unrecorded() < UNRECORDED_MAX / 2 {
+        self.send_heartbeats();
+        let has_caught_up = self.delivery.store.records() && self.delivery.store.unrecorded() < UNRECORDED_MAX / 2;
+        if self.is_stalled && has_caught_up {
+            tracing::info!("the store writes again, and so the lanes send");
             self.is_stalled = false;
             let numbers: Vec<PartnerNo> = self.seats.keys().copied().collect();
             for no in numbers {
                 self.pump(no);
             }
+        }
+    }
+
+    /// Partners who want to know that the hub is there and have heard nothing for a while are told.
+    fn send_heartbeats(&mut self) {
+        let now = self.now();
+        for seat in self.seats.values_mut() {
+            let is_due = seat.registered.partner.heartbeat.is_some_and(|span| now.since(seat.sent_at) >= span);
+            if !is_due || self.is_draining || seat.lane.is_paused() {
+                continue;
+            }
+            seat.sent_at = now;
+            self.under_way += 1;
+            let beat = Beat { partner_seq: seat.sent_to.max(seat.lane.counted()), sequence: self.head };
+            errands::spawn_heartbeat(&self.delivery, &self.handle, &seat.registered, beat);
         }
     }
 
@@ -414,13 +486,28 @@ impl Lanes {
             match action {
                 Action::Send(attempt) => {
                     self.under_way += 1;
+                    seat.sent_at = now;
+                    seat.sent_to = seat.sent_to.max(attempt.partner_seq.unwrap_or(0));
                     errands::spawn_attempt(&self.delivery, &self.handle, &seat.registered, attempt);
+                }
+                Action::SendFallback(attempt) => {
+                    self.under_way += 1;
+                    errands::spawn_fallback(&self.delivery, &self.handle, &seat.registered, attempt);
                 }
                 Action::Record(record) => {
                     tell_record(&self.delivery, &self.happenings, &seat.registered, &record, now);
+                    if let Record::Failed { open, .. } = &*record
+                        && open.state == OpenState::AwaitingAck
+                        && seat.registered.partner.ack.by == AckBy::File
+                    {
+                        self.delivery.watches.stir(no);
+                    }
                     records::push(&mut self.records, no, *record);
                 }
                 Action::Load { after, limit } => errands::spawn_load(&self.delivery, &self.handle, no, after, limit),
+                Action::LoadUrgent { after, scanned_to, limit } => {
+                    errands::spawn_load_urgent(&self.delivery, &self.handle, no, (after, scanned_to), limit);
+                }
                 Action::LoadLine { subject, test } => {
                     self.delivery.store.record(std::mem::take(&mut self.records));
                     errands::spawn_load_line(&self.delivery, &self.handle, no, subject, test);
@@ -453,7 +540,9 @@ impl Lanes {
         if !self.records.is_empty() {
             self.delivery.store.record(std::mem::take(&mut self.records));
         }
-        if !self.is_stalled && self.delivery.store.unrecorded() > UNRECORDED_MAX {
+        let store = &self.delivery.store;
+        let unrecorded_max = if store.records() { UNRECORDED_MAX } else { UNRECORDED_FAILING_MAX };
+        if !self.is_stalled && store.unrecorded() > unrecorded_max {
             tracing::warn!("the store does not keep up or fails; nothing is sent until it has caught up");
             self.is_stalled = true;
         }

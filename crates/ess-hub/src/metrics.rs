@@ -31,6 +31,8 @@ pub enum PublishResult {
 pub struct AttemptLabels {
     /// Which end, by its word.
     pub outcome: &'static str,
+    /// Which channel, by its word.
+    pub channel: &'static str,
 }
 
 /// Everything that is counted.
@@ -59,7 +61,7 @@ impl Default for Metrics {
         let ack_seconds =
             Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0]);
         registry.register("event_publishes", "Publishes by result", publishes.clone());
-        registry.register("delivery_attempts", "Attempts by outcome", attempts.clone());
+        registry.register("delivery_attempts", "Attempts by outcome and channel", attempts.clone());
         registry.register("delivery_acks", "Deliveries that ended in an ACK", acked.clone());
         registry.register("bridge_conversions", "Bridge scripts run", conversions.clone());
         registry.register("delivery_ack_seconds", "From recording to the ACK", ack_seconds.clone());

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ess_core::id::{EventId, PartnerId, Seq};
+use ess_core::id::{EventId, PartnerId, PartnerNo, Seq};
 use ess_core::lane::{Standing, Wait};
 use ess_core::partner::Partner;
 use ess_core::problem::Problem;
@@ -31,6 +31,8 @@ const SLOW_AFTER: Duration = Duration::from_secs(60);
 pub enum Condition {
     /// An open delivery has no bridge or its script fails.
     Blocked,
+    /// The patience with it is over: what waits for it counts as dead letters until it answers.
+    GivenUp,
     /// It keeps failing; one probe at a time.
     Offline,
     /// Delivered, no ACK came, and it is not sent again.
@@ -124,7 +126,7 @@ impl Hub {
     pub async fn overview(&self, attention_max: usize) -> Result<Overview, Problem> {
         let survey = self.survey().await;
         let now = self.now();
-        let (dead, dead_by_partner) = self.count_dead().await?;
+        let (dead, dead_by_partner) = self.count_dead(&survey).await?;
         let events = self.delivery.store.head().await.map_err(|error| unavailable(&error))?;
         let receipts = self.ledger_head().await?.size;
         let slow = self.seq_before(now, SLOW_AFTER, events).await?;
@@ -217,12 +219,19 @@ impl Hub {
         }
     }
 
-    async fn count_dead(&self) -> Result<(usize, Vec<(PartnerId, usize)>), Problem> {
+    /// Those on record, and what waits for partners that are given up, as far as their lanes know.
+    async fn count_dead(&self, survey: &[Surveyed]) -> Result<(usize, Vec<(PartnerId, usize)>), Problem> {
         let counted = self.delivery.store.dead_by_partner(DEAD_COUNTED).await.map_err(|error| unavailable(&error))?;
+        let mut counts: BTreeMap<PartnerNo, usize> = counted.into_iter().collect();
+        for surveyed in survey.iter().filter(|surveyed| surveyed.standing.is_given_up) {
+            let standing = &surveyed.standing;
+            let waiting = standing.open.saturating_sub(standing.blocked + standing.awaiting_ack);
+            *counts.entry(surveyed.registered.no).or_default() += waiting as usize;
+        }
         let snapshot = self.delivery.registry.snapshot();
-        let all = counted.iter().map(|(_, count)| count).sum();
-        let mut named: Vec<(PartnerId, usize)> =
-            counted.into_iter().map(|(no, count)| (snapshot.name(no), count)).collect();
+        let all = counts.values().sum();
+        let counts = counts.into_iter().filter(|(_, count)| *count > 0);
+        let mut named: Vec<(PartnerId, usize)> = counts.map(|(no, count)| (snapshot.name(no), count)).collect();
         named.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         Ok((all, named))
     }
@@ -301,6 +310,9 @@ fn condition(surveyed: &Surveyed, slow: Seq) -> Condition {
     }
     if standing.blocked > 0 {
         return Condition::Blocked;
+    }
+    if standing.is_given_up && has_open(standing) {
+        return Condition::GivenUp;
     }
     if standing.offline_since.is_some() {
         return Condition::Offline;

@@ -6,13 +6,14 @@ use std::time::Duration;
 use ess_core::access::Principal;
 use ess_core::event::{Content, Event, Kind, Priority, Trace};
 use ess_core::id::{Digest, EventId, PartnerId, Seq, Subject};
-use ess_core::partner::{AckBy, Partner, Secrets, differences};
+use ess_core::partner::{Partner, Secrets, differences};
 use ess_core::problem::{Code, Problem};
-use ess_core::receipt::{Receipt, Verdict};
+use ess_core::receipt::Verdict;
 use ess_core::signature::SigningSecret;
 use ess_store::NewPartner;
 
 use crate::cells::Cell;
+use crate::deliver::status_of;
 use crate::hub::{Hub, write_secrets};
 use crate::lanes::Input;
 use crate::prepare::Marking;
@@ -80,6 +81,7 @@ impl Hub {
         // The lane is there before the first event for it can be recorded.
         self.seat(registered.clone(), Seq(0)).await.map_err(|error| unavailable(&error))?;
         self.delivery.registry.put(registered.clone());
+        self.delivery.watches.watch(&registered);
         Ok(PartnerChange { partner: self.partner_view(&registered).await?, secret: Some(text), changed: true })
     }
 
@@ -105,6 +107,7 @@ impl Hub {
             Arc::new(self.opener.register(known.no, Arc::new(partner), known.added_at, known.paused_since, secrets));
         self.delivery.registry.put(registered.clone());
         self.lanes.tell(Input::Reseat(registered.clone()));
+        self.delivery.watches.watch(&registered);
         Ok(PartnerChange { partner: self.partner_view(&registered).await?, secret: None, changed: true })
     }
 
@@ -161,6 +164,7 @@ impl Hub {
         removed.map_err(|error| unavailable(&error))?;
         self.delivery.registry.remove(id);
         self.lanes.tell(Input::Unseat(registered.no));
+        self.delivery.watches.leave(registered.no);
         Ok(())
     }
 
@@ -255,23 +259,17 @@ impl Hub {
         let made = self.delivery.workshop.body(&cell, &snapshot, &registered, false).await;
         let (version, body) =
             made.map_err(|blocked| Problem::new(Code::ScriptFailed, blocked.reason).with_hint(blocked.mend))?;
-        let channel = registered.test_channel.as_ref().unwrap_or(&registered.channel);
-        let channel = channel.as_ref().map_err(|reason| Problem::new(Code::Conflict, reason.clone()))?;
+        let channel =
+            registered.channel_for(true).as_ref().map_err(|reason| Problem::new(Code::Conflict, reason.clone()))?;
         let marking = Marking { round: 0, message_uuid: None, partner_seq: None, attempt: 1 };
         let message = self.delivery.workshop.message(&event, &registered, version, &body, marking, began);
         let deadline = tokio::time::Instant::now() + registered.partner.timeout;
         let receipt = channel.send(&message, deadline).await;
         let verdict = Verdict::of(&receipt, &registered.partner.ack, &event.content.id, &body.digest);
-        let status = match &receipt {
-            Receipt::Answer(answer) => Some(answer.status),
-            Receipt::Failed(_) => None,
-        };
+        let status = status_of(&receipt);
         let (acked, reason) = match verdict {
             Verdict::Acked(_) => (true, "acknowledged".to_owned()),
-            Verdict::Received if registered.partner.ack.by == AckBy::Callback => {
-                (false, "delivered; the ACK comes by callback".to_owned())
-            }
-            Verdict::Received => (false, "delivered".to_owned()),
+            Verdict::Received => (false, format!("delivered; {}", registered.partner.ack.awaited())),
             Verdict::Unacknowledged { reason }
             | Verdict::Nack { reason }
             | Verdict::Retry { reason, .. }
@@ -349,6 +347,9 @@ fn keep_sealed(partner: &mut Partner, known: &Partner) {
         && partner.to_json(Secrets::Shown)["auth"].to_string().contains("\"(sealed)\"")
     {
         partner.auth.clone_from(&known.auth);
+    }
+    if let (Some(fallback), Some(known)) = (&mut partner.fallback, &known.fallback) {
+        keep_sealed(&mut fallback.partner, &known.partner);
     }
 }
 

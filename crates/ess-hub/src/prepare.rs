@@ -263,10 +263,20 @@ impl Workshop {
             body: body.bytes.clone(),
             body_digest: body.digest,
             test: content.test,
+            replay: marking.round > 0,
+            partner_seq: marking.partner_seq,
+            attempt: marking.attempt,
         }
     }
 
-    fn signatures(&self, registered: &Registered, id: &str, timestamp: i64, body: &Body, now: Time) -> String {
+    pub(crate) fn signatures(
+        &self,
+        registered: &Registered,
+        id: &str,
+        timestamp: i64,
+        body: &Body,
+        now: Time,
+    ) -> String {
         let mut signatures = String::with_capacity(192);
         for (secret, ends) in &registered.secrets {
             if ends.is_none_or(|ends| ends > now) {

@@ -5,16 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ess_core::access::Principal;
+use ess_core::delivery::State;
 use ess_core::event::{Content, Event, Kind, Trace};
 use ess_core::id::{Digest, PartnerNo, Seq};
+use ess_core::lane::Offer;
 use ess_core::problem::{Code, Problem};
-use ess_store::{Audience, NewEvent, Publication, StoreError};
+use ess_core::time::Time;
+use ess_store::{Audience, NewEvent, Publication, StoreError, StoredDelivery};
 use tokio::time::timeout;
 
 use crate::cells::Cell;
 use crate::filters::{LOOK_MAX, Look, STOPPED_AFTER};
 use crate::hub::Hub;
-use crate::lanes::Input;
+use crate::lanes::{Input, Retraction, offer_of};
 use crate::metrics::PublishResult;
 use crate::registry::Snapshot;
 use crate::scripts::Evaluation;
@@ -22,6 +25,9 @@ use crate::view::{BlockedPartner, Plan, PlanEntry, PublishReceipt};
 
 /// How long a publisher waits for conversions after the event is durable, to be told of those that fail.
 const CONVERSIONS_WAIT: Duration = Duration::from_millis(100);
+
+/// Retractions that are looked at again when the hub starts.
+const RETRACTIONS_REPEATED: usize = 1_000;
 
 /// Who gets an event, and what the predicates said on the way.
 struct Chosen {
@@ -49,13 +55,21 @@ impl Hub {
             audience: audience.clone(),
         };
         let metrics = &self.delivery.metrics;
-        match self.delivery.store.publish(new).await {
+        if new.content.kind == Kind::Retraction {
+            let offer = unrecorded(&new.content, new.recorded_at);
+            self.retractions.expect(&id, Arc::new(self.retraction(&new.content, offer).await?));
+        }
+        let test = new.content.test;
+        let published = self.delivery.store.publish(new).await;
+        if matches!(published, Ok(Publication::Conflict { .. }) | Err(_)) {
+            self.retractions.forget_id(&id, test);
+        }
+        match published {
             Ok(Publication::Recorded(event)) => {
                 metrics.count_publish(PublishResult::Recorded);
                 self.delivery.flow.note_event(event.recorded_at);
                 looks.iter().for_each(|(partners, look)| self.filters.count(partners, *look));
                 self.tell_recorded(&event, by);
-                self.stop_retracted(&event).await;
                 let blocked = self.blocked(&snapshot, &event, &audience).await;
                 Ok(receipt(&event, audience.len(), blocked, false))
             }
@@ -176,6 +190,7 @@ impl Hub {
         Look::Failed
     }
 
+    /// A retraction goes to everyone who may have got what it takes back; lanes leave out those who were never sent it.
     async fn retraction_audience(&self, content: &Content) -> Result<Arc<Audience>, Problem> {
         if content.references.is_empty() {
             return Err(Problem::new(Code::Invalid, "a retraction must name the event that it takes back")
@@ -186,23 +201,39 @@ impl Hub {
             let recorded = self.recorded(id, content.test).await.map_err(|problem| problem.with_field("references"))?;
             // Everyone it was for, and everyone it was replayed to.
             let deliveries = self.stored_deliveries(&recorded).await?;
-            partners.extend(deliveries.iter().map(|delivery| delivery.key.partner));
+            let may_have_it = |delivery: &&StoredDelivery| {
+                let never_got_it = matches!(delivery.state, State::Superseded | State::Cancelled | State::Dead)
+                    && !delivery.waits
+                    && delivery.body_digest.is_none();
+                !never_got_it
+            };
+            partners.extend(deliveries.iter().filter(may_have_it).map(|delivery| delivery.key.partner));
         }
         Ok(Arc::new(Audience::new(partners)))
     }
 
-    /// What a retraction takes back is not sent any more.
-    async fn stop_retracted(&self, retraction: &Event) {
-        let content = &retraction.content;
-        if content.kind != Kind::Retraction {
-            return;
-        }
+    /// What a retraction takes back, as lanes are told.
+    async fn retraction(&self, content: &Content, offer: Offer) -> Result<Retraction, Problem> {
+        let mut events = Vec::new();
         for id in &content.references {
-            if let Ok(recorded) = self.recorded(id, content.test).await {
-                let reason = format!("retracted by {}", content.id);
-                self.lanes.tell(Input::CancelAll(recorded.event.seq, reason));
-            }
+            events.push(offer_of(&self.recorded(id, content.test).await?.event));
         }
+        let reason = format!("retracted by {}", content.id);
+        let spared = "was never sent what this takes back".to_owned();
+        Ok(Retraction { offer, events, reason, spared })
+    }
+
+    /// What was taken back before the hub went down stays so: a retraction may have been recorded a moment before that.
+    pub(crate) async fn take_back_again(&self) -> Result<(), Problem> {
+        let last = self.delivery.store.last_retractions(RETRACTIONS_REPEATED).await;
+        for recorded in last.map_err(|error| unavailable(&error))?.into_iter().rev() {
+            let Ok(retraction) = self.retraction(&recorded.event.content, offer_of(&recorded.event)).await else {
+                continue;
+            };
+            let partners = recorded.audience.partners().to_vec();
+            self.lanes.tell(Input::TakeBack(partners, Arc::new(retraction)));
+        }
+        Ok(())
     }
 
     /// Partners who can't get it yet: no way between the versions, or a script of the way fails.
@@ -257,6 +288,11 @@ impl Hub {
             self.happenings.tell(event.recorded_at, "event.recorded", Some(content.id.clone()), None, detail);
         }
     }
+}
+
+fn unrecorded(content: &Content, recorded_at: Time) -> Offer {
+    let Content { subject, priority, kind, test, .. } = content.clone();
+    Offer { seq: Seq(0), subject, priority, kind, test, recorded_at }
 }
 
 fn receipt(event: &Event, partners: usize, blocked: Vec<BlockedPartner>, duplicate: bool) -> PublishReceipt {

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use ess_channels::{Channel, Credential, Dialer};
 use ess_core::id::{Digest, PartnerId, PartnerNo, Subject, Version};
-use ess_core::partner::{Auth, Partner, SecretRef, Tests};
+use ess_core::partner::{AckPolicy, Auth, Fallback, Partner, SecretRef, Tests};
 use ess_core::signature::SigningSecret;
 use ess_core::time::Time;
 
@@ -35,6 +35,17 @@ pub struct Registered {
     pub channel: Result<Arc<Channel>, String>,
     /// Another way for dry runs.
     pub test_channel: Option<Result<Arc<Channel>, String>>,
+    /// Another way for what is not acknowledged for too long.
+    pub fallback: Option<FallbackWay>,
+}
+
+/// The way that is tried when a partner's own brings no ACK.
+#[derive(Debug, Clone)]
+pub struct FallbackWay {
+    /// The channel.
+    pub channel: Result<Arc<Channel>, String>,
+    /// What counts as the receipt there.
+    pub ack: AckPolicy,
 }
 
 impl Registered {
@@ -51,6 +62,15 @@ impl Registered {
             is_own_shape: self.is_own_shape,
             channel: self.channel.clone(),
             test_channel: self.test_channel.clone(),
+            fallback: self.fallback.clone(),
+        }
+    }
+
+    /// The way for real events, or the one for dry runs.
+    pub fn channel_for(&self, test: bool) -> &Result<Arc<Channel>, String> {
+        match (&self.test_channel, test) {
+            (Some(channel), true) => channel,
+            _ => &self.channel,
         }
     }
 
@@ -87,6 +107,7 @@ impl Opener {
             Tests::To(url) => Some(self.open(&partner, url)),
             Tests::Deliver | Tests::Skip => None,
         };
+        let fallback = partner.fallback.as_ref().map(|fallback| self.open_fallback(fallback));
         Registered {
             no,
             adapter,
@@ -97,15 +118,18 @@ impl Opener {
             secrets,
             channel,
             test_channel,
+            fallback,
         }
+    }
+
+    fn open_fallback(&self, fallback: &Fallback) -> FallbackWay {
+        let channel = self.open(&fallback.partner, fallback.partner.url.as_deref().unwrap_or_default());
+        FallbackWay { channel, ack: fallback.partner.ack.clone() }
     }
 
     fn open(&self, partner: &Partner, url: &str) -> Result<Arc<Channel>, String> {
         let credential = self.credential(partner.auth.as_ref())?;
-        let connections_max = partner.limits.in_flight as usize;
-        Channel::open(partner.channel, url, credential, &self.dialer, connections_max)
-            .map(Arc::new)
-            .map_err(|error| error.to_string())
+        Channel::open(partner, url, credential, &self.dialer).map(Arc::new).map_err(|error| error.to_string())
     }
 
     fn credential(&self, auth: Option<&Auth>) -> Result<Credential, String> {
@@ -119,6 +143,14 @@ impl Opener {
                 client_id: client_id.clone(),
                 client_secret: find(client_secret)?,
                 scope: scope.clone(),
+            },
+            Some(Auth::Password { user, password }) => {
+                Credential::Password { user: user.clone(), password: find(password)? }
+            }
+            Some(Auth::Key { user, key, passphrase }) => Credential::Key {
+                user: user.clone(),
+                key: find(key)?,
+                passphrase: passphrase.as_ref().map(find).transpose()?,
             },
             Some(Auth::Mtls { cert, key }) => Credential::Mtls { cert_pem: find(cert)?, key_pem: find(key)? },
         })

@@ -3,12 +3,12 @@
 use ess_core::access::Principal;
 use ess_core::delivery::DeliveryKey;
 use ess_core::id::PartnerNo;
-use ess_core::lane::{OpenDelivery, OpenState};
+use ess_core::lane::OpenDelivery;
 use ess_core::problem::{Code, Problem};
 use ess_store::{Change, Recorded, StoredDelivery};
 
 use crate::hub::Hub;
-use crate::lanes::Input;
+use crate::lanes::{Input, offer_of};
 use crate::publish::unavailable;
 use crate::view::{ReplayReceipt, ReplayRequest};
 
@@ -65,24 +65,12 @@ impl Hub {
 fn replay_of(recorded: &Recorded, partner: PartnerNo, deliveries: &[StoredDelivery]) -> OpenDelivery {
     let own = deliveries.iter().filter(|delivery| delivery.key.partner == partner);
     let last = own.clone().map(|delivery| delivery.key.round).max().unwrap_or(0);
-    let content = &recorded.event.content;
+    // The number of the first sending, so that the partner can close the gap that it saw.
+    let partner_seq = own.clone().find_map(|delivery| delivery.partner_seq);
     OpenDelivery {
         key: DeliveryKey { seq: recorded.event.seq, partner, round: last + 1 },
-        subject: content.subject.clone(),
-        priority: content.priority,
-        kind: content.kind,
-        test: content.test,
-        state: OpenState::Pending,
-        attempts: 0,
-        resends: 0,
-        due_at: None,
-        first_failed_at: None,
-        // The number of the first sending, so that the partner can close the gap that it saw.
-        partner_seq: own.clone().find_map(|delivery| delivery.partner_seq),
-        reason: None,
-        mend: None,
         // A receiver drops what it has seen by its message id; a replay is meant to be seen.
         message_uuid: Some(uuid::Uuid::now_v7()),
-        sent: None,
+        ..offer_of(&recorded.event).to_open(partner, partner_seq)
     }
 }

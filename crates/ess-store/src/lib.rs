@@ -19,4 +19,5 @@ pub use store::{Opened, Options, Store};
 pub use types::{
     AckReceipt, Audit, AuditLine, Backlog, Change, LaneStart, LedgerEntry, LogLine, LogSearch, NewEvent, NewPartner, Publication, Recorded,
     RuleKind, Start, StoredAttempt, StoredCheckpoint, StoredDelivery, StoredPartner, StoredRules, StoredToken,
+    UrgentBacklog,
 };

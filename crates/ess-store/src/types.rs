@@ -352,6 +352,17 @@ pub struct LogLine {
     pub partners: usize,
 }
 
+/// A page of what is urgent in a partner's backlog.
+#[derive(Debug)]
+pub struct UrgentBacklog {
+    /// Each with how many events of the partner lie between the backlog's beginning and it, itself included.
+    pub entries: Vec<(Offer, u64)>,
+    /// Everything urgent up to here was looked at.
+    pub scanned_to: Seq,
+    /// There may be more.
+    pub has_more: bool,
+}
+
 /// A delivery as the store knows it.
 #[derive(Debug, Clone)]
 pub struct StoredDelivery {
@@ -381,6 +392,8 @@ pub struct StoredDelivery {
     pub partner_seq: Option<u64>,
     /// A replay's own message id.
     pub message_uuid: Option<Uuid>,
+    /// It is dead only because its partner is given up: its lane still has it.
+    pub waits: bool,
     /// The attempts on record.
     pub attempts: Vec<StoredAttempt>,
 }

@@ -1,14 +1,13 @@
 //! No address gets past the guard, however it is written.
 
-use ess_channels::{Channel, ChannelError, Credential};
-use ess_core::partner::ChannelKind;
+use ess_channels::{ChannelError, Credential};
 use ess_core::receipt::{Failure, Receipt, Stage};
 
-use crate::partner::{Partner, answered, dialer, failed, message, soon};
+use crate::partner::{Partner, answered, dialer, failed, message, open, soon};
 
 async fn send(url: &str, allow: &[&str]) -> Receipt {
     let dialer = dialer(allow, Vec::new());
-    let channel = Channel::open(ChannelKind::Webhook, url, Credential::None, &dialer, 1).unwrap();
+    let channel = open(url, Credential::None, &dialer).unwrap();
     channel.send(&message(), soon()).await
 }
 
@@ -44,7 +43,7 @@ async fn loopback_is_refused_however_it_is_written() {
             let url = format!("{scheme}://{host}:{port}/hook");
             let dialer = dialer(&[], Vec::new());
             // Some forms are refused as no address at all, some as no name that is found; none is dialled.
-            match Channel::open(ChannelKind::Webhook, &url, Credential::None, &dialer, 1) {
+            match open(&url, Credential::None, &dialer) {
                 Err(ChannelError::Url(_)) => {}
                 Err(error) => panic!("{url}: {error}"),
                 Ok(channel) => {
@@ -118,7 +117,7 @@ fn an_address_that_cannot_be_used_says_why() {
         ("https://[fe80::1%25eth0]/", "its host is not a name or an address"),
         (&long, "it is longer than 2,048 characters"),
     ] {
-        let error = Channel::open(ChannelKind::Webhook, url, Credential::None, &dialer, 1).unwrap_err();
+        let error = open(url, Credential::None, &dialer).unwrap_err();
         assert_eq!(error.to_string(), format!("the address cannot be used: {why}"), "{url}");
     }
 }

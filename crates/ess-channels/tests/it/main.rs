@@ -1,5 +1,6 @@
 //! The channels against real sockets on loopback: partners that behave, and partners that do not.
 
+mod file;
 mod guard;
 mod hostile;
 mod oauth;

@@ -155,7 +155,7 @@ async fn a_token_url_that_says_nothing_ends_with_the_deadline_for_all_who_wait()
     for receipt in [one, two] {
         let failure = failed(receipt);
         assert_eq!(failure.stage, Stage::Auth);
-        assert!(failure.reason.ends_with("while waiting for the token"), "{failure:?}");
+        assert!(failure.reason.ends_with("while logging in"), "{failure:?}");
     }
 }
 

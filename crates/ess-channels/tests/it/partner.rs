@@ -1,15 +1,16 @@
 //! A partner for tests: a TCP server on a free loopback port that counts and answers by script.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ess_channels::{Channel, Credential, Dialer, DialerOptions};
+use ess_channels::{Channel, ChannelError, Credential, Dialer, DialerOptions};
 use ess_core::id::{Digest, EventId, Subject, Version};
 use ess_core::message::Message;
-use ess_core::partner::{AllowNet, ChannelKind};
+use ess_core::partner::{AllowDir, AllowNet, Partner as Document};
 use ess_core::receipt::{Answer, Failure, Receipt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -116,20 +117,48 @@ pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Optio
 
 /// A dialer that may reach `allow` and trusts `roots`.
 pub(crate) fn dialer(allow: &[&str], roots: Vec<Vec<u8>>) -> Dialer {
-    Dialer::new(DialerOptions {
+    Dialer::new(options(allow, roots, AllowDir::default())).unwrap()
+}
+
+/// A dialer that may write into `dir`.
+pub(crate) fn dialer_with_dir(dir: &Path) -> Dialer {
+    Dialer::new(options(&["127.0.0.0/8"], vec![own_root()], AllowDir(vec![dir.to_owned()]))).unwrap()
+}
+
+/// A certificate that nothing is signed with: a dialer must trust somebody.
+fn own_root() -> Vec<u8> {
+    rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap().cert.pem().into_bytes()
+}
+
+fn options(allow: &[&str], roots: Vec<Vec<u8>>, allow_dir: AllowDir) -> DialerOptions {
+    DialerOptions {
         allow: AllowNet(allow.iter().map(|net| net.parse().unwrap()).collect()),
+        allow_dir,
         extra_roots_pem: roots,
         system_roots: false,
         user_agent: "hms-ess/test".to_owned(),
         proxy: None,
-    })
-    .unwrap()
+    }
+}
+
+/// A partner of this channel, with more fields.
+pub(crate) fn document(channel: &str, url: &str, more: serde_json::Value) -> Document {
+    let mut document = serde_json::json!({"id": "P", "channel": channel, "url": url});
+    document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    Document::from_json(&document).unwrap()
 }
 
 /// A channel that may dial loopback.
 pub(crate) fn channel(url: &str, credential: Credential) -> Channel {
     let dialer = dialer(&["127.0.0.0/8"], Vec::new());
-    Channel::open(ChannelKind::Webhook, url, credential, &dialer, 16).unwrap()
+    open(url, credential, &dialer).unwrap()
+}
+
+/// A webhook's channel.
+pub(crate) fn open(url: &str, credential: Credential, dialer: &Dialer) -> Result<Channel, ChannelError> {
+    // The document's own check of the address is the core's; here the channel's is tried.
+    let partner = document("webhook", "https://partner.example/hook", serde_json::json!({}));
+    Channel::open(&partner, url, credential, dialer)
 }
 
 /// A small message.
@@ -145,6 +174,9 @@ pub(crate) fn message() -> Message {
         body: Bytes::from_static(b"{\"id\":\"RULE-1-V3\"}"),
         body_digest: Digest([0; 32]),
         test: false,
+        replay: false,
+        partner_seq: Some(1),
+        attempt: 1,
     }
 }
 
@@ -157,7 +189,7 @@ pub(crate) fn soon() -> Instant {
 pub(crate) fn answered(receipt: Receipt) -> Answer {
     match receipt {
         Receipt::Answer(answer) => answer,
-        Receipt::Failed(failure) => panic!("no answer: {failure:?}"),
+        other => panic!("no answer: {other:?}"),
     }
 }
 
@@ -165,6 +197,6 @@ pub(crate) fn answered(receipt: Receipt) -> Answer {
 pub(crate) fn failed(receipt: Receipt) -> Failure {
     match receipt {
         Receipt::Failed(failure) => failure,
-        Receipt::Answer(answer) => panic!("an answer: {answer:?}"),
+        other => panic!("no failure: {other:?}"),
     }
 }

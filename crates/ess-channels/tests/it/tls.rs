@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ess_channels::{Channel, ChannelError, Credential};
-use ess_core::partner::ChannelKind;
 use ess_core::receipt::{Failure, Stage};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::server::WebPkiClientVerifier;
@@ -14,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use crate::partner::{Partner, answered, dialer, failed, message, read_request, soon};
+use crate::partner::{Partner, answered, dialer, failed, message, open, read_request, soon};
 
 /// A certificate authority for one test.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -84,7 +83,7 @@ fn server(certificate: (rcgen::Certificate, KeyPair)) -> ServerConfig {
 
 fn channel(url: &str, credential: Credential, roots: Vec<Vec<u8>>) -> Channel {
     let dialer = dialer(&["127.0.0.0/8", "::1/128"], roots);
-    Channel::open(ChannelKind::Webhook, url, credential, &dialer, 4).unwrap()
+    open(url, credential, &dialer).unwrap()
 }
 
 fn https(partner: &Partner) -> String {
@@ -201,7 +200,7 @@ fn a_client_certificate_that_cannot_be_used_is_refused_when_the_channel_is_opene
     let dialer = dialer(&[], Vec::new());
     let open = |url: &str, cert_pem: &str, key_pem: &str| {
         let credential = Credential::Mtls { cert_pem: cert_pem.to_owned(), key_pem: key_pem.to_owned() };
-        Channel::open(ChannelKind::Webhook, url, credential, &dialer, 1).unwrap_err()
+        open(url, credential, &dialer).unwrap_err()
     };
     let (cert, key) = (certificate.pem(), other.serialize_pem());
     assert!(matches!(open("https://h/", &cert, &key), ChannelError::Credential(_)));

@@ -51,43 +51,43 @@ pub struct FormatError(String);
 /// # Errors
 /// The value can't be written so, such as a nested map in a form; the error names the place and what an adapter can do.
 pub fn write(format: Format, value: String, context: &Context<'_>) -> Result<Written, FormatError> {
-    let written = |body: Vec<u8>, content_type: &str, extension| Written {
+    let written = |body: Vec<u8>, content_type: &str| Written {
         body,
         content_type: content_type.to_owned(),
-        extension,
+        extension: format.extension(),
         headers: Vec::new(),
     };
     Ok(match format {
-        Format::Json => written(value.into_bytes(), "application/json", "json"),
-        Format::Text => written(write_text(value).into_bytes(), "text/plain; charset=utf-8", "txt"),
+        Format::Json => written(value.into_bytes(), "application/json"),
+        Format::Text => written(write_text(value).into_bytes(), "text/plain; charset=utf-8"),
         Format::Xml => {
             // Without an adapter the envelope is the root element's content.
             let value = if context.has_adapter { value } else { format!("{{\"event\":{value}}}") };
             check(&value)?;
             let (body, encoding) = xml::write(&Node::parse(&value))?;
-            written(body, &format!("application/xml; charset={}", encoding.name().to_lowercase()), "xml")
+            written(body, &format!("application/xml; charset={}", encoding.name().to_lowercase()))
         }
         Format::Csv => {
             check(&value)?;
             let (body, has_header) = csv::write(&Node::parse(&value))?;
             let header = if has_header { "present" } else { "absent" };
-            written(body.into_bytes(), &format!("text/csv; charset=utf-8; header={header}"), "csv")
+            written(body.into_bytes(), &format!("text/csv; charset=utf-8; header={header}"))
         }
         Format::Hl7 => {
             check(&value)?;
             let body = hl7::write(&Node::parse(&value), context.event)?;
-            written(body.into_bytes(), "application/hl7-v2; charset=utf-8", "hl7")
+            written(body.into_bytes(), "application/hl7-v2; charset=utf-8")
         }
-        Format::Form => written(write_form(&value)?.into_bytes(), "application/x-www-form-urlencoded", "form"),
+        Format::Form => written(write_form(&value)?.into_bytes(), "application/x-www-form-urlencoded"),
         Format::CloudEventsBinary => {
             let data = if context.has_adapter { value } else { context.payload.to_owned() };
             let headers = cloudevents::binary(context.event, context.version);
-            Written { headers, ..written(data.into_bytes(), "application/json", "json") }
+            Written { headers, ..written(data.into_bytes(), "application/json") }
         }
         Format::CloudEvents => {
             let data = if context.has_adapter { &value } else { context.payload };
             let body = cloudevents::structured(context.event, context.version, data);
-            written(body.into_bytes(), "application/cloudevents+json; charset=utf-8", "json")
+            written(body.into_bytes(), "application/cloudevents+json; charset=utf-8")
         }
     })
 }

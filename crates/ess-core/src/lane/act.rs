@@ -18,6 +18,17 @@ use crate::time::Time;
 pub enum Action {
     /// Make this attempt and answer with `on_report`.
     Send(Attempt),
+    /// Make this attempt by the fallback channel and answer with `on_fallback_report`.
+    SendFallback(Attempt),
+    /// Read urgent deliveries of the backlog after this event and answer with `on_urgent_loaded`.
+    LoadUrgent {
+        /// The backlog begins after this event.
+        after: Seq,
+        /// What is urgent up to here was looked at.
+        scanned_to: Seq,
+        /// How many there is room for.
+        limit: usize,
+    },
     /// Write this down; nothing waits for it.
     Record(Box<Record>),
     /// Read the backlog after this event and answer with `on_loaded`.
@@ -57,8 +68,21 @@ pub enum Action {
     },
     /// The partner keeps failing: one probe at a time from now on.
     WentOffline,
+    /// Offline longer than the policy's patience: what waits for the partner is a dead letter until it answers.
+    GaveUp {
+        /// The first failure since it last answered.
+        failing_since: Time,
+    },
+    /// A delivery became a dead letter because its partner is given up; the lane keeps it for the recovery.
+    WaitsAsDead {
+        /// The event.
+        seq: Seq,
+    },
     /// The partner answers again.
-    Recovered,
+    Recovered {
+        /// How it fared until now.
+        before: Health,
+    },
     /// HTTP 410: pause the partner and tell Ops.
     PausePartner {
         /// Why.
@@ -215,10 +239,12 @@ pub enum Command {
     Policy(Policy),
     /// Bridges or scripts changed: what was blocked is tried again.
     Unblock,
-    /// An open delivery of this event is taken back.
+    /// What is held back by the partner's health is tried now, with new patience.
+    Redrive,
+    /// This delivery is given up for good.
     Cancel {
-        /// The event.
-        seq: Seq,
+        /// As the store knows it.
+        open: Box<OpenDelivery>,
         /// Why.
         reason: String,
     },

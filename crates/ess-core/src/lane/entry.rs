@@ -22,6 +22,51 @@ pub struct Offer {
     pub kind: Kind,
     /// A dry run.
     pub test: bool,
+    /// When the event was recorded.
+    pub recorded_at: Time,
+}
+
+impl Offer {
+    /// The order of sending between lines: urgent and retractions, routine, dry runs.
+    #[must_use]
+    pub fn class(&self) -> u8 {
+        class(self.test, self.priority, self.kind)
+    }
+
+    /// The delivery as it stands before its first attempt.
+    #[must_use]
+    pub fn to_open(&self, partner: PartnerNo, partner_seq: Option<u64>) -> OpenDelivery {
+        OpenDelivery {
+            key: DeliveryKey { seq: self.seq, partner, round: 0 },
+            subject: self.subject.clone(),
+            priority: self.priority,
+            kind: self.kind,
+            test: self.test,
+            recorded_at: self.recorded_at,
+            state: OpenState::Pending,
+            attempts: 0,
+            resends: 0,
+            due_at: None,
+            first_failed_at: None,
+            partner_seq,
+            reason: None,
+            mend: None,
+            message_uuid: None,
+            sent: None,
+            fallback_at: None,
+        }
+    }
+}
+
+/// The most urgent class: it does not wait behind a backlog.
+pub const URGENT: u8 = 0;
+
+fn class(test: bool, priority: Priority, kind: Kind) -> u8 {
+    match (test, priority, kind) {
+        (true, _, _) => 2,
+        (false, Priority::Urgent, _) | (false, _, Kind::Retraction) => URGENT,
+        (false, Priority::Routine, _) => 1,
+    }
 }
 
 /// A delivery with a record of its own in the store.
@@ -37,6 +82,8 @@ pub struct OpenDelivery {
     pub kind: Kind,
     /// A dry run.
     pub test: bool,
+    /// When the event was recorded.
+    pub recorded_at: Time,
     /// Where it stands.
     pub state: OpenState,
     /// Attempts made.
@@ -55,8 +102,10 @@ pub struct OpenDelivery {
     pub mend: Option<String>,
     /// A replay's own message id.
     pub message_uuid: Option<Uuid>,
-    /// What was sent last.
+    /// What was sent last: absent while the partner can't have got anything.
     pub sent: Option<Sent>,
+    /// When the fallback channel took it; its receipt is outstanding.
+    pub fallback_at: Option<Time>,
 }
 
 /// Where an open delivery stands when it has a record.
@@ -97,10 +146,28 @@ impl Phase {
         matches!(self, Phase::Blocked | Phase::Outstanding)
     }
 
-    /// The partner may have seen it.
-    pub(super) fn is_under_way(&self) -> bool {
-        !matches!(self, Phase::Waiting | Phase::Ready | Phase::Blocked)
+    /// Only the partner's silence keeps it from its end.
+    pub(super) fn waits_for_partner(&self) -> bool {
+        matches!(self, Phase::Waiting | Phase::Ready | Phase::Retrying { .. })
     }
+
+    /// The partner may have seen it, and may see it again.
+    pub(super) fn is_under_way(&self) -> bool {
+        matches!(self, Phase::Sending | Phase::Retrying { .. } | Phase::AwaitingAck { .. })
+    }
+}
+
+/// What the fallback channel did about a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FallbackPhase {
+    /// Nothing is under way.
+    Idle,
+    /// An attempt is under way.
+    Sending,
+    /// It took the message; the partner's word is outstanding.
+    Taken { at: Time },
+    /// It refused: no attempt will help.
+    Refused,
 }
 
 #[derive(Debug)]
@@ -109,6 +176,7 @@ pub(super) struct Entry {
     pub(super) priority: Priority,
     pub(super) kind: Kind,
     pub(super) test: bool,
+    pub(super) recorded_at: Time,
     pub(super) phase: Phase,
     pub(super) attempts: u32,
     pub(super) failures: u32,
@@ -121,6 +189,16 @@ pub(super) struct Entry {
     pub(super) mend: Option<String>,
     /// The store holds an explicit record: the cursor may pass.
     pub(super) is_recorded: bool,
+    /// Its line has nothing older in the backlog, so that it need not wait for the backlog.
+    pub(super) is_ahead: bool,
+    /// Taken back while an attempt was under way: that attempt is the last.
+    pub(super) cancel: Option<String>,
+    /// What the fallback channel did about it.
+    pub(super) fallback: FallbackPhase,
+    /// Its attempts by the fallback channel that failed.
+    pub(super) fallback_failures: u32,
+    /// Its place among the lane's fallbacks.
+    pub(super) fallback_due: Option<Time>,
     /// Its place among the lane's timers.
     pub(super) timer: Option<Time>,
 }
@@ -132,6 +210,7 @@ impl Entry {
             priority: offer.priority,
             kind: offer.kind,
             test: offer.test,
+            recorded_at: offer.recorded_at,
             phase: Phase::Waiting,
             attempts: 0,
             failures: 0,
@@ -143,6 +222,11 @@ impl Entry {
             reason: None,
             mend: None,
             is_recorded: false,
+            is_ahead: false,
+            cancel: None,
+            fallback: FallbackPhase::Idle,
+            fallback_failures: 0,
+            fallback_due: None,
             timer: None,
         }
     }
@@ -160,6 +244,7 @@ impl Entry {
             priority: open.priority,
             kind: open.kind,
             test: open.test,
+            recorded_at: open.recorded_at,
             phase,
             attempts: open.attempts,
             failures: open.attempts.saturating_sub(open.resends),
@@ -171,6 +256,14 @@ impl Entry {
             reason: open.reason,
             mend: open.mend,
             is_recorded: true,
+            is_ahead: false,
+            cancel: None,
+            fallback: match open.fallback_at {
+                Some(at) => FallbackPhase::Taken { at },
+                None => FallbackPhase::Idle,
+            },
+            fallback_failures: 0,
+            fallback_due: None,
             timer: None,
         }
     }
@@ -189,6 +282,7 @@ impl Entry {
             priority: self.priority,
             kind: self.kind,
             test: self.test,
+            recorded_at: self.recorded_at,
             state,
             attempts: self.attempts,
             resends: self.resends,
@@ -199,19 +293,29 @@ impl Entry {
             mend: self.mend.clone(),
             message_uuid: self.message_uuid,
             sent: self.sent.clone(),
+            fallback_at: match self.fallback {
+                FallbackPhase::Taken { at } => Some(at),
+                _ => None,
+            },
         }
+    }
+
+    /// Attempts made and under way, by both channels.
+    pub(super) fn attempts_begun(&self) -> u32 {
+        let under_way = [self.phase == Phase::Sending, self.fallback == FallbackPhase::Sending];
+        self.attempts + under_way.into_iter().map(u32::from).sum::<u32>()
+    }
+
+    /// Whether the partner may have got it.
+    pub(super) fn may_have_arrived(&self) -> bool {
+        self.sent.is_some() || self.phase == Phase::Sending || self.fallback != FallbackPhase::Idle
     }
 
     pub(super) fn line_key(&self) -> (Subject, bool) {
         (self.subject.clone(), self.test)
     }
 
-    /// The order of sending between lines: urgent and retractions, routine, dry runs.
     pub(super) fn class(&self) -> u8 {
-        match (self.test, self.priority, self.kind) {
-            (true, _, _) => 2,
-            (false, Priority::Urgent, _) | (false, _, Kind::Retraction) => 0,
-            (false, Priority::Routine, _) => 1,
-        }
+        class(self.test, self.priority, self.kind)
     }
 }

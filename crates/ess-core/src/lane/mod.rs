@@ -8,23 +8,29 @@
 
 mod act;
 mod entry;
+mod fallback;
+mod giving_up;
 mod health;
 mod lines;
 mod outcome;
 mod scan;
 mod standing;
 mod supply;
+mod taking_back;
+mod urgent;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
 
 pub use act::{Action, Attempt, Command, Ended, Outcome, Record, Report, Sent, Tried};
 use entry::Phase;
-pub use entry::{Offer, OpenDelivery, OpenState};
+pub use entry::{Offer, OpenDelivery, OpenState, URGENT};
 pub use health::Health;
 pub use standing::{Speaker, Standing, Wait};
 
 use crate::delivery::State;
 use crate::id::{PartnerNo, Seq, Subject};
+use crate::mutant::{self, Mutant};
 use crate::partner::{AckPolicy, Limits, Order, Partner, RetryPolicy};
 use crate::receipt::Evidence;
 use crate::time::Time;
@@ -52,13 +58,21 @@ pub struct Policy {
     pub ack: AckPolicy,
     /// Attempts at once and per second.
     pub limits: Limits,
+    /// After which time without an ACK the fallback channel is tried as well.
+    pub fallback_after: Option<Duration>,
 }
 
 impl Policy {
     /// What the partner's configuration asks for.
     #[must_use]
     pub fn of(partner: &Partner) -> Self {
-        Self { order: partner.order, retry: partner.retry.clone(), ack: partner.ack.clone(), limits: partner.limits }
+        Self {
+            order: partner.order,
+            retry: partner.retry.clone(),
+            ack: partner.ack.clone(),
+            limits: partner.limits,
+            fallback_after: partner.fallback.as_ref().map(|fallback| fallback.after),
+        }
     }
 }
 
@@ -69,6 +83,8 @@ struct Line {
     /// More of this line lies in the store as explicit records, older than whatever comes now.
     stored: bool,
     is_loading: bool,
+    /// Which read is under way.
+    read: u64,
     /// More was left in the store while the line was being read.
     left_again: bool,
 }
@@ -91,6 +107,13 @@ pub struct Lane {
     supply: supply::Supply,
     next_send_at: Time,
     open_scan: scan::OpenScan,
+    reads: scan::Reads,
+    /// Under `redrive: manual`: what waits for the given-up partner ends as it comes, up to here.
+    bury_to: Seq,
+    urgent: urgent::UrgentScan,
+    fallbacks: fallback::Fallbacks,
+    /// Taken back while they lay in the store: they end when they come.
+    taken_back: BTreeMap<Place, String>,
     actions: VecDeque<Action>,
 }
 
@@ -113,6 +136,11 @@ impl Lane {
             supply: supply::Supply::new(cursor, counted),
             next_send_at: Time::default(),
             open_scan: scan::OpenScan::default(),
+            reads: scan::Reads::default(),
+            bury_to: Seq(0),
+            urgent: urgent::UrgentScan::default(),
+            fallbacks: fallback::Fallbacks::default(),
+            taken_back: BTreeMap::new(),
             actions: VecDeque::new(),
         }
     }
@@ -135,6 +163,8 @@ impl Lane {
         let is_taken = self.supply.takes(offer.seq, self.entries.len(), self.room);
         if is_taken {
             self.enter_offer(offer.clone(), now);
+        } else if offer.class() == URGENT {
+            self.urgent.is_wanted = true;
         }
         is_taken
     }
@@ -165,6 +195,9 @@ impl Lane {
     /// Deliveries with records of their own: at the start, a line's stored part, a replay, a redrive.
     pub fn on_opened(&mut self, opened: Vec<OpenDelivery>, now: Time) {
         for open in opened {
+            if open.state == OpenState::Retrying && mutant::is_active(Mutant::RecoveryForgetsOpen) {
+                continue;
+            }
             self.make_room();
             let place = (open.key.seq, open.key.round);
             let key = (open.subject.clone(), open.test);
@@ -172,51 +205,11 @@ impl Lane {
                 && self.lines.get(&key).is_some_and(|line| line.stored && line.places.last() < Some(&place));
             if is_behind_stored {
                 self.promote(&key, now);
+            } else if self.entries.len() >= self.room && !self.entries.contains_key(&place) {
+                self.leave_opened(place, open, now);
             } else {
                 self.enter(place, entry::Entry::from_open(open), now);
             }
-        }
-    }
-
-    /// The answer to `Action::LoadLine`: the oldest stored deliveries of a subject, and whether there are more.
-    pub fn on_line_loaded(&mut self, subject: &Subject, test: bool, opened: Vec<OpenDelivery>, more: bool, now: Time) {
-        self.make_room();
-        let key = (subject.clone(), test);
-        if let Some(line) = self.lines.get_mut(&key) {
-            line.stored = more || line.left_again;
-            line.is_loading = false;
-            line.left_again = false;
-        }
-        for mut open in opened {
-            if open.state == OpenState::Blocked {
-                // Read back because something changed: worth another look.
-                open.state = OpenState::Pending;
-            }
-            self.enter((open.key.seq, open.key.round), entry::Entry::from_open(open), now);
-        }
-        self.promote(&key, now);
-    }
-
-    /// At the start: the store holds an open delivery of this line that was not loaded; `LoadOpen` will ask for it.
-    pub fn leave_in_store(&mut self, subject: &Subject, test: bool, after: (Seq, u32)) {
-        if self.policy.order == Order::Subject {
-            self.lines.entry((subject.clone(), test)).or_default().stored = true;
-        }
-        self.open_scan.after.get_or_insert(after);
-    }
-
-    /// The answer to `Action::LoadOpen`; `next` is the last place of the page while there is more.
-    pub fn on_open_loaded(&mut self, opened: Vec<OpenDelivery>, next: Option<(Seq, u32)>, now: Time) {
-        self.open_scan.loaded(next);
-        let unblocks = self.open_scan.unblocks;
-        for mut open in opened {
-            if unblocks && open.state == OpenState::Blocked {
-                open.state = OpenState::Pending;
-            }
-            self.on_opened(vec![open], now);
-        }
-        if self.open_scan.after.is_none() {
-            self.open_scan.unblocks = false;
         }
     }
 
@@ -231,8 +224,11 @@ impl Lane {
     pub fn on_report(&mut self, report: Report, now: Time, dice: f64) {
         let place = (report.attempt.seq, report.attempt.round);
         self.in_flight = self.in_flight.saturating_sub(1);
+        if let Outcome::Verdict(verdict) = &report.outcome {
+            self.note_health(verdict, &report.tried, now, dice);
+        }
         let Some(entry) = self.entries.get_mut(&place) else {
-            return; // Acknowledged or cancelled while the attempt was under way.
+            return; // Acknowledged while the attempt was under way.
         };
         if entry.phase == Phase::Sending {
             entry.phase = Phase::Waiting;
@@ -242,9 +238,9 @@ impl Lane {
             entry.sent.clone_from(&sent);
         }
         match outcome {
-            Outcome::Blocked { reason, mend } => self.block(place, reason, mend),
+            Outcome::Blocked { reason, mend } => self.block(place, reason, mend, now),
             Outcome::Verdict(verdict) => {
-                entry.attempts = attempt.number;
+                entry.attempts = entry.attempts.max(attempt.number);
                 self.judge(place, verdict, tried, now, dice);
             }
         }
@@ -256,7 +252,7 @@ impl Lane {
         let Some(entry) = self.entries.get(&place) else {
             return false;
         };
-        let attempt = entry.attempts + u32::from(entry.phase == Phase::Sending);
+        let attempt = entry.attempts_begun();
         self.health_success();
         self.end_acked(place, evidence, attempt.max(1), now, None);
         true
@@ -272,8 +268,10 @@ impl Lane {
         true
     }
 
-    /// A delivery of this line that was not loaded ended in the store.
-    pub fn on_ended_in_store(&mut self, subject: &Subject, test: bool, now: Time) {
+    /// A delivery of this line that was not loaded ended in the store. It may have been read back before.
+    pub fn on_ended_in_store(&mut self, place: (Seq, u32), subject: &Subject, test: bool, now: Time) {
+        self.remove(place);
+        self.reads.passed(place);
         self.promote(&(subject.clone(), test), now);
     }
 
@@ -288,13 +286,18 @@ impl Lane {
             Command::Policy(policy) => {
                 self.health.set_window(policy.limits.in_flight.max(1));
                 let has_other_order = policy.order != self.policy.order;
+                let has_other_fallback = policy.fallback_after != self.policy.fallback_after;
                 self.policy = policy;
+                if has_other_fallback {
+                    self.arm_fallbacks_anew();
+                }
                 if has_other_order {
                     self.line_up_anew(now);
                 }
             }
             Command::Unblock => self.unblock(now),
-            Command::Cancel { seq, reason } => self.cancel(seq, &reason, now),
+            Command::Redrive => self.redrive(now),
+            Command::Cancel { open, reason } => self.cancel(*open, reason, now),
         }
     }
 
@@ -307,12 +310,16 @@ impl Lane {
             self.timers.remove(&(due, place));
             self.on_due(place);
         }
+        self.give_up_if_due(now);
+        self.fall_back_if_due(now);
     }
 
     /// When `on_timeout` and `poll` want to be called next, if nothing else happens.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
         let timer = self.timers.first().map(|(due, _)| *due);
+        let gives_up = self.health.gives_up_at(&self.policy.retry);
+        let timer = timer.into_iter().chain(gives_up).chain(self.next_fallback()).min();
         let gate =
             (!self.ready.is_empty() && !self.paused && self.in_flight < self.health.window()).then(|| self.gate());
         match (timer, gate) {
@@ -328,6 +335,15 @@ impl Lane {
         }
         if let Some(attempt) = self.next_attempt(now) {
             return Some(Action::Send(attempt));
+        }
+        if self.is_starved() {
+            self.evict_held();
+            if let Some(action) = self.actions.pop_front() {
+                return Some(action);
+            }
+        }
+        if let Some(action) = self.next_urgent_page() {
+            return Some(action);
         }
         if let Some((after, limit)) = self.supply.wants(self.loaded_of_backlog(), self.room) {
             return Some(Action::Load { after, limit });
@@ -345,6 +361,12 @@ impl Lane {
         let (cursor, counted) = self.cursor();
         self.record(Record::Cursor { cursor, counted });
         self.supply.noted();
+    }
+
+    /// The partner's counter up to which everything has ended or has a record of its own.
+    #[must_use]
+    pub fn counted(&self) -> u64 {
+        self.cursor().1
     }
 
     /// Attempts under way.
@@ -396,14 +418,14 @@ impl Lane {
         let entry = self.entries.get_mut(&place)?;
         entry.phase = Phase::Sending;
         self.in_flight += 1;
-        if self.policy.limits.per_second > 0.0 {
+        if self.policy.limits.per_second > 0.0 && !mutant::is_active(Mutant::RateIgnored) {
             let spacing = std::time::Duration::from_secs_f64(1.0 / self.policy.limits.per_second);
             self.next_send_at = self.next_send_at.max(now).after(spacing);
         }
         Some(Attempt {
             seq: place.0,
             round: place.1,
-            number: entry.attempts + 1,
+            number: entry.attempts_begun(),
             partner_seq: entry.partner_seq,
             message_uuid: entry.message_uuid,
             started: now,
@@ -416,14 +438,6 @@ impl Lane {
         match self.entries.last_key_value() {
             Some((last, _)) if last.0 > taken_to => self.entries.range(..=(taken_to, u32::MAX)).count(),
             _ => self.entries.len(),
-        }
-    }
-
-    fn cancel(&mut self, seq: Seq, reason: &str, now: Time) {
-        let places: Vec<Place> = self.entries.range((seq, 0)..=(seq, u32::MAX)).map(|(place, _)| *place).collect();
-        for place in places {
-            let reason = reason.to_owned();
-            self.end(place, Ended { state: State::Cancelled, reason, evidence: None, tried: None, at: now });
         }
     }
 
@@ -445,6 +459,7 @@ impl Lane {
     /// Everything up to here has ended or has a record of its own; with the partner's counter at that point.
     fn cursor(&self) -> (Seq, u64) {
         let first_unrecorded = self.entries.iter().find(|(place, entry)| place.1 == 0 && !entry.is_recorded);
+        let first_unrecorded = first_unrecorded.filter(|_| !mutant::is_active(Mutant::CursorPassesOpen));
         match first_unrecorded {
             Some((place, entry)) => {
                 (Seq(place.0.0.saturating_sub(1)), entry.partner_seq.unwrap_or(1).saturating_sub(1))

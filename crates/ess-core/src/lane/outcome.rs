@@ -2,37 +2,56 @@
 
 use super::act::{Action, Ended, Record, Tried};
 use super::entry::{Entry, Phase};
+use super::health::Health;
 use super::{Lane, Place};
 use crate::delivery::State;
-use crate::partner::Order;
+use crate::mutant::{self, Mutant};
+use crate::partner::{Order, Redrive};
 use crate::receipt::{Evidence, Verdict};
 use crate::retry;
 use crate::time::Time;
 
 impl Lane {
+    /// What the partner's answer, or its silence, says of its health.
+    pub(super) fn note_health(&mut self, verdict: &Verdict, tried: &Tried, now: Time, dice: f64) {
+        match verdict {
+            Verdict::Retry { retry_after, .. } => {
+                let retry_after = retry_after.filter(|_| !mutant::is_active(Mutant::RetryAfterIgnored));
+                self.health_failure(tried, retry_after, now, dice);
+            }
+            Verdict::Gone { .. } => {}
+            // A partner that answers is not offline, whatever it says.
+            Verdict::Acked(_)
+            | Verdict::Received
+            | Verdict::Unacknowledged { .. }
+            | Verdict::Nack { .. }
+            | Verdict::Refused { .. } => self.health_success(),
+        }
+    }
+
     pub(super) fn judge(&mut self, place: Place, verdict: Verdict, tried: Tried, now: Time, dice: f64) {
+        let cancel = self.entries.get_mut(&place).and_then(|entry| entry.cancel.take());
+        if let Some(reason) = cancel
+            && !matches!(verdict, Verdict::Acked(_) | Verdict::Nack { .. })
+        {
+            let ended = Ended { state: State::Cancelled, reason, evidence: None, tried: Some(tried), at: now };
+            return self.end(place, ended);
+        }
         match verdict {
             Verdict::Acked(evidence) => {
-                self.health_success();
                 let attempt = self.entries.get(&place).map_or(1, |entry| entry.attempts);
                 self.end_acked(place, evidence, attempt, now, Some(tried));
             }
             Verdict::Received => {
-                self.health_success();
-                self.await_ack(place, "delivered; the ACK comes by callback".to_owned(), tried, now);
-            }
-            Verdict::Unacknowledged { reason } => {
-                // A partner that answers is not offline, whatever it says.
-                self.health_success();
+                let reason = format!("delivered; {}", self.policy.ack.awaited());
                 self.await_ack(place, reason, tried, now);
             }
+            Verdict::Unacknowledged { reason } => self.await_ack(place, reason, tried, now),
             Verdict::Nack { reason } => {
-                self.health_success();
                 let evidence = Some(Evidence::Body);
                 self.end(place, Ended { state: State::Nack, reason, evidence, tried: Some(tried), at: now });
             }
             Verdict::Refused { reason } => {
-                self.health_success();
                 self.end(place, Ended { state: State::Dead, reason, evidence: None, tried: Some(tried), at: now });
             }
             Verdict::Gone { reason } => {
@@ -41,7 +60,7 @@ impl Lane {
                 self.actions.push_back(Action::PausePartner { reason });
             }
             Verdict::Retry { reason, retry_after } => {
-                self.health_failure(&tried, retry_after, now, dice);
+                let retry_after = retry_after.filter(|_| !mutant::is_active(Mutant::RetryAfterIgnored));
                 self.retry(place, reason, retry_after, tried, now, dice);
             }
         }
@@ -58,7 +77,8 @@ impl Lane {
         entry.reason = Some(reason);
         // Sent once more for each of `resend`, then left to the partner's word and to Ops. An overtaken one is not sent
         // again: the partner has something newer.
-        if entry.resends >= resend || is_overtaken {
+        let is_used_up = entry.resends >= resend && !mutant::is_active(Mutant::ResendUnbounded);
+        if is_used_up || is_overtaken {
             entry.phase = Phase::Outstanding;
             self.actions.push_back(Action::Outstanding { seq: place.0, round: place.1 });
         } else {
@@ -72,6 +92,18 @@ impl Lane {
         if self.policy.order == Order::Latest {
             self.promote(&line_key, now);
         }
+    }
+
+    /// What awaits its ACK is not sent again: only the partner's word ends it.
+    pub(super) fn leave_outstanding(&mut self, place: Place) {
+        let Some(entry) = self.entries.get_mut(&place) else { return };
+        entry.phase = Phase::Outstanding;
+        if let Some(due) = entry.timer.take() {
+            self.timers.remove(&(due, place));
+        }
+        let open = entry.to_open(self.partner, place);
+        self.record(Record::Opened(open));
+        self.actions.push_back(Action::Outstanding { seq: place.0, round: place.1 });
     }
 
     pub(super) fn retry(
@@ -89,13 +121,21 @@ impl Lane {
         entry.failures += 1;
         let first_failed_at = *entry.first_failed_at.get_or_insert(now);
         let line_key = entry.line_key();
-        if now.since(first_failed_at) >= self.policy.retry.give_up_after {
+        let is_overdue = now.since(first_failed_at) >= self.policy.retry.give_up_after;
+        let gives_up = match self.policy.retry.redrive {
+            // An offline partner is given up as a whole; what fails at one that answers others is given up by itself.
+            Redrive::OnRecovery => is_overdue && !self.health.is_offline(),
+            Redrive::Manual => is_overdue || self.health.has_given_up(),
+        };
+        if gives_up {
             let reason = format!("given up after {} attempts: {reason}", entry.attempts);
-            return self.end(place, Ended { state: State::Dead, reason, evidence: None, tried: Some(tried), at: now });
+            self.end(place, Ended { state: State::Dead, reason, evidence: None, tried: Some(tried), at: now });
+            return self.bury_if_given_up(now);
         }
         let backed_off = now.after(retry::delay(&self.policy.retry, entry.failures, dice));
         let due = retry_after.map_or(backed_off, |span| backed_off.max(now.after(span)));
         let due = due.max(self.health.not_before());
+        let due = if mutant::is_active(Mutant::BackOffIgnored) { now } else { due };
         entry.reason = Some(reason);
         entry.phase = Phase::Retrying { due };
         self.record_failed(place, tried);
@@ -108,16 +148,22 @@ impl Lane {
         }
     }
 
-    pub(super) fn block(&mut self, place: Place, reason: String, mend: String) {
+    pub(super) fn block(&mut self, place: Place, reason: String, mend: String, now: Time) {
         let Some(entry) = self.entries.get_mut(&place) else {
             return;
         };
+        if let Some(reason) = entry.cancel.take() {
+            let ended = Ended { state: State::Cancelled, reason, evidence: None, tried: None, at: now };
+            return self.end(place, ended);
+        }
         entry.phase = Phase::Blocked;
         entry.reason = Some(reason);
         entry.mend = Some(mend);
         entry.is_recorded = true;
         let open = entry.to_open(self.partner, place);
-        self.record(Record::Opened(open));
+        if !mutant::is_active(Mutant::BlockedNotRecorded) {
+            self.record(Record::Opened(open));
+        }
         self.actions.push_back(Action::BecameBlocked { seq: place.0, round: place.1 });
         self.note_progress();
     }
@@ -131,7 +177,8 @@ impl Lane {
         tried: Option<Tried>,
     ) {
         let Some(entry) = self.remove(place) else { return };
-        self.record(Record::Acked {
+        let is_late = tried.is_none();
+        let acked = Record::Acked {
             seq: place.0,
             round: place.1,
             attempt,
@@ -141,7 +188,11 @@ impl Lane {
             has_rows: entry.is_recorded,
             tried,
             at: now,
-        });
+        };
+        if mutant::is_active(Mutant::LateAckEndsTwice) && is_late {
+            self.record(acked.clone());
+        }
+        self.record(acked);
         self.after_end(&entry, now);
     }
 
@@ -169,10 +220,10 @@ impl Lane {
     }
 
     pub(super) fn health_success(&mut self) {
-        if let Some((health, was_offline)) = self.health.on_success() {
-            self.record(Record::Health(health));
-            if was_offline {
-                self.actions.push_back(Action::Recovered);
+        if let Some(before) = self.health.on_success() {
+            self.record(Record::Health(Health::default()));
+            if before.offline_since.is_some() {
+                self.actions.push_back(Action::Recovered { before });
             }
         }
     }

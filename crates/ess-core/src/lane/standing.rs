@@ -29,6 +29,8 @@ pub struct Standing {
     pub in_flight: u32,
     /// Since when the partner is offline.
     pub offline_since: Option<Time>,
+    /// The patience with it is over: what waits for it counts as dead letters until it answers.
+    pub is_given_up: bool,
 }
 
 /// A delivery that speaks for its lane.
@@ -95,6 +97,7 @@ impl Lane {
         let mut standing = Standing {
             in_flight: self.in_flight,
             offline_since: self.health.offline_since(),
+            is_given_up: self.health.has_given_up(),
             has_more: !self.supply.has_all() || self.open_scan.after.is_some(),
             ..Standing::default()
         };

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::id::Seq;
+use crate::mutant::{self, Mutant};
 
 #[derive(Debug)]
 pub(super) struct Supply {
@@ -24,6 +25,9 @@ impl Supply {
     }
 
     pub(super) fn resume(&mut self, ended: impl IntoIterator<Item = Seq>, head: Seq) {
+        if mutant::is_active(Mutant::CounterForgotten) {
+            self.counted = 0;
+        }
         self.ended.extend(ended);
         self.newest = self.newest.max(head);
     }
@@ -60,9 +64,31 @@ impl Supply {
         (!self.ended.remove(&seq)).then_some(self.counted)
     }
 
+    /// A delivery of the backlog was dealt with ahead of its turn: it is counted when its turn comes, and no more.
+    pub(super) fn settle_ahead(&mut self, seq: Seq) {
+        if seq > self.taken_to {
+            self.ended.insert(seq);
+        }
+    }
+
+    /// Whether the event is still to be taken.
+    pub(super) fn is_ahead(&self, seq: Seq) -> bool {
+        seq > self.taken_to && !self.ended.contains(&seq)
+    }
+
+    /// Whether events lie in the store that the lane has not taken.
+    pub(super) fn has_backlog(&self) -> bool {
+        self.taken_to < self.newest
+    }
+
     pub(super) fn loaded(&mut self, scanned_to: Seq) {
         self.is_loading = false;
         self.taken_to = self.taken_to.max(scanned_to);
+    }
+
+    /// The log holds more than was taken, and nobody reads it.
+    pub(super) fn has_more(&self) -> bool {
+        !self.is_loading && self.taken_to < self.newest
     }
 
     /// What to read next, if there is something and there is room.
@@ -72,6 +98,11 @@ impl Supply {
         }
         self.is_loading = true;
         Some((self.taken_to, room - loaded))
+    }
+
+    /// The newest event that may be for the partner.
+    pub(super) fn newest(&self) -> Seq {
+        self.newest
     }
 
     /// Everything that was taken, and how many.

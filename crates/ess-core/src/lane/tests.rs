@@ -10,7 +10,9 @@ use crate::id::{Digest, Version};
 use crate::partner::{AckBy, Redrive};
 use crate::receipt::Verdict;
 
+mod found;
 mod simulation;
+mod troubles;
 
 const START: Time = Time::from_micros(1_000_000_000);
 
@@ -25,8 +27,9 @@ fn policy(order: Order) -> Policy {
             give_up_after: Duration::from_secs(86_400),
             redrive: Redrive::OnRecovery,
         },
-        ack: AckPolicy { by: AckBy::Body, within: Duration::from_secs(30), resend: 3 },
+        ack: AckPolicy { by: AckBy::Body, within: Duration::from_secs(30), resend: 3, place: None },
         limits: Limits { in_flight: 16, per_second: 0.0 },
+        fallback_after: None,
     }
 }
 
@@ -37,6 +40,7 @@ fn offer(seq: u64, subject: &str) -> Offer {
         priority: Priority::Routine,
         kind: Kind::Change,
         test: false,
+        recorded_at: START,
     }
 }
 
@@ -335,20 +339,7 @@ fn a_replay_goes_before_what_is_newer_and_not_yet_under_way() {
     lane.on_opened(
         vec![OpenDelivery {
             key: DeliveryKey { seq: Seq(2), partner: PartnerNo(1), round: 1 },
-            subject: Subject::trusted("a"),
-            priority: Priority::Routine,
-            kind: Kind::Change,
-            test: false,
-            state: OpenState::Pending,
-            attempts: 0,
-            resends: 0,
-            due_at: None,
-            first_failed_at: None,
-            partner_seq: None,
-            reason: None,
-            mend: None,
-            message_uuid: None,
-            sent: None,
+            ..offer(2, "a").to_open(PartnerNo(1), None)
         }],
         START,
     );

@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::words::{ACK_BYS, FORMATS, ORDERS, REDRIVES, word_of};
+use super::ack::{read_ack, write_ack};
+use super::auth::{read_auth, write_auth};
+use super::channel::own_fields;
+use super::part::{Part, expected, invalid, join, plain, shown};
+use super::words::{FORMATS, ORDERS, REDRIVES, word_of};
 use super::{
-    AckBy, AckPolicy, Auth, ChannelKind, Escalate, Fallback, Format, Glob, Limits, Order, Partner, Redrive,
-    RetryPolicy, SecretRef, Tests,
+    AckBy, ChannelKind, Escalate, Fallback, Format, Glob, Limits, Order, Partner, Redrive, RetryPolicy, Settings, Tests,
 };
 use crate::duration;
 use crate::id::{PartnerId, Subject, Version};
-use crate::limits::{GLOBS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, IN_FLIGHT_MAX, SCRIPT_BYTES_MAX, URL_BYTES_MAX};
-use crate::nearest::nearest;
-use crate::problem::{Code, Problem};
+use crate::limits::{GLOBS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, IN_FLIGHT_MAX, SCRIPT_BYTES_MAX};
+use crate::problem::Problem;
 
 /// Whether secrets that stand in the document itself are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +26,7 @@ pub enum Secrets {
     Masked,
 }
 
-const FIELDS: [&str; 18] = [
+const FIELDS: [&str; 17] = [
     "id",
     "channel",
     "url",
@@ -38,106 +40,16 @@ const FIELDS: [&str; 18] = [
     "order",
     "limits",
     "timeout",
-    "headers",
     "auth",
     "escalate",
     "zone",
     "fallback",
 ];
+/// What a fallback has of its own, beside what belongs to its channel.
+const FALLBACK_FIELDS: [&str; 6] = ["channel", "url", "ack", "auth", "headers", "timeout"];
 /// Headers that the hub sets itself.
 const OWN_HEADERS: [&str; 7] =
     ["host", "content-length", "content-type", "transfer-encoding", "connection", "authorization", "user-agent"];
-
-/// A map with its place in the document, for errors that name the field.
-struct Part<'a> {
-    map: &'a Map<String, Value>,
-    path: &'a str,
-}
-
-impl<'a> Part<'a> {
-    fn of(value: &'a Value, path: &'a str, known: &[&str]) -> Result<Self, Problem> {
-        let Value::Object(map) = value else { return Err(expected(path, "a map", value)) };
-        for name in map.keys() {
-            if !known.contains(&name.as_str()) {
-                let field = join(path, name);
-                let problem = Problem::new(Code::Invalid, format!("{field}: unknown field")).with_field(field);
-                return Err(match nearest(name, known) {
-                    Some(meant) => problem.with_hint(format!("did you mean `{meant}`?")),
-                    None => problem.with_hint(format!("known here: {}", known.join(", "))),
-                });
-            }
-        }
-        Ok(Self { map, path })
-    }
-
-    fn get(&self, name: &str) -> Option<&'a Value> {
-        self.map.get(name).filter(|value| !value.is_null())
-    }
-
-    fn path(&self, name: &str) -> String {
-        join(self.path, name)
-    }
-
-    fn text(&self, name: &str) -> Result<Option<String>, Problem> {
-        match self.get(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(other) => Err(expected(&self.path(name), "a text", other)),
-        }
-    }
-
-    fn need_text(&self, name: &str) -> Result<String, Problem> {
-        self.text(name)?.ok_or_else(|| missing(&self.path(name)))
-    }
-
-    fn span(&self, name: &str, default: Duration) -> Result<Duration, Problem> {
-        match self.text(name)? {
-            None => Ok(default),
-            Some(text) => duration::parse(&text).map_err(|wrong| invalid(&self.path(name), &wrong)),
-        }
-    }
-
-    fn number(&self, name: &str, default: f64, range: std::ops::RangeInclusive<f64>) -> Result<f64, Problem> {
-        let Some(value) = self.get(name) else { return Ok(default) };
-        match value.as_f64() {
-            Some(number) if range.contains(&number) => Ok(number),
-            _ => Err(expected(&self.path(name), &format!("a number from {} to {}", range.start(), range.end()), value)),
-        }
-    }
-
-    fn count(&self, name: &str, default: u32, range: std::ops::RangeInclusive<u32>) -> Result<u32, Problem> {
-        let Some(value) = self.get(name) else { return Ok(default) };
-        match value.as_u64().and_then(|number| u32::try_from(number).ok()) {
-            Some(number) if range.contains(&number) => Ok(number),
-            _ => {
-                Err(expected(&self.path(name), &format!("an integer from {} to {}", range.start(), range.end()), value))
-            }
-        }
-    }
-
-    fn word<T: Copy>(&self, name: &str, default: T, words: &[(&str, T)]) -> Result<T, Problem> {
-        let Some(text) = self.text(name)? else { return Ok(default) };
-        words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
-            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            let problem = invalid(&self.path(name), &format!("expected one of {}, found {text:?}", known.join(", ")));
-            match nearest(&text, &known) {
-                Some(meant) => problem.with_hint(format!("did you mean `{meant}`?")),
-                None => problem,
-            }
-        })
-    }
-
-    fn texts(&self, name: &str) -> Result<Option<Vec<String>>, Problem> {
-        let path = self.path(name);
-        let Some(value) = self.get(name) else { return Ok(None) };
-        let Value::Array(items) = value else { return Err(expected(&path, "a list", value)) };
-        let texts: Result<Vec<String>, Problem> = items
-            .iter()
-            .map(|item| item.as_str().map(str::to_owned).ok_or_else(|| expected(&path, "a list of texts", item)))
-            .collect();
-        texts.map(Some)
-    }
-}
 
 impl Partner {
     /// Reads a partner's document, adapter as text.
@@ -147,13 +59,12 @@ impl Partner {
     pub fn from_json(document: &Value) -> Result<Self, Problem> {
         let mut known = FIELDS.to_vec();
         known.push("tests");
+        known.extend(own_fields());
         let part = Part::of(document, "", &known)?;
         let id = PartnerId::parse(&part.need_text("id")?)?;
-        let channel = part
-            .word("channel", ChannelKind::Webhook, &[("webhook", ChannelKind::Webhook)])
-            .map_err(|problem| problem.with_hint("this build delivers by `channel: webhook`"))?;
-        let url = checked_url(&part.need_text("url")?, "url")?;
-        let ack = read_ack(&part)?;
+        let channel = ChannelKind::read(&part)?;
+        let url = channel.read_url(&part)?;
+        let ack = read_ack(&part, channel)?;
         let filter = part.text("where")?;
         let adapter = part.text("adapter")?;
         for (name, script) in [("where", &filter), ("adapter", &adapter)] {
@@ -170,10 +81,12 @@ impl Partner {
         if zone.as_ref().is_some_and(|zone| jiff::tz::TimeZone::get(zone).is_err()) {
             return Err(invalid("zone", "expected an IANA time zone such as America/Chicago"));
         }
+        let fallback = part.get("fallback").map(|value| read_fallback(value, &id)).transpose()?;
         Ok(Self {
             id,
             channel,
-            url: Some(url),
+            url,
+            settings: Settings::read(&part, channel)?,
             subscribe: read_subscribe(&part)?,
             filter,
             accepts_version: read_versions(&part)?,
@@ -184,11 +97,12 @@ impl Partner {
             limits: read_limits(&part)?,
             timeout,
             headers: read_headers(&part)?,
-            auth: part.get("auth").map(read_auth).transpose()?,
+            auth: part.get("auth").map(|auth| read_auth(auth, channel)).transpose()?,
             escalate: part.get("escalate").map(read_escalate).transpose()?,
             zone,
-            fallback: part.get("fallback").map(read_fallback).transpose()?,
-            tests: read_tests(&part)?,
+            fallback,
+            tests: read_tests(&part, channel)?,
+            heartbeat: read_heartbeat(&part)?,
             ack,
         })
     }
@@ -199,14 +113,9 @@ impl Partner {
         let mut document = json!({
             "id": self.id.as_str(),
             "channel": self.channel.word(),
-            "url": self.url,
             "subscribe": self.subscribe.iter().map(Glob::as_str).collect::<Vec<_>>(),
             "format": self.format.word(),
-            "ack": {
-                "by": word_of(&ACK_BYS, self.ack.by),
-                "within": duration::format(self.ack.within),
-                "resend": self.ack.resend,
-            },
+            "ack": write_ack(&self.ack),
             "retry": {
                 "first": duration::format(self.retry.first),
                 "factor": plain(self.retry.factor),
@@ -229,8 +138,10 @@ impl Partner {
                 document[name] = value;
             }
         };
+        put("url", self.url.as_ref().map(|url| json!(url)));
         put("where", self.filter.as_ref().map(|filter| json!(filter)));
         put("adapter", self.adapter.as_ref().map(|adapter| json!(adapter)));
+        put("heartbeat", self.heartbeat.map(|span| json!(duration::format(span))));
         put("zone", self.zone.as_ref().map(|zone| json!(zone)));
         put("auth", self.auth.as_ref().map(|auth| write_auth(auth, secrets)));
         put("accepts_version", write_versions(&self.accepts_version));
@@ -240,8 +151,10 @@ impl Partner {
         );
         let escalate = |escalate: &Escalate| json!({"after": duration::format(escalate.after), "to": escalate.to});
         put("escalate", self.escalate.as_ref().map(escalate));
-        let fallback = |fallback: &Fallback| json!({"channel": fallback.channel, "url": fallback.url, "after": duration::format(fallback.after)});
-        put("fallback", self.fallback.as_ref().map(fallback));
+        put("fallback", self.fallback.as_ref().map(|fallback| write_fallback(fallback, secrets)));
+        if let Value::Object(document) = &mut document {
+            self.settings.write(document);
+        }
         document
     }
 
@@ -258,16 +171,6 @@ impl Partner {
     }
 }
 
-impl ChannelKind {
-    /// The contract's word.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            ChannelKind::Webhook => "webhook",
-        }
-    }
-}
-
 impl Glob {
     /// Takes a pattern.
     ///
@@ -278,25 +181,6 @@ impl Glob {
             return Err(format!("expected a pattern of 1 to {} bytes", crate::limits::GLOB_BYTES_MAX));
         }
         Ok(Self(pattern.to_owned()))
-    }
-}
-
-impl SecretRef {
-    fn parse(text: &str) -> Self {
-        match text.split_once(':') {
-            Some(("env", name)) => SecretRef::Env(name.to_owned()),
-            Some(("file", path)) => SecretRef::File(path.to_owned()),
-            _ => SecretRef::Inline(text.to_owned()),
-        }
-    }
-
-    fn write(&self, secrets: Secrets) -> String {
-        match (self, secrets) {
-            (SecretRef::Env(name), _) => format!("env:{name}"),
-            (SecretRef::File(path), _) => format!("file:{path}"),
-            (SecretRef::Inline(text), Secrets::Shown) => text.clone(),
-            (SecretRef::Inline(_), Secrets::Masked) => "(sealed)".to_owned(),
-        }
     }
 }
 
@@ -326,32 +210,6 @@ fn compare(path: &str, before: &Value, after: &Value, lines: &mut Vec<String>) {
         _ if before == after => {}
         _ => lines.push(format!("{path}: {} -> {}", shown(before), shown(after))),
     }
-}
-
-fn shown(value: &Value) -> String {
-    let text = match value {
-        Value::Null => "(default)".to_owned(),
-        Value::String(text) => text.replace('\n', "⏎"),
-        other => other.to_string(),
-    };
-    if text.chars().count() > 80 { format!("{}…", text.chars().take(80).collect::<String>()) } else { text }
-}
-
-fn read_ack(part: &Part<'_>) -> Result<AckPolicy, Problem> {
-    let empty = json!({});
-    let ack = Part::of(part.get("ack").unwrap_or(&empty), "ack", &["by", "within", "resend"])?;
-    let policy = AckPolicy {
-        by: ack.word("by", AckBy::Body, &ACK_BYS)?,
-        within: ack.span("within", Duration::from_secs(30))?,
-        resend: ack.count("resend", 3, 0..=100)?,
-    };
-    if matches!(policy.by, AckBy::File | AckBy::Topic) {
-        return Err(invalid("ack.by", "a webhook acknowledges by body, status or callback"));
-    }
-    if policy.within.is_zero() {
-        return Err(invalid("ack.within", "expected more than nothing"));
-    }
-    Ok(policy)
 }
 
 fn read_retry(part: &Part<'_>) -> Result<RetryPolicy, Problem> {
@@ -449,103 +307,59 @@ fn read_headers(part: &Part<'_>) -> Result<Vec<(String, String)>, Problem> {
     Ok(headers)
 }
 
-fn read_auth(value: &Value) -> Result<Auth, Problem> {
-    let part = Part::of(value, "auth", &["bearer", "basic", "oauth2", "mtls"])?;
-    if part.map.len() != 1 {
-        return Err(invalid("auth", "expected exactly one of bearer, basic, oauth2, mtls"));
-    }
-    let secret = |part: &Part<'_>, name: &str| part.need_text(name).map(|text| SecretRef::parse(&text));
-    if part.get("bearer").is_some() {
-        return secret(&part, "bearer").map(Auth::Bearer);
-    }
-    if let Some(value) = part.get("basic") {
-        let basic = Part::of(value, "auth.basic", &["user", "password"])?;
-        return Ok(Auth::Basic { user: basic.need_text("user")?, password: secret(&basic, "password")? });
-    }
-    if let Some(value) = part.get("oauth2") {
-        let oauth = Part::of(value, "auth.oauth2", &["token_url", "client_id", "client_secret", "scope"])?;
-        return Ok(Auth::OAuth2 {
-            token_url: checked_url(&oauth.need_text("token_url")?, "auth.oauth2.token_url")?,
-            client_id: oauth.need_text("client_id")?,
-            client_secret: secret(&oauth, "client_secret")?,
-            scope: oauth.text("scope")?,
-        });
-    }
-    let mtls = Part::of(part.get("mtls").unwrap_or(&Value::Null), "auth.mtls", &["cert", "key"])?;
-    Ok(Auth::Mtls { cert: secret(&mtls, "cert")?, key: secret(&mtls, "key")? })
-}
-
-fn write_auth(auth: &Auth, secrets: Secrets) -> Value {
-    match auth {
-        Auth::Bearer(token) => json!({"bearer": token.write(secrets)}),
-        Auth::Basic { user, password } => json!({"basic": {"user": user, "password": password.write(secrets)}}),
-        Auth::OAuth2 { token_url, client_id, client_secret, scope } => json!({"oauth2": {
-            "token_url": token_url, "client_id": client_id, "client_secret": client_secret.write(secrets), "scope": scope,
-        }}),
-        Auth::Mtls { cert, key } => json!({"mtls": {"cert": cert.write(secrets), "key": key.write(secrets)}}),
-    }
-}
-
 fn read_escalate(value: &Value) -> Result<Escalate, Problem> {
     let part = Part::of(value, "escalate", &["after", "to"])?;
     let to = part.texts("to")?.unwrap_or_default();
     Ok(Escalate { after: part.span("after", Duration::from_secs(900))?, to })
 }
 
-fn read_fallback(value: &Value) -> Result<Fallback, Problem> {
-    let part = Part::of(value, "fallback", &["channel", "url", "after"])?;
-    Ok(Fallback {
-        channel: part.need_text("channel")?,
-        url: part.need_text("url")?,
-        after: part.span("after", Duration::from_secs(600))?,
-    })
+/// A channel of its own, so with the fields of a partner that belong to one.
+fn read_fallback(value: &Value, id: &PartnerId) -> Result<Fallback, Problem> {
+    let mut known = FALLBACK_FIELDS.to_vec();
+    known.push("after");
+    known.extend(own_fields());
+    let part = Part::of(value, "fallback", &known)?;
+    let after = part.span("after", Duration::from_secs(600))?;
+    let mut document = value.clone();
+    if let Value::Object(fields) = &mut document {
+        fields.remove("after");
+        fields.insert("id".to_owned(), json!(id.as_str()));
+    }
+    let within = |problem: Problem| {
+        let field = problem.field.as_ref().map_or_else(|| "fallback".to_owned(), |field| format!("fallback.{field}"));
+        problem.with_field(&field)
+    };
+    Ok(Fallback { after, partner: Box::new(Partner::from_json(&document).map_err(within)?) })
 }
 
-fn read_tests(part: &Part<'_>) -> Result<Tests, Problem> {
+fn write_fallback(fallback: &Fallback, secrets: Secrets) -> Value {
+    let mut document = fallback.partner.to_json(secrets);
+    if let Value::Object(fields) = &mut document {
+        fields
+            .retain(|name, _| FALLBACK_FIELDS.contains(&name.as_str()) || own_fields().any(|own| own == name.as_str()));
+        fields.insert("after".to_owned(), json!(duration::format(fallback.after)));
+    }
+    document
+}
+
+fn read_heartbeat(part: &Part<'_>) -> Result<Option<Duration>, Problem> {
+    if part.get("heartbeat").is_none() {
+        return Ok(None);
+    }
+    let heartbeat = part.span("heartbeat", Duration::ZERO)?;
+    if heartbeat < Duration::from_secs(1) || heartbeat > Duration::from_secs(7 * 86_400) {
+        return Err(invalid("heartbeat", "expected 1s to 7d"));
+    }
+    Ok(Some(heartbeat))
+}
+
+fn read_tests(part: &Part<'_>, channel: ChannelKind) -> Result<Tests, Problem> {
     match part.text("tests")?.as_deref() {
         None | Some("deliver") => Ok(Tests::Deliver),
         Some("skip") => Ok(Tests::Skip),
-        Some(url) if url.contains("://") => checked_url(url, "tests").map(Tests::To),
+        Some(url) if url.contains("://") => channel.check_url(url, "tests").map(Tests::To),
         Some(other) => Err(invalid("tests", &format!("expected deliver, skip or an address, found {other:?}"))),
     }
-}
-
-/// A webhook's address: `https://` or `http://` with a host, without user information or fragment.
-fn checked_url(url: &str, field: &str) -> Result<String, Problem> {
-    let refuse =
-        |why: &str| Err(invalid(field, why).with_hint("write an address such as https://api.courtcal.com/update"));
-    if url.len() > URL_BYTES_MAX {
-        return refuse("the address is too long");
-    }
-    let Ok(uri) = url.parse::<http::Uri>() else { return refuse("not an address") };
-    let is_http = matches!(uri.scheme_str(), Some("https" | "http"));
-    let Some(authority) = uri.authority().filter(|_| is_http) else { return refuse("expected https:// with a host") };
-    if authority.host().is_empty() || authority.as_str().contains('@') || url.contains('#') {
-        return refuse("an address has a host, and neither user information nor a fragment; use `auth` for logins");
-    }
-    Ok(url.to_owned())
-}
-
-/// `2` rather than `2.0`, as people write it.
-fn plain(number: f64) -> Value {
-    if number.fract() == 0.0 && number.abs() < 1e15 { json!(number as i64) } else { json!(number) }
-}
-
-fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
-}
-
-fn invalid(field: &str, what: &str) -> Problem {
-    Problem::new(Code::Invalid, format!("{field}: {what}")).with_field(field)
-}
-
-fn missing(field: &str) -> Problem {
-    invalid(field, "this field is missing")
-        .with_hint("a partner needs id, url, accepts_version and channel; all else has a default")
-}
-
-fn expected(field: &str, what: &str, found: &Value) -> Problem {
-    invalid(field, &format!("expected {what}, found {}", shown(found)))
 }
 
 #[cfg(test)]
@@ -575,7 +389,7 @@ mod tests {
             "order": "latest", "limits": {"in_flight": 2, "per_second": 0.5}, "timeout": "10s",
             "headers": {"X-Agency": "AOC"}, "auth": {"basic": {"user": "u", "password": "secret"}},
             "escalate": {"after": "15m", "to": ["ops-email"]}, "zone": "America/Chicago", "tests": "skip",
-            "fallback": {"channel": "email", "url": "smtps://x", "after": "10m"},
+            "fallback": {"channel": "webhook", "url": "https://x.example/", "after": "10m"},
         })).unwrap();
         assert_eq!(partner.pinned_version(&Subject::trusted("RULE-COURT-X")), Some(Version(1)));
         assert_eq!(partner.pinned_version(&Subject::trusted("OTHER")), Some(Version(2)));

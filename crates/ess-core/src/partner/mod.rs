@@ -1,9 +1,16 @@
 //! An outside system: where it is, what it wants, in which version and shape, and with which patience.
 
+mod ack;
+mod auth;
+mod channel;
 mod document;
+mod part;
+mod settings;
 mod words;
 
+pub use channel::ChannelKind;
 pub use document::{Secrets, differences};
+pub use settings::{FileSettings, Settings};
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,6 +26,8 @@ pub struct Partner {
     pub channel: ChannelKind,
     /// Where to, as given. Absent for `pull` only.
     pub url: Option<String>,
+    /// What only its channel has.
+    pub settings: Settings,
     /// Globs over subjects; any one suffices.
     pub subscribe: Vec<Glob>,
     /// JSONata predicate over the payload.
@@ -51,13 +60,8 @@ pub struct Partner {
     pub fallback: Option<Fallback>,
     /// What it wants of dry runs.
     pub tests: Tests,
-}
-
-/// Delivery technology.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ChannelKind {
-    /// HTTPS POST.
-    Webhook,
+    /// After which time without a message it is told that the hub is there, and how far its counter is.
+    pub heartbeat: Option<Duration>,
 }
 
 /// A pattern over subjects: `*` is any run of characters, all else is itself. At most 256 characters.
@@ -142,6 +146,27 @@ pub struct AckPolicy {
     pub within: Duration,
     /// How often a delivered but unacknowledged message is sent again.
     pub resend: u32,
+    /// Where the receipt is looked for: the file's pattern for `by: file`, the topic for `by: topic`.
+    pub place: Option<String>,
+}
+
+impl AckPolicy {
+    /// Where a receipt that is outstanding will come from.
+    #[must_use]
+    pub fn awaited(&self) -> String {
+        let place = self.place.as_deref().unwrap_or_default();
+        match self.by {
+            AckBy::File => format!("the ACK comes as the file {place}"),
+            AckBy::Topic => format!("the ACK comes on the topic {place}"),
+            AckBy::Body | AckBy::Status | AckBy::Callback => "the ACK comes by callback".to_owned(),
+        }
+    }
+
+    /// Whether the ACK comes apart from the attempt, so that it can overtake the attempt's end.
+    #[must_use]
+    pub fn comes_apart(&self) -> bool {
+        matches!(self.by, AckBy::Callback | AckBy::File | AckBy::Topic)
+    }
 }
 
 /// Where the ACK comes from.
@@ -228,6 +253,22 @@ pub enum Auth {
         /// Scope, if any.
         scope: Option<String>,
     },
+    /// A user's name and password, for what is not HTTP.
+    Password {
+        /// User name; absent when it stands in the address.
+        user: Option<String>,
+        /// Password.
+        password: SecretRef,
+    },
+    /// A private key (SSH).
+    Key {
+        /// User name; absent when it stands in the address.
+        user: Option<String>,
+        /// The key, PEM or OpenSSH form.
+        key: SecretRef,
+        /// What the key is locked with.
+        passphrase: Option<SecretRef>,
+    },
     /// TLS client certificate.
     Mtls {
         /// Certificate chain, PEM.
@@ -268,14 +309,12 @@ pub struct Escalate {
 }
 
 /// Another way to reach the partner.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Fallback {
-    /// Its channel's word.
-    pub channel: String,
-    /// Its address.
-    pub url: String,
     /// After which time without an ACK.
     pub after: Duration,
+    /// The same partner by the other channel: address, login and receipt are its own.
+    pub partner: Box<Partner>,
 }
 
 /// What a partner wants of dry runs.
@@ -288,6 +327,19 @@ pub enum Tests {
     Skip,
     /// Another address.
     To(String),
+}
+
+/// Directories of the hub's machine that `file` partners may have; none unless the operator names them.
+#[derive(Debug, Clone, Default)]
+pub struct AllowDir(pub Vec<std::path::PathBuf>);
+
+impl AllowDir {
+    /// Whether the operator allowed this directory, or one above it, by `--allow-dir`. It judges the path as it is
+    /// written; whoever opens it asks again for the path without links.
+    #[must_use]
+    pub fn allows(&self, path: &std::path::Path) -> bool {
+        self.0.iter().any(|dir| path.starts_with(dir))
+    }
 }
 
 /// Whether an address range is one that the hub dials only when told so.

@@ -29,6 +29,19 @@ impl Format {
     pub fn word(self) -> &'static str {
         word_of(&FORMATS, self)
     }
+
+    /// The file name extension of its bodies.
+    #[must_use]
+    pub fn extension(self) -> &'static str {
+        match self {
+            Format::Json | Format::CloudEvents | Format::CloudEventsBinary => "json",
+            Format::Xml => "xml",
+            Format::Csv => "csv",
+            Format::Form => "form",
+            Format::Text => "txt",
+            Format::Hl7 => "hl7",
+        }
+    }
 }
 
 pub(super) fn word_of<T: PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {

@@ -7,6 +7,7 @@ use ess_core::access::{Act, Role};
 use ess_core::id::{EventId, PartnerId};
 use ess_core::limits::REASON_BYTES_MAX;
 use ess_core::problem::{Code, Problem};
+use ess_hub::Letters;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -24,6 +25,8 @@ use crate::site::Site;
 pub(crate) struct Redrive {
     partner: Option<String>,
     event: Option<String>,
+    /// Only those whose reason holds this text.
+    matching: Option<String>,
 }
 
 /// Which dead letters to give up for good, and why.
@@ -32,6 +35,8 @@ pub(crate) struct Redrive {
 pub(crate) struct Discard {
     partner: Option<String>,
     event: Option<String>,
+    /// Only those whose reason holds this text.
+    matching: Option<String>,
     /// Why; stands in the audit trail. May come in `X-HMS-Reason` instead.
     reason: Option<String>,
 }
@@ -48,10 +53,10 @@ pub(crate) struct Discarded {
     discarded: u64,
 }
 
-fn chosen(partner: Option<&str>, event: Option<&str>) -> Result<(Option<PartnerId>, Option<EventId>), Problem> {
+fn letters(partner: Option<&str>, event: Option<&str>, matching: Option<&str>) -> Result<Letters, Problem> {
     let partner = partner.map(PartnerId::parse).transpose().map_err(|problem| problem.with_field("partner"))?;
     let event = event.map(EventId::parse).transpose().map_err(|problem| problem.with_field("event"))?;
-    Ok((partner, event))
+    Ok(Letters { partner, event, matching: matching.map(str::to_owned) })
 }
 
 /// List the dead letters
@@ -64,6 +69,8 @@ fn chosen(partner: Option<&str>, event: Option<&str>) -> Result<(Option<PartnerI
     operation_id = "list_dead_letters",
     params(
         ("partner" = Option<String>, Query, description = "Only this partner's."),
+        ("event" = Option<String>, Query, description = "Only this event's."),
+        ("matching" = Option<String>, Query, description = "Only those whose reason holds this text."),
         ("after" = Option<String>, Query, description = "The `next` of the page before."),
         ("limit" = Option<u32>, Query, description = "1 to 1000; 100 unless given."),
     ),
@@ -71,15 +78,16 @@ fn chosen(partner: Option<&str>, event: Option<&str>) -> Result<(Option<PartnerI
 )]
 pub(crate) async fn list_dead_letters(State(site): State<Arc<Site>>, caller: Caller, query: Query) -> Answer {
     caller.permit(&Act::Read)?;
-    query.only(&["partner", "after", "limit"])?;
-    let (partner, _) = chosen(query.text("partner"), None)?;
-    let page = site.hub.dead_letters(partner.as_ref(), query.text("after"), query.limit()?).await?;
+    query.only(&["partner", "event", "matching", "after", "limit"])?;
+    let letters = letters(query.text("partner"), query.text("event"), query.text("matching"))?;
+    let page = site.hub.dead_letters(&letters, query.text("after"), query.limit()?).await?;
     ok(List::of(page, Delivery::of))
 }
 
 /// Try dead letters again
 ///
-/// Of a partner, of an event, of both, or all of them when neither is named. A partner may have its own tried again.
+/// Of a partner, of an event, with a reason, or all of them when nothing is named. A partner that is given up is tried at once, with
+/// new patience. A partner may have its own tried again.
 #[utoipa::path(
     post,
     path = "/v1/dead-letters/redrive",
@@ -102,10 +110,10 @@ pub(crate) async fn redrive_dead_letters(
     }
     query.only(&[])?;
     let body = read_json(&site, request, SMALL_BODY_BYTES_MAX).await?;
-    let Redrive { partner, event } = document::read_optional(&body.bytes)?;
-    let (partner, event) = chosen(partner.as_deref(), event.as_deref())?;
-    caller.permit(&partner.as_ref().map_or(Act::Operate, Act::Tend))?;
-    ok(Redriven { redriven: site.hub.redrive(partner.as_ref(), event.as_ref(), reason, &caller.0).await? })
+    let Redrive { partner, event, matching } = document::read_optional(&body.bytes)?;
+    let letters = letters(partner.as_deref(), event.as_deref(), matching.as_deref())?;
+    caller.permit(&letters.partner.as_ref().map_or(Act::Operate, Act::Tend))?;
+    ok(Redriven { redriven: site.hub.redrive(&letters, reason, &caller.0).await? })
 }
 
 /// Discard dead letters
@@ -129,12 +137,12 @@ pub(crate) async fn discard_dead_letters(
     caller.permit(&Act::Operate)?;
     query.only(&[])?;
     let body = read_json(&site, request, SMALL_BODY_BYTES_MAX).await?;
-    let Discard { partner, event, reason } = document::read(&body.bytes)?;
+    let Discard { partner, event, matching, reason } = document::read(&body.bytes)?;
     let reason = reason.or(told).unwrap_or_default().trim().to_owned();
     if reason.is_empty() || reason.len() > REASON_BYTES_MAX {
         let detail = format!("say why, in 1 to {REASON_BYTES_MAX} bytes: `reason`, or the header X-HMS-Reason");
         return Err(Problem::new(Code::Invalid, detail).with_field("reason").into());
     }
-    let (partner, event) = chosen(partner.as_deref(), event.as_deref())?;
-    ok(Discarded { discarded: site.hub.discard(partner.as_ref(), event.as_ref(), reason, &caller.0).await? })
+    let letters = letters(partner.as_deref(), event.as_deref(), matching.as_deref())?;
+    ok(Discarded { discarded: site.hub.discard(&letters, reason, &caller.0).await? })
 }

@@ -8,6 +8,7 @@ use ess_core::access::Act;
 use ess_core::id::{EventId, PartnerId};
 use ess_core::problem::{Code, Problem};
 use ess_core::time::Time;
+use ess_hub::Letters;
 use ess_hub::view::DeliveryView;
 
 use super::Screen;
@@ -26,6 +27,7 @@ const PATH: &str = "/dashboard/dead-letters";
 #[template(path = "dashboard/dead_letters.html")]
 struct Live<'a> {
     partner: &'a str,
+    matching: &'a str,
     rows: Vec<Row>,
     later: Option<String>,
     is_first: bool,
@@ -48,22 +50,27 @@ struct Row {
 struct Acts<'a> {
     csrf: &'a str,
     partner: &'a str,
+    matching: &'a str,
 }
 
 /// A page of dead letters.
 pub(crate) async fn list_dead_letters(State(site): State<Arc<Site>>, visitor: Visitor, query: Query) -> Screen {
     permit(&visitor, &Act::Read)?;
-    query.only(&["partner", "after"])?;
+    query.only(&["partner", "matching", "after"])?;
     let partner = query.text("partner").map(PartnerId::parse).transpose()?;
+    let letters = Letters { partner, event: None, matching: query.text("matching").map(str::to_owned) };
     let after = query.text("after");
-    let found = site.hub.dead_letters(partner.as_ref(), after, DASHBOARD_ROWS as u32).await?;
-    let named = partner.as_ref().map_or("", PartnerId::as_str);
-    let later = found.next.map(|next| format!("{PATH}?partner={}&after={}", encode(named), encode(&next)));
+    let found = site.hub.dead_letters(&letters, after, DASHBOARD_ROWS as u32).await?;
+    let named = letters.partner.as_ref().map_or("", PartnerId::as_str);
+    let matching = letters.matching.as_deref().unwrap_or_default();
+    let later = found.next.map(|next| {
+        format!("{PATH}?partner={}&matching={}&after={}", encode(named), encode(matching), encode(&next))
+    });
     let now = site.hub.now();
     let rows = found.items.iter().map(|letter| row(letter, now)).collect();
-    let live = render(&Live { partner: named, rows, later, is_first: after.is_none() })?;
+    let live = render(&Live { partner: named, matching, rows, later, is_first: after.is_none() })?;
     let may_act = visitor.may(&Act::Operate) && !found.items.is_empty();
-    let fixed = if may_act { render(&Acts { csrf: &visitor.csrf, partner: named })? } else { String::new() };
+    let fixed = if may_act { render(&Acts { csrf: &visitor.csrf, partner: named, matching })? } else { String::new() };
     page(&site, &visitor, &Content { title: "Dead letters".to_owned(), tab: Tab::DeadLetters, live: &live, fixed: &fixed })
 }
 
@@ -86,9 +93,8 @@ fn row(letter: &DeliveryView, now: Time) -> Row {
 pub(crate) async fn redrive(State(site): State<Arc<Site>>, posted: Posted) -> Screen {
     let Posted { visitor, form } = posted;
     permit(&visitor, &Act::Operate)?;
-    let (partner, event) = chosen(&form)?;
-    let reason = form.reason()?;
-    let count = site.hub.redrive(partner.as_ref(), event.as_ref(), Some(reason), visitor.principal()).await?;
+    let letters = chosen(&form)?;
+    let count = site.hub.redrive(&letters, Some(form.reason()?), visitor.principal()).await?;
     visitor.tell(&site, format!("{} tried again.", words::count(count, "dead letter is", "dead letters are")));
     Ok(go(PATH))
 }
@@ -97,22 +103,25 @@ pub(crate) async fn redrive(State(site): State<Arc<Site>>, posted: Posted) -> Sc
 pub(crate) async fn discard(State(site): State<Arc<Site>>, posted: Posted) -> Screen {
     let Posted { visitor, form } = posted;
     permit(&visitor, &Act::Operate)?;
-    let (partner, event) = chosen(&form)?;
-    let reason = form.reason()?;
-    let count = site.hub.discard(partner.as_ref(), event.as_ref(), reason, visitor.principal()).await?;
+    let letters = chosen(&form)?;
+    let count = site.hub.discard(&letters, form.reason()?, visitor.principal()).await?;
     visitor.tell(&site, format!("{} discarded; they stay on record.", words::count(count, "dead letter", "dead letters")));
     Ok(go(PATH))
 }
 
-/// Of which partner, of which event; of neither only when that is what was ticked.
-fn chosen(form: &Form) -> Result<(Option<PartnerId>, Option<EventId>), Refusal> {
+/// Of which partner, of which event, with which reason; all of them only when that is what was ticked.
+fn chosen(form: &Form) -> Result<Letters, Refusal> {
     let text = |name: &str| form.text(name).map(str::trim).filter(|text| !text.is_empty());
     let partner = text("partner").map(PartnerId::parse).transpose().map_err(|wrong| wrong.with_field("partner"))?;
     let event = text("event").map(EventId::parse).transpose().map_err(|wrong| wrong.with_field("event"))?;
+    let matching = text("matching").map(str::to_owned);
     let is_all = form.is_ticked("all");
-    if (partner.is_none() && event.is_none()) != is_all {
-        let detail = if is_all { "name a partner or an event, or tick all, not both" } else { "name a partner or an event, or tick all" };
+    if (partner.is_none() && event.is_none() && matching.is_none()) != is_all {
+        let detail = match is_all {
+            true => "name a partner, an event or a reason, or tick all, not both",
+            false => "name a partner, an event or a reason, or tick all",
+        };
         return Err(Refusal(Problem::new(Code::Invalid, detail).with_field("partner")));
     }
-    Ok((partner, event))
+    Ok(Letters { partner, event, matching })
 }

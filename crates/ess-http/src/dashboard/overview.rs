@@ -183,8 +183,10 @@ pub(crate) fn row(standing: &PartnerStanding, now: Time) -> Row {
             speaker.and_then(|speaker| speaker.mend.clone()),
             ("/dashboard/bridges".to_owned(), "Try a bridge"),
         ),
-        Condition::Offline => {
+        Condition::Offline | Condition::GivenUp => {
             let lasts = standing.standing.offline_since.map_or_else(String::new, |since| words::span(now.since(since)));
+            let is_given_up = standing.condition == Condition::GivenUp;
+            let lasts = if is_given_up { format!("{lasts}, given up until it answers") } else { lasts };
             let why = format!("offline for {lasts}: {}", said.unwrap_or_else(|| "it does not answer".to_owned()));
             (why, Some(format!("hms-ess partner test {id}")), (format!("{href}#acts"), "Test it"))
         }

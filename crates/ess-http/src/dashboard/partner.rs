@@ -9,6 +9,7 @@ use ess_core::id::{PartnerId, Seq};
 use ess_core::partner::Secrets;
 use ess_core::problem::{Code, Problem};
 use ess_core::time::Time;
+use ess_hub::Letters;
 use ess_hub::overview::{Condition, PartnerStanding};
 use ess_hub::view::{DeliveryView, Leg, Page};
 
@@ -91,7 +92,8 @@ pub(crate) async fn read_partner(
     let before = query.number("before")?.map(Seq);
     let standing = site.hub.partner_standing(&id).await?;
     let deliveries = site.hub.newest_deliveries(&id, before, DELIVERIES).await?;
-    let missed = site.hub.dead_letters(Some(&id), None, DASHBOARD_ROWS as u32).await?;
+    let own = Letters { partner: Some(id.clone()), ..Letters::default() };
+    let missed = site.hub.dead_letters(&own, None, DASHBOARD_ROWS as u32).await?;
     let has_missed = !missed.items.is_empty();
     let shown = Shown { standing: &standing, deliveries, missed, is_first: before.is_none(), now: site.hub.now() };
     let live = render(&live(&id, &visitor, shown))?;

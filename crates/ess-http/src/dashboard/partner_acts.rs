@@ -9,6 +9,7 @@ use axum::extract::{Path, State};
 use ess_core::access::Act;
 use ess_core::id::{EventId, PartnerId};
 use ess_core::problem::{Code, Problem};
+use ess_hub::Letters;
 use ess_hub::view::{PartnerTest, ReplayRequest};
 
 use super::Screen;
@@ -77,7 +78,8 @@ pub(crate) async fn redrive(State(site): State<Arc<Site>>, Path(id): Path<String
     let Posted { visitor, form } = posted;
     let id = PartnerId::parse(&id)?;
     permit(&visitor, &Act::Tend(&id))?;
-    let count = site.hub.redrive(Some(&id), None, Some(form.reason()?), visitor.principal()).await?;
+    let own = Letters { partner: Some(id.clone()), ..Letters::default() };
+    let count = site.hub.redrive(&own, Some(form.reason()?), visitor.principal()).await?;
     visitor.tell(&site, format!("{} of {id} tried again.", words::count(count, "dead letter is", "dead letters are")));
     Ok(go(&back_to(&id)))
 }

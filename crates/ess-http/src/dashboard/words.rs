@@ -37,8 +37,9 @@ impl Moment {
 }
 
 /// All conditions of a partner, the worst first.
-pub(crate) const CONDITIONS: [Condition; 7] = [
+pub(crate) const CONDITIONS: [Condition; 8] = [
     Condition::Blocked,
+    Condition::GivenUp,
     Condition::Offline,
     Condition::Unacknowledged,
     Condition::Retrying,
@@ -51,6 +52,7 @@ pub(crate) const CONDITIONS: [Condition; 7] = [
 pub(crate) fn of_condition(condition: Condition) -> Pill {
     match condition {
         Condition::Blocked => pill("blocked", "stop", "bad"),
+        Condition::GivenUp => pill("given up", "cross", "bad"),
         Condition::Offline => pill("offline", "cut", "bad"),
         Condition::Unacknowledged => pill("no ACK", "question", "warn"),
         Condition::Retrying => pill("retrying", "again", "warn"),

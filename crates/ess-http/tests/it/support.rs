@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ess_channels::{Dialer, DialerOptions};
 use ess_core::access::{Principal, Role};
-use ess_core::partner::AllowNet;
+use ess_core::partner::{AllowDir, AllowNet};
 use ess_http::{ServerError, ServerOptions};
 use ess_hub::scripts::{Scripts, ScriptsOptions, worker_main};
 use ess_hub::{Hub, HubOptions, NotaryOptions};
@@ -106,6 +106,7 @@ async fn open(dir: &std::path::Path) -> Hub {
     let opened = ess_store::Store::open(&store).unwrap();
     let dialer = Dialer::new(DialerOptions {
         allow: AllowNet(vec!["127.0.0.0/8".parse().unwrap()]),
+        allow_dir: AllowDir::default(),
         extra_roots_pem: Vec::new(),
         system_roots: true,
         user_agent: "hms-ess/test".to_owned(),

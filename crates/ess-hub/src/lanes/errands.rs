@@ -7,7 +7,8 @@ use ess_core::id::{PartnerNo, Seq, Subject};
 use ess_core::lane::Attempt;
 
 use super::{Input, LanesHandle};
-use crate::deliver::Delivery;
+use crate::deliver::{Delivery, Way};
+use crate::heartbeat::Beat;
 use crate::registry::Registered;
 
 /// How many stored deliveries of one line are read at once.
@@ -25,8 +26,50 @@ pub(super) fn spawn_attempt(
         let no = registered.no;
         let announcing = handle.clone();
         let announce = move |sent| announcing.tell(Input::Prepared(no, attempt.seq, attempt.round, sent));
-        let report = delivery.attempt(&registered, attempt, announce).await;
+        let report = delivery.attempt(&registered, attempt, Way::Own, announce).await;
         handle.tell(Input::Report(no, Box::new(report)));
+    });
+}
+
+/// An attempt by the partner's fallback channel; it always comes back as a `FallbackReport`.
+pub(super) fn spawn_fallback(
+    delivery: &Arc<Delivery>,
+    handle: &LanesHandle,
+    registered: &Arc<Registered>,
+    attempt: Attempt,
+) {
+    let (delivery, handle, registered) = (delivery.clone(), handle.clone(), registered.clone());
+    tokio::spawn(async move {
+        let report = delivery.attempt(&registered, attempt, Way::Fallback, drop).await;
+        handle.tell(Input::FallbackReport(registered.no, Box::new(report)));
+    });
+}
+
+/// A heartbeat; it always comes back as `Beaten`.
+pub(super) fn spawn_heartbeat(
+    delivery: &Arc<Delivery>,
+    handle: &LanesHandle,
+    registered: &Arc<Registered>,
+    beat: Beat,
+) {
+    let (delivery, handle, registered) = (delivery.clone(), handle.clone(), registered.clone());
+    tokio::spawn(async move {
+        delivery.beat(&registered, beat).await;
+        handle.tell(Input::Beaten);
+    });
+}
+
+pub(super) fn spawn_load_urgent(
+    delivery: &Arc<Delivery>,
+    handle: &LanesHandle,
+    no: PartnerNo,
+    from: (Seq, Seq),
+    limit: usize,
+) {
+    let (delivery, handle) = (delivery.clone(), handle.clone());
+    tokio::spawn(async move {
+        let page = until_read(|| delivery.store.urgent_backlog(no, from, limit)).await;
+        handle.tell(Input::UrgentLoaded(no, page));
     });
 }
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use ess_core::delivery::DeliveryKey;
 use ess_core::id::{PartnerNo, Seq, Subject};
 use ess_core::lane::{Offer, OpenDelivery, Report, Sent, Standing};
 use ess_core::receipt::Evidence;
 use ess_core::time::Time;
-use ess_store::LaneStart;
+use ess_store::{LaneStart, UrgentBacklog};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::registry::Registered;
@@ -28,11 +29,21 @@ pub enum Input {
     /// A partner's word; answers whether the delivery was open here.
     Word(PartnerNo, Word, oneshot::Sender<bool>),
     /// A delivery that was not loaded ended in the store.
-    EndedInStore(PartnerNo, Subject, bool),
+    EndedInStore(DeliveryKey, Subject, bool),
     /// Bridges changed: every lane tries again what was blocked.
     UnblockAll,
-    /// An open delivery of this event is taken back everywhere.
-    CancelAll(Seq, String),
+    /// An attempt by the fallback channel ended.
+    FallbackReport(PartnerNo, Box<Report>),
+    /// A heartbeat was sent, or could not be.
+    Beaten,
+    /// What is urgent in the backlog was read.
+    UrgentLoaded(PartnerNo, UrgentBacklog),
+    /// These partners need not get any more what a retraction takes back.
+    TakeBack(Vec<PartnerNo>, Arc<Retraction>),
+    /// A delivery is given up for good.
+    Cancel(PartnerNo, Box<OpenDelivery>, String),
+    /// What the partner's health holds back is tried now.
+    Redrive(PartnerNo),
     /// A partner joins, with what the store remembers.
     Seat(Arc<Registered>, Box<LaneStart>, Vec<OpenDelivery>, Seq),
     /// A partner's configuration, state or secrets changed.
@@ -43,6 +54,8 @@ pub enum Input {
     Inspect(PartnerNo, oneshot::Sender<LaneReport>),
     /// How all lanes stand.
     Survey(oneshot::Sender<Vec<Surveyed>>),
+    /// Answers when everything before it was taken, and what lanes recorded was handed to the store.
+    Settle(oneshot::Sender<()>),
     /// Send nothing more; answers when nothing is under way.
     Drain(oneshot::Sender<()>),
 }
@@ -52,9 +65,29 @@ impl Input {
     pub(super) fn is_of_lanes_own(&self) -> bool {
         matches!(
             self,
-            Self::Report(..) | Self::Prepared(..) | Self::Loaded(..) | Self::LineLoaded(..) | Self::OpenLoaded(..)
+            Self::Report(..)
+                | Self::FallbackReport(..)
+                | Self::Prepared(..)
+                | Self::Loaded(..)
+                | Self::UrgentLoaded(..)
+                | Self::Beaten
+                | Self::LineLoaded(..)
+                | Self::OpenLoaded(..)
         )
     }
+}
+
+/// A retraction and what it takes back.
+#[derive(Debug)]
+pub struct Retraction {
+    /// The retraction's own delivery; its number is 0 until it is recorded.
+    pub offer: Offer,
+    /// What it takes back.
+    pub events: Vec<Offer>,
+    /// Why those end.
+    pub reason: String,
+    /// Why the retraction is not sent to who never got them.
+    pub spared: String,
 }
 
 /// A partner's word by another way than the answer.
@@ -130,6 +163,13 @@ impl LanesHandle {
         let (reply, answer) = oneshot::channel();
         self.tell(Input::Word(no, word, reply));
         answer.await.unwrap_or(false)
+    }
+
+    /// Waits until everything that was told before is done.
+    pub async fn settle(&self) {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Input::Settle(reply));
+        drop(answer.await);
     }
 
     /// Stops sending and waits until nothing is under way.

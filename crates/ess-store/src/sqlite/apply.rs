@@ -23,8 +23,8 @@ const REACH: u64 = 4_096;
 
 const UPSERT_OPEN: &str = "insert or replace into open_delivery \
     (partner, seq, round, subject, test, kind, priority, state, attempts, resends, due_at, first_failed_at, \
-     partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts) \
-    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)";
+     partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts, fallback_at) \
+    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
 const DELETE_OPEN: &str = "delete from open_delivery where partner = ?1 and seq = ?2 and round = ?3";
 const INSERT_ENDED: &str = "insert or replace into ended_delivery \
     (partner, seq, round, test, state, at, reason, attempts, partner_seq, message, sent_version, sent_digest) \
@@ -34,9 +34,10 @@ const INSERT_ATTEMPT: &str = "insert or replace into attempt \
     (seq, partner, round, number, at, took, status, outcome, reason) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 const UPSERT_CURSOR: &str = "insert into lane (partner, cursor, counted, failures) values (?1, ?2, ?3, 0) \
     on conflict (partner) do update set cursor = excluded.cursor, counted = excluded.counted";
-const UPSERT_HEALTH: &str = "insert into lane (partner, cursor, counted, offline_since, first_failed_at, failures) \
-    values (?1, 0, 0, ?2, ?3, ?4) on conflict (partner) do update set offline_since = excluded.offline_since, \
-    first_failed_at = excluded.first_failed_at, failures = excluded.failures";
+const UPSERT_HEALTH: &str = "insert into lane \
+    (partner, cursor, counted, offline_since, first_failed_at, failures, gave_up_at) values (?1, 0, 0, ?2, ?3, ?4, ?5) \
+    on conflict (partner) do update set offline_since = excluded.offline_since, \
+    first_failed_at = excluded.first_failed_at, failures = excluded.failures, gave_up_at = excluded.gave_up_at";
 const UPSERT_REACHED: &str = "insert into lane (partner, cursor, counted, failures, reached) values (?1, 0, 0, 0, ?2) \
     on conflict (partner) do update set reached = max(reached, excluded.reached)";
 const INSERT_LEDGER: &str = "insert into ledger (first, count, seq, entries, chain) values (?1, ?2, ?3, ?4, ?5)";
@@ -193,6 +194,7 @@ fn put_open(tx: &Transaction<'_>, open: &OpenDelivery) -> Result<()> {
         sent.map(|sent| sent.version.0),
         sent.map(|sent| sent.body_digest.0),
         scripts,
+        open.fallback_at.map(Time::as_micros),
     ])?;
     Ok(())
 }
@@ -237,6 +239,7 @@ fn put_health(tx: &Transaction<'_>, partner: PartnerNo, health: Health) -> Resul
         health.offline_since.map(Time::as_micros),
         health.first_failed_at.map(Time::as_micros),
         health.failures,
+        health.gave_up_at.map(Time::as_micros),
     ])?;
     Ok(())
 }

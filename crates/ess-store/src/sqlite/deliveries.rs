@@ -11,6 +11,7 @@ use ess_core::time::Time;
 use rusqlite::{Connection, Row, params};
 
 use super::events::{Reader, event};
+use super::given_up::GivenUp;
 use super::ledger::entries_of_event;
 use super::rows;
 use crate::error::StoreError;
@@ -21,7 +22,8 @@ type Result<T> = std::result::Result<T, StoreError>;
 type Found = HashMap<(PartnerNo, u32), StoredDelivery>;
 
 pub(super) const OPEN_OF_EVENT: &str = "select partner, seq, round, subject, test, kind, priority, state, attempts, \
-    resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts \
+    resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts, \
+    fallback_at, (select recorded_at from event where event.seq = open_delivery.seq) \
     from open_delivery where seq = ?1";
 pub(super) const OPEN_TO: &str = "select partner, seq, round, subject, test, kind, priority, state, attempts, \
     resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts \
@@ -29,7 +31,8 @@ pub(super) const OPEN_TO: &str = "select partner, seq, round, subject, test, kin
 pub(super) const ENDED_TO: &str = "select partner, seq, round, state, at, reason, attempts, partner_seq, \
     message, sent_version, sent_digest from ended_delivery where seq = ?1 and partner = ?2";
 pub(super) const OPEN_EVERYWHERE: &str = "select partner, seq, round, subject, test, kind, priority, state, attempts, \
-    resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts \
+    resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts, \
+    fallback_at, (select recorded_at from event where event.seq = open_delivery.seq) \
     from open_delivery where (seq, partner, round) > (?1, ?2, ?3) and test = 0 \
     and partner in (select no from partner where removed_at is null) order by seq, partner, round limit ?4";
 pub(super) const ENDED_OF_EVENT: &str = "select partner, seq, round, state, at, reason, attempts, partner_seq, \
@@ -40,9 +43,6 @@ pub(super) const DEAD: &str = "select partner, seq, round, state, at, reason, at
 pub(super) const DEAD_OF_PARTNER: &str = "select partner, seq, round, state, at, reason, attempts, partner_seq, \
     message, sent_version, sent_digest from ended_delivery where state in ('dead', 'nack') and test = 0 \
     and partner = ?5 and (seq, partner, round) > (?1, ?2, ?3) and seq >= ?1 order by seq, round limit ?4";
-pub(super) const DEAD_OF_EVENT: &str = "select partner, seq, round, state, at, reason, attempts, partner_seq, \
-    message, sent_version, sent_digest from ended_delivery where state in ('dead', 'nack') and test = 0 \
-    and seq = ?5 and (seq, partner, round) > (?1, ?2, ?3) order by partner, round limit ?4";
 pub(super) const ATTEMPTS_OF_EVENT: &str = "select partner, round, number, at, took, status, outcome, reason \
     from attempt where seq = ?1 order by partner, round, number, at";
 
@@ -73,7 +73,11 @@ pub(crate) fn deliveries_of_event(reader: &Reader<'_>, seq: Seq) -> Result<Vec<S
         }
     }
     add_attempts(db, seq, &mut found)?;
+    let given_up = GivenUp::read(db)?;
     let mut deliveries: Vec<StoredDelivery> = found.into_values().collect();
+    for delivery in &mut deliveries {
+        given_up.mark(delivery);
+    }
     deliveries.sort_by_key(|delivery| (delivery.key.partner, delivery.key.round));
     Ok(deliveries)
 }
@@ -100,7 +104,11 @@ pub(crate) fn deliveries_to(reader: &Reader<'_>, seq: Seq, partner: PartnerNo) -
         }
     }
     add_attempts(db, seq, &mut found)?;
+    let given_up = GivenUp::read(db)?;
     let mut deliveries: Vec<StoredDelivery> = found.into_values().collect();
+    for delivery in &mut deliveries {
+        given_up.mark(delivery);
+    }
     deliveries.sort_by_key(|delivery| delivery.key.round);
     Ok(deliveries)
 }
@@ -128,20 +136,41 @@ pub(crate) fn dead_letters(
     after: DeliveryKey,
     limit: usize,
 ) -> Result<Vec<StoredDelivery>> {
+    if let Some(event) = event {
+        return dead_letters_of_event(reader, (partner, event), after, limit);
+    }
     let (seq, no, round) = (rows::place(after.seq), after.partner.0, after.round);
-    let mut found = match (partner, event) {
-        (None, None) => ended_where(reader.db, DEAD, params![seq, no, round, limit])?,
-        (Some(of), None) => ended_where(reader.db, DEAD_OF_PARTNER, params![seq, no, round, limit, of.0])?,
-        // Of one event there is one for each partner and round: few enough to pick from.
-        (of, Some(event)) => {
-            let limit_sql = if of.is_some() { i64::MAX as usize } else { limit };
-            ended_where(reader.db, DEAD_OF_EVENT, params![seq, no, round, limit_sql, rows::place(event)])?
+    let mut given_up = GivenUp::read(reader.db)?;
+    let mut found = match partner {
+        None => ended_where(reader.db, DEAD, params![seq, no, round, limit])?,
+        Some(of) => {
+            given_up.keep_only(of);
+            ended_where(reader.db, DEAD_OF_PARTNER, params![seq, no, round, limit, of.0])?
         }
     };
-    if let (Some(of), Some(_)) = (partner, event) {
-        found.retain(|letter| letter.key.partner == of);
-        found.truncate(limit);
+    found.extend(given_up.dead_letters(reader, after, limit)?);
+    found.sort_by_key(|delivery| (delivery.key.seq, delivery.key.partner, delivery.key.round));
+    found.truncate(limit);
+    Ok(found)
+}
+
+/// Of one event there is one for each partner and round: few enough to pick from.
+fn dead_letters_of_event(
+    reader: &Reader<'_>,
+    (partner, event): (Option<PartnerNo>, Seq),
+    after: DeliveryKey,
+    limit: usize,
+) -> Result<Vec<StoredDelivery>> {
+    if reader.is_dry_run(event)? {
+        return Ok(Vec::new());
     }
+    let mut found = deliveries_of_event(reader, event)?;
+    found.retain(|delivery| {
+        matches!(delivery.state, State::Dead | State::Nack)
+            && partner.is_none_or(|of| of == delivery.key.partner)
+            && (delivery.key.seq, delivery.key.partner, delivery.key.round) > (after.seq, after.partner, after.round)
+    });
+    found.truncate(limit);
     Ok(found)
 }
 
@@ -150,7 +179,12 @@ pub(crate) fn open_everywhere(reader: &Reader<'_>, after: DeliveryKey, limit: us
     let mut statement = reader.db.prepare_cached(OPEN_EVERYWHERE)?;
     let given = params![rows::place(after.seq), after.partner.0, after.round, limit];
     let found = statement.query_map(given, |row| rows::open_delivery(row).map(from_open))?;
-    Ok(found.collect::<rusqlite::Result<_>>()?)
+    let mut found: Vec<StoredDelivery> = found.collect::<rusqlite::Result<_>>()?;
+    let given_up = GivenUp::read(reader.db)?;
+    for delivery in &mut found {
+        given_up.mark(delivery);
+    }
+    Ok(found)
 }
 
 fn ended_where(db: &Connection, sql: &str, given: impl rusqlite::Params) -> Result<Vec<StoredDelivery>> {
@@ -171,7 +205,7 @@ fn ended_where(db: &Connection, sql: &str, given: impl rusqlite::Params) -> Resu
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
-fn pending(key: DeliveryKey) -> StoredDelivery {
+pub(super) fn pending(key: DeliveryKey) -> StoredDelivery {
     StoredDelivery {
         key,
         state: State::Pending,
@@ -186,11 +220,12 @@ fn pending(key: DeliveryKey) -> StoredDelivery {
         scripts: [].into(),
         partner_seq: None,
         message_uuid: None,
+        waits: false,
         attempts: Vec::new(),
     }
 }
 
-fn from_open(open: OpenDelivery) -> StoredDelivery {
+pub(super) fn from_open(open: OpenDelivery) -> StoredDelivery {
     let mut delivery = pending(open.key);
     delivery.state = match open.state {
         OpenState::Pending => State::Pending,

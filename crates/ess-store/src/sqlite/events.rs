@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ess_core::id::{Digest, PartnerNo, Seq, Subject};
 use ess_core::lane::Offer;
+use ess_core::time::Time;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::rows::{self, Rest};
 use crate::audience::Audience;
 use crate::error::StoreError;
-use crate::types::{Backlog, NewEvent, Recorded};
+use crate::types::{Backlog, NewEvent, Recorded, UrgentBacklog};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -23,14 +24,23 @@ pub(super) const BY_ID: &str = "select seq, id, test, subject, version, kind, pr
     message, digest, rest, payload from event where id = ?1 and test = ?2";
 pub(super) const BY_SEQ: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience, \
     message, digest, rest, payload from event where seq = ?1";
+const IS_DRY_RUN: &str = "select test from event where seq = ?1";
 const HEAD: &str = "select coalesce(max(seq), 0) from event";
 pub(super) const AFTER: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience, \
     message, digest, rest, payload from event where seq > ?1 order by seq limit ?2";
 pub(super) const AFTER_OF_SUBJECT: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, \
     audience, message, digest, rest, payload from event where subject = ?3 and seq > ?1 order by seq limit ?2";
 pub(super) const IDENTITY: &str = "select seq, digest from event where id = ?1 and test = ?2";
-pub(super) const OFFERS_AFTER: &str = "select seq, audience, subject, priority, kind, test from event \
-    where seq > ?1 order by seq limit ?2";
+pub(super) const OFFERS_AFTER: &str = "select seq, audience, subject, priority, kind, test, recorded_at \
+    from event where seq > ?1 order by seq limit ?2";
+pub(super) const URGENT_AFTER: &str = "select seq, audience, subject, priority, kind, test, recorded_at \
+    from event where (priority = 1 or kind = 2) and seq > ?1 order by seq limit ?2";
+pub(super) const LAST_RETRACTIONS: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience, \
+    message, digest, rest, payload from event where (priority = 1 or kind = 2) and kind = 2 order by seq desc limit ?1";
+pub(super) const OLDER_OF_SUBJECT: &str = "select audience from event \
+    where subject = ?1 and seq > ?2 and seq < ?3 and test = 0 order by seq";
+pub(super) const COUNT_BETWEEN: &str = "select audience, count(*) from event where seq > ?1 and seq <= ?2 \
+    group by audience";
 pub(super) const AUDIENCE: &str = "select partners from audience where id = ?1";
 pub(super) const AUDIENCE_ID: &str = "select id from audience where digest = ?1";
 const INSERT_AUDIENCE: &str = "insert into audience (digest, partners) values (?1, ?2) on conflict (digest) do nothing";
@@ -58,6 +68,12 @@ struct Known {
 }
 
 impl Reader<'_> {
+    pub(super) fn is_dry_run(&self, seq: Seq) -> Result<bool> {
+        let read = |row: &Row<'_>| row.get(0);
+        let found = self.db.prepare_cached(IS_DRY_RUN)?.query_row(params![rows::place(seq)], read).optional()?;
+        Ok(found.unwrap_or(false))
+    }
+
     pub(super) fn audience(&self, id: i64) -> Result<Arc<Audience>> {
         let known = self.audiences.known.lock().unwrap_or_else(PoisonError::into_inner).by_id.get(&id).cloned();
         if let Some(audience) = known {
@@ -160,6 +176,17 @@ pub(crate) fn backlog(reader: &Reader<'_>, partner: PartnerNo, after: Seq, limit
     Ok(page)
 }
 
+pub(crate) fn last_retractions(reader: &Reader<'_>, limit: usize) -> Result<Vec<Recorded>> {
+    let mut recorded = Vec::new();
+    let mut statement = reader.db.prepare_cached(LAST_RETRACTIONS)?;
+    let mut rows = statement.query(params![limit])?;
+    while let Some(row) = rows.next()? {
+        let (event, audience) = rows::event(row)?;
+        recorded.push(Recorded { event: Arc::new(event), audience: reader.audience(audience)? });
+    }
+    Ok(recorded)
+}
+
 /// Walks at most so many events after a place; each comes with its offer when it is for the partner. Ends early on `false`.
 pub(super) fn walk(
     reader: &Reader<'_>,
@@ -177,20 +204,72 @@ pub(super) fn walk(
             None => *is_for.entry(audience).or_insert(reader.audience(audience)?.contains(partner)),
         };
         let seq = Seq(row.get(0)?);
-        let offer = if is_wanted {
-            Some(Offer {
-                seq,
-                subject: Subject::trusted(row.get_ref(2)?.as_str().map_err(|_| rows::damaged(2))?),
-                priority: rows::priority(row.get(3)?),
-                kind: rows::kind(row.get(4)?),
-                test: row.get(5)?,
-            })
-        } else {
-            None
-        };
+        let offer = if is_wanted { Some(offer(row)?) } else { None };
         if !step(seq, offer) {
             break;
         }
     }
     Ok(())
+}
+
+/// Columns: seq, audience, subject, priority, kind, test, recorded_at.
+fn offer(row: &Row<'_>) -> Result<Offer> {
+    Ok(Offer {
+        seq: Seq(row.get(0)?),
+        subject: Subject::trusted(row.get_ref(2)?.as_str().map_err(|_| rows::damaged(2))?),
+        priority: rows::priority(row.get(3)?),
+        kind: rows::kind(row.get(4)?),
+        test: row.get(5)?,
+        recorded_at: Time::from_micros(row.get(6)?),
+    })
+}
+
+/// Urgent events of the partner that have nothing older of their subject between `after` and them; each with how many events of
+/// the partner lie between, itself included. Looks from `scanned_to` on at `limit` urgent events at most.
+pub(crate) fn urgent_backlog(
+    reader: &Reader<'_>,
+    partner: PartnerNo,
+    (after, scanned_to): (Seq, Seq),
+    limit: usize,
+) -> Result<UrgentBacklog> {
+    let mut page = UrgentBacklog { entries: Vec::new(), scanned_to, has_more: false };
+    let mut statement = reader.db.prepare_cached(URGENT_AFTER)?;
+    let mut rows = statement.query(params![rows::place(scanned_to), limit])?;
+    let (mut counted_to, mut distance, mut looked_at) = (after, 0, 0);
+    while let Some(row) = rows.next()? {
+        let offer = offer(row)?;
+        looked_at += 1;
+        page.scanned_to = offer.seq;
+        let is_wanted = !offer.test && reader.audience(row.get(1)?)?.contains(partner);
+        if is_wanted && !has_older_of_subject(reader, partner, &offer, after)? {
+            distance += count_between(reader, partner, (counted_to, offer.seq))?;
+            counted_to = offer.seq;
+            page.entries.push((offer, distance));
+        }
+    }
+    page.has_more = looked_at == limit;
+    Ok(page)
+}
+
+fn has_older_of_subject(reader: &Reader<'_>, partner: PartnerNo, offer: &Offer, after: Seq) -> Result<bool> {
+    let mut statement = reader.db.prepare_cached(OLDER_OF_SUBJECT)?;
+    let mut rows = statement.query(params![offer.subject.as_str(), rows::place(after), rows::place(offer.seq)])?;
+    while let Some(row) = rows.next()? {
+        if reader.audience(row.get(0)?)?.contains(partner) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn count_between(reader: &Reader<'_>, partner: PartnerNo, (after, to): (Seq, Seq)) -> Result<u64> {
+    let mut statement = reader.db.prepare_cached(COUNT_BETWEEN)?;
+    let mut rows = statement.query(params![rows::place(after), rows::place(to)])?;
+    let mut count = 0;
+    while let Some(row) = rows.next()? {
+        if reader.audience(row.get(0)?)?.contains(partner) {
+            count += row.get::<_, u64>(1)?;
+        }
+    }
+    Ok(count)
 }

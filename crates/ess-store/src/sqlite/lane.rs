@@ -17,25 +17,27 @@ type Result<T> = std::result::Result<T, StoreError>;
 /// Events that are looked at for the first pending one.
 const PENDING_SCAN_MAX: usize = 16_384;
 
-pub(super) const LANE: &str = "select cursor, counted, offline_since, first_failed_at, failures, reached from lane \
-    where partner = ?1";
+pub(super) const LANE: &str = "select cursor, counted, offline_since, first_failed_at, failures, reached, gave_up_at \
+    from lane where partner = ?1";
 pub(super) const OPEN_PAST: &str = "select seq from open_delivery where partner = ?1 and seq > ?2 and round = 0";
 pub(super) const ENDED_PAST: &str = "select seq from ended_delivery where partner = ?1 and seq > ?2 and round = 0";
 pub(super) const RECEIPTS_BETWEEN: &str = "select seq, entries from ledger where seq > ?1 and seq <= ?2";
 pub(super) const OPEN_OF_PARTNER: &str = "select partner, seq, round, subject, test, kind, priority, state, attempts, \
-    resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts \
+    resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts, \
+    fallback_at, (select recorded_at from event where event.seq = open_delivery.seq) \
     from open_delivery where partner = ?1 and (seq, round) > (?2, ?3) order by seq, round limit ?4";
 pub(super) const OPEN_OF_SUBJECT: &str = "select partner, seq, round, subject, test, kind, priority, state, attempts, \
-    resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts \
+    resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts, \
+    fallback_at, (select recorded_at from event where event.seq = open_delivery.seq) \
     from open_delivery where partner = ?1 and subject = ?2 and test = ?3 order by seq, round limit ?4";
 pub(super) const COUNT_OPEN: &str = "select count(*) from (select 1 from open_delivery where partner = ?1 limit ?2)";
 
 /// Where a lane was, and the first-sending deliveries past its cursor that it need not send.
-struct Place {
-    cursor: Seq,
+pub(super) struct Place {
+    pub(super) cursor: Seq,
     counted: u64,
     health: Health,
-    done: Vec<Seq>,
+    pub(super) done: Vec<Seq>,
 }
 
 pub(crate) fn lane_start(reader: &Reader<'_>, partner: PartnerNo) -> Result<LaneStart> {
@@ -44,10 +46,14 @@ pub(crate) fn lane_start(reader: &Reader<'_>, partner: PartnerNo) -> Result<Lane
     Ok(LaneStart { cursor, counted, ended: done, open, health })
 }
 
-fn place(db: &Connection, partner: PartnerNo) -> Result<Place> {
+pub(super) fn place(db: &Connection, partner: PartnerNo) -> Result<Place> {
     let read = |row: &Row<'_>| {
-        let health =
-            Health { offline_since: rows::time(row, 2)?, first_failed_at: rows::time(row, 3)?, failures: row.get(4)? };
+        let health = Health {
+            offline_since: rows::time(row, 2)?,
+            first_failed_at: rows::time(row, 3)?,
+            failures: row.get(4)?,
+            gave_up_at: rows::time(row, 6)?,
+        };
         Ok((Seq(row.get(0)?), row.get(1)?, health, Seq(row.get(5)?)))
     };
     let found = db.prepare_cached(LANE)?.query_row(params![partner.0], read).optional()?;

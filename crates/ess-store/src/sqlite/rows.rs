@@ -88,7 +88,7 @@ pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<(Event, i64)> {
 }
 
 /// An open delivery of a row. Columns: partner, seq, round, subject, test, kind, priority, state, attempts, resends, due_at,
-/// first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts.
+/// first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts, fallback_at, recorded_at.
 pub(super) fn open_delivery(row: &Row<'_>) -> rusqlite::Result<OpenDelivery> {
     let state = match row.get_ref(7)?.as_str()? {
         "pending" => OpenState::Pending,
@@ -108,6 +108,7 @@ pub(super) fn open_delivery(row: &Row<'_>) -> rusqlite::Result<OpenDelivery> {
         key: key(row)?,
         subject: Subject::trusted(row.get_ref(3)?.as_str()?),
         test: row.get(4)?,
+        recorded_at: time(row, 20)?.unwrap_or_default(),
         kind: kind(row.get(5)?),
         priority: priority(row.get(6)?),
         state,
@@ -120,6 +121,7 @@ pub(super) fn open_delivery(row: &Row<'_>) -> rusqlite::Result<OpenDelivery> {
         mend: row.get(14)?,
         message_uuid: uuid(row, 15)?,
         sent,
+        fallback_at: time(row, 19)?,
     })
 }
 

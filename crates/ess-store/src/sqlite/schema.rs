@@ -8,8 +8,13 @@ use crate::error::StoreError;
 const APPLICATION_ID: i64 = 0x484d_5345;
 
 /// Each step brings the schema from its index to the next version.
-const STEPS: [&str; 4] =
-    [include_str!("0001.sql"), include_str!("0002.sql"), include_str!("0003.sql"), include_str!("0004.sql")];
+const STEPS: [&str; 5] = [
+    include_str!("0001.sql"),
+    include_str!("0002.sql"),
+    include_str!("0003.sql"),
+    include_str!("0004.sql"),
+    include_str!("0005.sql"),
+];
 
 /// What a database file is to this hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +48,11 @@ pub(super) fn look(db: &Connection) -> Result<Found, StoreError> {
             Err(StoreError::Open(text))
         }
     }
+}
+
+/// Whether there is no step left to take.
+pub(super) fn is_newest(found: Found) -> bool {
+    found == Found::Schema(STEPS.len())
 }
 
 /// Brings the database to the newest schema; each step is one transaction, so that a crash leaves the schema before or after it.

@@ -77,6 +77,7 @@ create table event (
 ) strict;
 create unique index event_id on event (id, test);
 create index event_subject on event (subject, seq);
+create index event_urgent on event (seq) where priority = 1 or kind = 2;
 
 create table lane (
     partner integer primary key constraint lane_partner references partner (no),
@@ -85,8 +86,10 @@ create table lane (
     offline_since integer,
     first_failed_at integer,
     failures integer not null check (failures >= 0),
-    reached integer not null default 0
+    reached integer not null default 0,
+    gave_up_at integer
 ) strict;
+create index lane_given_up on lane (partner) where gave_up_at is not null;
 
 -- Deliveries that are neither plainly pending nor ended.
 create table open_delivery (
@@ -109,6 +112,7 @@ create table open_delivery (
     sent_version integer,
     sent_digest blob check (sent_digest is null or length(sent_digest) = 32),
     sent_scripts blob check (sent_scripts is null or length(sent_scripts) % 32 = 0),
+    fallback_at integer,
     primary key (partner, seq, round)
 ) strict, without rowid;
 create index open_delivery_line on open_delivery (partner, subject, test, seq, round);

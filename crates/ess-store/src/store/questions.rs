@@ -10,7 +10,7 @@ use super::Store;
 use crate::error::StoreError;
 use crate::sqlite::ledger::Walked;
 use crate::sqlite::{deliveries, events, lane, ledger, tree};
-use crate::types::{Backlog, LaneStart, LedgerEntry, Recorded, StoredCheckpoint, StoredDelivery};
+use crate::types::{Backlog, LaneStart, LedgerEntry, Recorded, StoredCheckpoint, StoredDelivery, UrgentBacklog};
 
 /// The Event Log.
 impl Store {
@@ -94,6 +94,28 @@ impl Store {
     ) -> Result<Vec<OpenDelivery>, StoreError> {
         let subject = subject.clone();
         self.sqlite.read(move |reader| lane::open_of_subject(reader, partner, subject.as_str(), test, limit)).await
+    }
+
+    /// What is urgent in the partner's backlog, which begins after `after`, and has nothing older of its subject there; `scanned_to`
+    /// is where the page before ended.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn urgent_backlog(
+        &self,
+        partner: PartnerNo,
+        (after, scanned_to): (Seq, Seq),
+        limit: usize,
+    ) -> Result<UrgentBacklog, StoreError> {
+        self.sqlite.read(move |reader| events::urgent_backlog(reader, partner, (after, scanned_to), limit)).await
+    }
+
+    /// The last retractions, newest first.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn last_retractions(&self, limit: usize) -> Result<Vec<Recorded>, StoreError> {
+        self.sqlite.read(move |reader| events::last_retractions(reader, limit)).await
     }
 
     /// How many deliveries of the partner have not ended, up to `ceiling`; looks at no more than `ceiling` events past its cursor.

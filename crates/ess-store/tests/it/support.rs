@@ -154,6 +154,7 @@ pub(crate) fn delivery(key: DeliveryKey, state: OpenState) -> OpenDelivery {
         priority: Priority::Urgent,
         kind: Kind::Correction,
         test: false,
+        recorded_at: Time::from_micros(3),
         state,
         attempts: 2,
         resends: 1,
@@ -164,6 +165,7 @@ pub(crate) fn delivery(key: DeliveryKey, state: OpenState) -> OpenDelivery {
         mend: Some("hms-ess bridge add".to_owned()),
         message_uuid: Some(Uuid::from_u128(8)),
         sent: Some(Sent { version: Version(2), body_digest: Digest([6; 32]), scripts: [Digest([7; 32])].into() }),
+        fallback_at: None,
     }
 }
 

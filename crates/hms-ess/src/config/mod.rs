@@ -14,13 +14,13 @@ use std::time::Duration;
 use clap::Args;
 use ess_core::limits::{EVENT_BYTES_MAX, SCRIPT_BYTES_MAX};
 use ess_core::nearest::nearest;
-use ess_core::partner::{AllowNet, SecretRef};
+use ess_core::partner::{AllowDir, AllowNet, SecretRef};
 use ess_core::script::Bounds;
 
 use crate::failure::{Failure, Result};
 
 /// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 24] = [
+pub(crate) const KEYS: [(&str, &str); 25] = [
     ("listen", "127.0.0.1:8443"),
     ("data", "hms-ess-data"),
     ("store", ""),
@@ -29,6 +29,7 @@ pub(crate) const KEYS: [(&str, &str); 24] = [
     ("tls_name", ""),
     ("http", "false"),
     ("allow_net", ""),
+    ("allow_dir", ""),
     ("metrics_listen", "127.0.0.1:9100"),
     ("partner_ca", ""),
     ("log", "text"),
@@ -77,6 +78,9 @@ pub(crate) struct ServeArgs {
     /// Address range that partners may have beside public ones, such as 10.0.0.0/8; may be repeated.
     #[arg(long, value_name = "CIDR")]
     pub(crate) allow_net: Vec<String>,
+    /// Directory that `file` partners may have, with all beneath it; may be repeated.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) allow_dir: Vec<String>,
     /// Address of /metrics, or `off` [default: 127.0.0.1:9100].
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics_listen: Option<String>,
@@ -103,6 +107,8 @@ pub(crate) struct Config {
     pub(crate) http: bool,
     /// Address ranges that may be dialled.
     pub(crate) allow_net: AllowNet,
+    /// Directories that `file` partners may have.
+    pub(crate) allow_dir: AllowDir,
     /// Address of /metrics.
     pub(crate) metrics_listen: Option<SocketAddr>,
     /// More certificates to trust at partners.
@@ -169,6 +175,7 @@ pub(crate) fn layers(args: &ServeArgs) -> Result<Layers> {
     flag("tls_name", list(&args.tls_name));
     flag("http", args.http.then(|| "true".to_owned()));
     flag("allow_net", list(&args.allow_net));
+    flag("allow_dir", list(&args.allow_dir));
     flag("metrics_listen", args.metrics_listen.clone());
     flag("partner_ca", list(&args.partner_ca));
     flag("log", args.log.clone());
@@ -238,6 +245,7 @@ impl Config {
             tls_names: values.items("tls_name"),
             http: values.is_true("http")?,
             allow_net: AllowNet(nets),
+            allow_dir: values.directories("allow_dir")?,
             metrics_listen: match text("metrics_listen") {
                 "off" => None,
                 _ => Some(values.address("metrics_listen")?),
@@ -277,6 +285,18 @@ impl<'a> Values<'a> {
 
     fn items(&self, key: &str) -> Vec<String> {
         self.text(key).split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn directories(&self, key: &str) -> Result<AllowDir> {
+        let dirs: Vec<PathBuf> = self.items(key).into_iter().map(PathBuf::from).collect();
+        let is_plain = |dir: &PathBuf| {
+            dir.is_absolute() && dir.components().all(|part| !matches!(part, std::path::Component::ParentDir))
+        };
+        if dirs.iter().all(is_plain) {
+            Ok(AllowDir(dirs))
+        } else {
+            Err(self.wrong(key, "absolute directories such as /mnt/court, without `..`"))
+        }
     }
 
     fn address(&self, key: &str) -> Result<SocketAddr> {
