@@ -37,7 +37,8 @@ impl Tally {
     fn of_node(printed: &str) -> Option<Self> {
         let last = |word: &str| {
             let starts = [format!("\u{2139} {word} "), format!("# {word} ")];
-            let line = printed.lines().rev().find_map(|line| starts.iter().find_map(|start| line.strip_prefix(start)))?;
+            let line =
+                printed.lines().rev().find_map(|line| starts.iter().find_map(|start| line.strip_prefix(start)))?;
             line.trim().parse::<u64>().ok()
         };
         let failed = last("fail")? + last("cancelled")?;

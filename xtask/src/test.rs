@@ -82,7 +82,8 @@ impl Suites {
             return;
         }
         // Each file has a hub and a browser of its own.
-        let mut suite = shell::command("node", &["--test", "--test-reporter=spec", "--test-concurrency=2", "tests/browser/"]);
+        let mut suite =
+            shell::command("node", &["--test", "--test-reporter=spec", "--test-concurrency=2", "tests/browser/"]);
         suite.env("HMS_ESS_BIN", prepare::target().join("debug/hms-ess"));
         suite.env("HMS_ESS_BROWSER_MODULES", browser.modules);
         suite.env("HMS_ESS_CHROMIUM", browser.chromium);

@@ -43,8 +43,7 @@ impl Hub {
         let no = snapshot.partner(partner)?.no;
         let store = &self.delivery.store;
         let before = before.unwrap_or(Seq(u64::MAX));
-        let (seqs, reached) =
-            store.seqs_of_partner(no, before, limit).await.map_err(|error| unavailable(&error))?;
+        let (seqs, reached) = store.seqs_of_partner(no, before, limit).await.map_err(|error| unavailable(&error))?;
         let mut items = Vec::with_capacity(seqs.len());
         for seq in seqs {
             let event = ask::event_view(&self.event_at(seq).await?);

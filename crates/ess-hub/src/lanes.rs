@@ -26,6 +26,7 @@ use crate::registry::Registered;
 mod errands;
 mod input;
 mod retractions;
+mod survey;
 
 pub use input::{Input, LaneReport, LanesHandle, Retraction, Surveyed, Wish, Word};
 use retractions::take_back_at;
@@ -39,9 +40,6 @@ const UNRECORDED_FAILING_MAX: usize = 1_024;
 const HELD_MAX: usize = 262_144;
 /// Offers before the loop looks at its other inputs again.
 const FAN_OUT_AT_ONCE: usize = 256;
-/// Deliveries that one survey of all lanes looks at, and the least of one lane.
-const SURVEYED_MAX: usize = 65_536;
-const LOOK_MIN: usize = 8;
 /// How often idle connections are looked at, and a failing store is asked again.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -74,6 +72,8 @@ struct Seat {
     sent_at: Time,
     /// The highest counter that it was sent in this run.
     sent_to: u64,
+    /// How it stood when it was last asked; gone as soon as something moves.
+    surveyed: Option<Arc<Surveyed>>,
 }
 
 /// The loop.
@@ -350,6 +350,7 @@ impl Lanes {
                 continue;
             }
             let Some(seat) = self.seats.get_mut(no) else { continue };
+            seat.surveyed = None;
             let is_taken = seat.lane.offer(&offer, now);
             if let Some(retraction) = &retraction {
                 take_back_at(&mut seat.lane, &offer, retraction, now);
@@ -383,7 +384,10 @@ impl Lanes {
         lane.on_command(Command::Unblock, now);
         lane.want_urgent();
         let no = registered.no;
-        self.seats.insert(no, Seat { lane, registered, armed: None, last_error: None, sent_at: now, sent_to: 0 });
+        self.seats.insert(
+            no,
+            Seat { lane, registered, armed: None, last_error: None, sent_at: now, sent_to: 0, surveyed: None },
+        );
         let room = HELD_MAX / self.seats.len();
         for seat in self.seats.values_mut() {
             seat.lane.set_room(room);
@@ -411,17 +415,6 @@ impl Lanes {
             last_error: seat.last_error.clone(),
         });
         drop(reply.send(report.unwrap_or_default()));
-    }
-
-    /// Looks at a bounded number of deliveries in all, so that the loop goes on within a millisecond or two.
-    fn survey(&self, reply: oneshot::Sender<Vec<Surveyed>>) {
-        let look = (SURVEYED_MAX / self.seats.len().max(1)).clamp(LOOK_MIN, ess_core::lane::WINDOW);
-        let surveyed = self.seats.values().map(|seat| Surveyed {
-            registered: seat.registered.clone(),
-            standing: seat.lane.standing(look),
-            last_error: seat.last_error.clone(),
-        });
-        drop(reply.send(surveyed.collect()));
     }
 
     fn fire(&mut self) {
@@ -479,6 +472,7 @@ impl Lanes {
         let now = self.now();
         let is_held = self.is_draining || self.is_stalled;
         let Some(seat) = self.seats.get_mut(&no) else { return };
+        seat.surveyed = None;
         if self.behind.contains(no) {
             seat.lane.hear_of(self.head);
         }

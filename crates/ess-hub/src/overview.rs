@@ -110,7 +110,7 @@ pub struct Search {
 }
 
 /// What all lanes said at one moment.
-pub(crate) type Survey = Fresh<Vec<Surveyed>>;
+pub(crate) type Survey = Fresh<Vec<Arc<Surveyed>>>;
 
 impl Hub {
     /// Turns at each commit of the store: something changed. Nothing is put into words for it.
@@ -131,7 +131,7 @@ impl Hub {
         let receipts = self.ledger_head().await?.size;
         let slow = self.seq_before(now, SLOW_AFTER, events).await?;
         let mut counts = BTreeMap::new();
-        let mut waiting: Vec<(Rank, &Surveyed)> = Vec::new();
+        let mut waiting: Vec<(Rank<'_>, &Surveyed)> = Vec::new();
         for surveyed in survey.iter() {
             let condition = condition(surveyed, slow);
             *counts.entry(condition).or_insert(0) += 1;
@@ -140,8 +140,12 @@ impl Hub {
             }
         }
         let unacked = survey.iter().filter(|surveyed| has_open(&surveyed.standing)).count();
+        // Only the first ones are shown: the others need no order.
+        if waiting.len() > attention_max {
+            waiting.select_nth_unstable_by(attention_max, |a, b| a.0.cmp(&b.0));
+            waiting.truncate(attention_max);
+        }
         waiting.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        waiting.truncate(attention_max);
         let mut attention = Vec::with_capacity(waiting.len());
         let mut known = BTreeMap::new();
         for (rank, surveyed) in waiting {
@@ -176,13 +180,13 @@ impl Hub {
         let events = self.delivery.store.head().await.map_err(|error| unavailable(&error))?;
         let slow = self.seq_before(self.now(), SLOW_AFTER, events).await?;
         let text = search.text.to_ascii_lowercase();
-        let fits = |surveyed: &&Surveyed| {
+        let fits = |surveyed: &&Arc<Surveyed>| {
             let partner = &surveyed.registered.partner;
             let has_text = |of: &str| of.to_ascii_lowercase().contains(&text);
             (text.is_empty() || has_text(partner.id.as_str()) || partner.url.as_deref().is_some_and(has_text))
                 && search.condition.is_none_or(|wanted| condition(surveyed, slow) == wanted)
         };
-        let mut found: Vec<&Surveyed> = survey.iter().filter(fits).collect();
+        let mut found: Vec<&Arc<Surveyed>> = survey.iter().filter(fits).collect();
         let count = found.len();
         found.sort_unstable_by(|a, b| a.registered.partner.id.cmp(&b.registered.partner.id));
         let rest = found.into_iter().filter(|one| after.is_none_or(|after| one.registered.partner.id.as_str() > after));
@@ -211,7 +215,7 @@ impl Hub {
         self.standing_of(surveyed, condition(surveyed, slow), &mut BTreeMap::new()).await
     }
 
-    async fn survey(&self) -> Arc<Vec<Surveyed>> {
+    async fn survey(&self) -> Arc<Vec<Arc<Surveyed>>> {
         let made = self.survey.get(|| async { Ok::<_, std::convert::Infallible>(self.lanes.survey().await) }).await;
         match made {
             Ok(survey) => survey,
@@ -220,7 +224,7 @@ impl Hub {
     }
 
     /// Those on record, and what waits for partners that are given up, as far as their lanes know.
-    async fn count_dead(&self, survey: &[Surveyed]) -> Result<(usize, Vec<(PartnerId, usize)>), Problem> {
+    async fn count_dead(&self, survey: &[Arc<Surveyed>]) -> Result<(usize, Vec<(PartnerId, usize)>), Problem> {
         let counted = self.delivery.store.dead_by_partner(DEAD_COUNTED).await.map_err(|error| unavailable(&error))?;
         let mut counts: BTreeMap<PartnerNo, usize> = counted.into_iter().collect();
         for surveyed in survey.iter().filter(|surveyed| surveyed.standing.is_given_up) {
@@ -273,21 +277,22 @@ impl Hub {
             return Ok(Some(Oldest { event: event.content.id.clone(), recorded_at: event.recorded_at }));
         }
         let found = self.delivery.store.event(seq).await.map_err(|error| unavailable(&error))?;
-        Ok(found.map(|Recorded { event, .. }| Oldest { event: event.content.id.clone(), recorded_at: event.recorded_at }))
+        Ok(found
+            .map(|Recorded { event, .. }| Oldest { event: event.content.id.clone(), recorded_at: event.recorded_at }))
     }
 }
 
 /// What is more urgent is less.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
+struct Rank<'a> {
     is_last: bool,
     is_routine: bool,
     oldest: Seq,
     condition: Condition,
-    id: PartnerId,
+    id: &'a PartnerId,
 }
 
-fn rank(condition: Condition, surveyed: &Surveyed) -> Rank {
+fn rank(condition: Condition, surveyed: &Surveyed) -> Rank<'_> {
     let standing = &surveyed.standing;
     Rank {
         // A pause is somebody's will: it stands below what nobody wanted.
@@ -295,7 +300,7 @@ fn rank(condition: Condition, surveyed: &Surveyed) -> Rank {
         is_routine: standing.urgent == 0,
         oldest: standing.oldest.unwrap_or(Seq(u64::MAX)),
         condition,
-        id: surveyed.registered.partner.id.clone(),
+        id: &surveyed.registered.partner.id,
     }
 }
 

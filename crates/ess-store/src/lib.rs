@@ -17,7 +17,7 @@ pub use error::StoreError;
 pub use ledger::{Entry, Word};
 pub use store::{Opened, Options, Store};
 pub use types::{
-    AckReceipt, Audit, AuditLine, Backlog, Change, LaneStart, LedgerEntry, LogLine, LogSearch, NewEvent, NewPartner, Publication, Recorded,
-    RuleKind, Start, StoredAttempt, StoredCheckpoint, StoredDelivery, StoredPartner, StoredRules, StoredToken,
-    UrgentBacklog,
+    AckReceipt, Audit, AuditLine, Backlog, Change, LaneStart, LedgerEntry, LogLine, LogSearch, NewEvent, NewPartner,
+    Publication, Recorded, RuleKind, Start, StoredAttempt, StoredCheckpoint, StoredDelivery, StoredPartner,
+    StoredRules, StoredToken, UrgentBacklog,
 };

@@ -225,7 +225,13 @@ fn graph(bridges: &[&Bridge]) -> Graph {
         let way = if to < from { -8 } else { 8 };
         Edge {
             path: format!("M{from} {start}C{from} {lift} {to} {lift} {to} {start}"),
-            tip: format!("M{} {}l4 {}l4 {}z", to - 4, start as i64 - i64::from(way < 0) * 8 + i64::from(way > 0) * 8, -way, way),
+            tip: format!(
+                "M{} {}l4 {}l4 {}z",
+                to - 4,
+                start as i64 - i64::from(way < 0) * 8 + i64::from(way > 0) * 8,
+                -way,
+                way
+            ),
             label_x: from.min(to) + from.abs_diff(to) / 2,
             label_y: if to < from { MIDDLE - 74 } else { MIDDLE + 82 },
             label: kind(bridge),
@@ -238,7 +244,10 @@ fn graph(bridges: &[&Bridge]) -> Graph {
         width: 100 + STEP * versions.len().saturating_sub(1),
         words: said.collect::<Vec<_>>().join("; "),
         edges: edges.collect(),
-        nodes: versions.iter().map(|known| (x(known), format!("v{}{}", known.0, if known.1 { "+" } else { "" }))).collect(),
+        nodes: versions
+            .iter()
+            .map(|known| (x(known), format!("v{}{}", known.0, if known.1 { "+" } else { "" })))
+            .collect(),
     }
 }
 

@@ -63,15 +63,19 @@ pub(crate) async fn list_dead_letters(State(site): State<Arc<Site>>, visitor: Vi
     let found = site.hub.dead_letters(&letters, after, DASHBOARD_ROWS as u32).await?;
     let named = letters.partner.as_ref().map_or("", PartnerId::as_str);
     let matching = letters.matching.as_deref().unwrap_or_default();
-    let later = found.next.map(|next| {
-        format!("{PATH}?partner={}&matching={}&after={}", encode(named), encode(matching), encode(&next))
-    });
+    let later = found
+        .next
+        .map(|next| format!("{PATH}?partner={}&matching={}&after={}", encode(named), encode(matching), encode(&next)));
     let now = site.hub.now();
     let rows = found.items.iter().map(|letter| row(letter, now)).collect();
     let live = render(&Live { partner: named, matching, rows, later, is_first: after.is_none() })?;
     let may_act = visitor.may(&Act::Operate) && !found.items.is_empty();
     let fixed = if may_act { render(&Acts { csrf: &visitor.csrf, partner: named, matching })? } else { String::new() };
-    page(&site, &visitor, &Content { title: "Dead letters".to_owned(), tab: Tab::DeadLetters, live: &live, fixed: &fixed })
+    page(
+        &site,
+        &visitor,
+        &Content { title: "Dead letters".to_owned(), tab: Tab::DeadLetters, live: &live, fixed: &fixed },
+    )
 }
 
 fn row(letter: &DeliveryView, now: Time) -> Row {
@@ -105,7 +109,8 @@ pub(crate) async fn discard(State(site): State<Arc<Site>>, posted: Posted) -> Sc
     permit(&visitor, &Act::Operate)?;
     let letters = chosen(&form)?;
     let count = site.hub.discard(&letters, form.reason()?, visitor.principal()).await?;
-    visitor.tell(&site, format!("{} discarded; they stay on record.", words::count(count, "dead letter", "dead letters")));
+    visitor
+        .tell(&site, format!("{} discarded; they stay on record.", words::count(count, "dead letter", "dead letters")));
     Ok(go(PATH))
 }
 

@@ -16,12 +16,12 @@ use ess_core::problem::{Code, Problem};
 use ess_core::time::Time;
 use ess_hub::view::{Journey, Leg, ReplayRequest};
 
+use super::Screen;
 use super::form::encode;
 use super::frame::{Content, Tab, event_path, page, partner_path, permit, protect, render};
 use super::visitor::{Posted, Visitor, go};
 use super::way::{self, Group, Stop};
 use super::words::{self, Moment, Pill};
-use super::Screen;
 use crate::limits::DASHBOARD_ROWS;
 use crate::query::Query;
 use crate::refusal::Refusal;
@@ -144,8 +144,7 @@ fn live<'a>(journey: &'a Journey, visitor: &Visitor, shown: Shown<'a>) -> Live<'
     // What needs somebody stands first.
     legs.sort_by_key(|leg| (severity(leg), leg.delivery.partner.clone(), leg.delivery.round));
     let may_prove = visitor.may(&Act::Read) && !content.test;
-    let rows: Vec<Row> =
-        legs.iter().skip(from).take(DASHBOARD_ROWS).map(|leg| row(leg, may_prove, now)).collect();
+    let rows: Vec<Row> = legs.iter().skip(from).take(DASHBOARD_ROWS).map(|leg| row(leg, may_prove, now)).collect();
     let place = |from: usize| {
         let test = if content.test { "&test=true" } else { "" };
         format!("/dashboard/events/{}?from={from}&partner={}{test}", encode(id), encode(filter))
@@ -308,7 +307,8 @@ pub(crate) async fn replay(State(site): State<Arc<Site>>, Path(id): Path<String>
     let to = to.map_err(|problem| problem.with_field("to"))?;
     let is_everyone = form.is_ticked("everyone");
     if to.is_empty() != is_everyone {
-        let detail = if is_everyone { "name partners or tick everyone, not both" } else { "name partners, or tick everyone" };
+        let detail =
+            if is_everyone { "name partners or tick everyone, not both" } else { "name partners, or tick everyone" };
         return Err(Refusal(Problem::new(Code::Invalid, detail).with_field("to")));
     }
     let request = ReplayRequest { event, to, force: form.is_ticked("force"), reason: Some(reason) };

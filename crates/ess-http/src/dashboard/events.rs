@@ -67,7 +67,8 @@ pub(crate) async fn list_events(State(site): State<Arc<Site>>, visitor: Visitor,
         let (id, subject) = (encode(&id), encode(&subject));
         format!("/dashboard/events?id={id}&subject={subject}&before={next}")
     });
-    let live = Live { rows: seen.map(|line| row(line, now)).collect(), is_first: before.is_none(), id, subject, until, later };
+    let live =
+        Live { rows: seen.map(|line| row(line, now)).collect(), is_first: before.is_none(), id, subject, until, later };
     let live = render(&live)?;
     page(&site, &visitor, &Content { title: "Events".to_owned(), tab: Tab::Events, live: &live, fixed: "" })
 }

@@ -16,19 +16,14 @@ pub(crate) struct Form(Query);
 
 impl Form {
     /// Reads a form of at most `bytes_max`.
-    pub(crate) async fn read(
-        site: &Site,
-        headers: &HeaderMap,
-        body: Body,
-        bytes_max: usize,
-    ) -> Result<Self, Problem> {
+    pub(crate) async fn read(site: &Site, headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Self, Problem> {
         let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if kind.split(';').next().map(str::trim) != Some("application/x-www-form-urlencoded") {
             return Err(Problem::new(Code::UnsupportedMediaType, "a form is needed here"));
         }
         let read = body::read(site, body, bytes_max).await?;
-        let text = std::str::from_utf8(&read.bytes)
-            .map_err(|_| Problem::new(Code::Malformed, "the form is not UTF-8"))?;
+        let text =
+            std::str::from_utf8(&read.bytes).map_err(|_| Problem::new(Code::Malformed, "the form is not UTF-8"))?;
         Ok(Self(Query::parse_form(text, bytes_max)?))
     }
 

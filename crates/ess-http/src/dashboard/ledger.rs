@@ -104,7 +104,10 @@ pub(crate) async fn verify(State(site): State<Arc<Site>>, posted: Posted) -> Scr
     permit(&visitor, &Act::Read)?;
     let notice = match site.hub.verify_ledger().await {
         Ok(head) => Notice {
-            text: format!("Every one of {} fits its chain, its tree and its checkpoints.", words::count(head.size, "receipt", "receipts")),
+            text: format!(
+                "Every one of {} fits its chain, its tree and its checkpoints.",
+                words::count(head.size, "receipt", "receipts")
+            ),
             secret: None,
             is_good: true,
         },

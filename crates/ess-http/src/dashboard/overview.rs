@@ -10,11 +10,11 @@ use ess_core::problem::Problem;
 use ess_core::time::Time;
 use ess_hub::overview::{Condition, DEAD_COUNTED, Overview, PartnerStanding};
 
+use super::Screen;
 use super::frame::{Content, Tab, event_path, home, page, partner_path, render};
 use super::plot::{self, Plot};
 use super::visitor::{Visitor, go};
 use super::words::{self, Moment, Pill};
-use super::Screen;
 use crate::query::Query;
 use crate::site::Site;
 

@@ -50,7 +50,11 @@ pub(crate) fn events(hour: &[Minute]) -> Plot {
         title: "Events recorded",
         figure: words::number(now),
         unit: "in the last minute",
-        words: format!("{} in the last hour; at most {} in a minute.", words::number(counts.iter().sum()), words::number(top)),
+        words: format!(
+            "{} in the last hour; at most {} in a minute.",
+            words::number(counts.iter().sum()),
+            words::number(top)
+        ),
         top: words::number(top),
         marks: vec![Mark { class: "bars", label: "events".to_owned(), path: bars(&counts, top) }],
     }
@@ -101,7 +105,11 @@ pub(crate) fn spans(hour: &[Minute]) -> Plot {
         unit: "half of them, newest minute with any",
         words: match newest {
             Some((p50, p99)) => {
-                format!("Newest: half within {}, 99 of 100 within {}. Slowest minute: {top_said}.", said(p50), said(p99))
+                format!(
+                    "Newest: half within {}, 99 of 100 within {}. Slowest minute: {top_said}.",
+                    said(p50),
+                    said(p99)
+                )
             }
             None => "No acknowledgement in the last hour.".to_owned(),
         },
@@ -164,7 +172,8 @@ mod tests {
         let mut hour = vec![empty; 60];
         for (index, acked, ms) in filled {
             let span = Some(Duration::from_millis(*ms));
-            hour[*index] = Minute { events: 1, acked: *acked, failed: 0, p50: span, p99: span.map(|span| span * 3), ..empty };
+            hour[*index] =
+                Minute { events: 1, acked: *acked, failed: 0, p50: span, p99: span.map(|span| span * 3), ..empty };
         }
         hour
     }

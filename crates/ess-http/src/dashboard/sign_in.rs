@@ -130,7 +130,16 @@ mod tests {
         for own in ["/dashboard", "/dashboard/events/A-V1?test=true", "/dashboard?x=1"] {
             assert_eq!(own_path(Some(own)), Some(own));
         }
-        for foreign in ["", "//evil.example", "https://evil.example", "/dashboardx", "/\\evil", "/dashboard/\\evil", "/dashboard/../v1", "/dashboard/\r\nx"] {
+        for foreign in [
+            "",
+            "//evil.example",
+            "https://evil.example",
+            "/dashboardx",
+            "/\\evil",
+            "/dashboard/\\evil",
+            "/dashboard/../v1",
+            "/dashboard/\r\nx",
+        ] {
             assert_eq!(own_path(Some(foreign)), None, "{foreign}");
         }
     }

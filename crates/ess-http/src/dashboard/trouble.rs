@@ -40,7 +40,8 @@ pub(crate) fn page(problem: &Problem, request_id: &str, path: &str, headers: &He
         back,
     };
     let text = render(&trouble).ok()?;
-    let mut response = bare(refusal::status(problem.code), Theme::of(headers), problem.code.title(), back, &text).ok()?;
+    let mut response =
+        bare(refusal::status(problem.code), Theme::of(headers), problem.code.title(), back, &text).ok()?;
     // A temporary refusal says when to come back, here as in the API.
     let plain = refusal::render(problem, request_id, None);
     for name in [RETRY_AFTER, axum::http::header::CONNECTION] {

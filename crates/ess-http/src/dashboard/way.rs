@@ -54,11 +54,14 @@ pub(crate) fn stops(leg: &Leg) -> Vec<Stop> {
     let stop = |class, icon, text: String| Stop { class, icon, text, note: String::new() };
     let state = leg.delivery.state;
     let conversion = conversion(leg);
-    let notes: Vec<String> = leg.scripts.iter().map(|script| match script.digest {
-        Some(digest) => format!("{} (SHA-256 {digest})", script.name),
-        None => script.name.clone(),
-    })
-    .collect();
+    let notes: Vec<String> = leg
+        .scripts
+        .iter()
+        .map(|script| match script.digest {
+            Some(digest) => format!("{} (SHA-256 {digest})", script.name),
+            None => script.name.clone(),
+        })
+        .collect();
     let converted = match state {
         State::Blocked => stop("bad", "stop", format!("{conversion} blocked")),
         State::Pending | State::Sending if leg.delivery.attempts_made == 0 => stop("ahead", "ring", conversion),
@@ -66,7 +69,11 @@ pub(crate) fn stops(leg: &Leg) -> Vec<Stop> {
     };
     let delivered = match state {
         State::Acked | State::AwaitingAck | State::Nack => stop("done", "dot", "delivered".to_owned()),
-        State::Retrying => stop("warn", "again", format!("{} failed", count(u64::from(leg.delivery.attempts_made), "attempt", "attempts"))),
+        State::Retrying => stop(
+            "warn",
+            "again",
+            format!("{} failed", count(u64::from(leg.delivery.attempts_made), "attempt", "attempts")),
+        ),
         State::Dead => stop("bad", "cross", "given up".to_owned()),
         State::Superseded | State::Cancelled => stop("ahead", "skip", "not needed".to_owned()),
         State::Pending | State::Sending | State::Blocked => stop("ahead", "ring", "delivered".to_owned()),
@@ -147,5 +154,9 @@ pub(crate) fn words(groups: &[Group], partners: u32) -> String {
             number(group.blocked as u64),
         )
     });
-    format!("Recorded for {}. {}.", count(u64::from(partners), "partner", "partners"), bands.collect::<Vec<_>>().join("; "))
+    format!(
+        "Recorded for {}. {}.",
+        count(u64::from(partners), "partner", "partners"),
+        bands.collect::<Vec<_>>().join("; ")
+    )
 }

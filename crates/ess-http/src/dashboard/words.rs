@@ -156,7 +156,10 @@ mod tests {
         assert_eq!([0, 999, 1_000, 1_234_567].map(number), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!((count(1, "event", "events"), count(0, "event", "events")), ("1 event".into(), "0 events".into()));
         let at = |s: i64| Time::from_micros(s * 1_000_000);
-        assert_eq!((ago(at(0), at(0)), ago(at(0), at(180)), ago(at(30), at(1))), ("just now".into(), "3 min ago".into(), "in 30 s".into()));
+        assert_eq!(
+            (ago(at(0), at(0)), ago(at(0), at(180)), ago(at(30), at(1))),
+            ("just now".into(), "3 min ago".into(), "in 30 s".into())
+        );
     }
 
     #[test]

@@ -65,7 +65,10 @@ async fn a_session_is_a_random_id_in_a_cookie_that_only_this_host_gets() {
 async fn who_is_not_signed_in_is_led_to_the_sign_in_and_back() {
     let hub = TestHub::start().await;
     let reply = hub.ask_as("", "GET", "/dashboard/ledger?before=5", &[], b"").await;
-    assert_eq!((reply.status, reply.header("location")), (303, Some("/dashboard/sign-in?next=%2Fdashboard%2Fledger%3Fbefore%3D5")));
+    assert_eq!(
+        (reply.status, reply.header("location")),
+        (303, Some("/dashboard/sign-in?next=%2Fdashboard%2Fledger%3Fbefore%3D5"))
+    );
     let script = hub.ask_as("", "GET", "/dashboard", &["x-hms-part: live"], b"").await;
     assert_eq!(script.status, 401, "the script reloads the page");
     let body = format!("token={}&next=%2Fdashboard%2Fledger", hub.admin);
@@ -174,7 +177,11 @@ async fn roles_see_the_pages_that_the_api_lets_them_read() {
             }
         }
         let log = browser.get("/dashboard/events").await.text();
-        assert_eq!(log.contains("RULE-A-V1"), !document.contains("TAX") && !document.contains("partner\""), "{document}");
+        assert_eq!(
+            log.contains("RULE-A-V1"),
+            !document.contains("TAX") && !document.contains("partner\""),
+            "{document}"
+        );
     }
     hub.finish().await;
 }
@@ -219,7 +226,8 @@ async fn roles_do_only_what_the_api_lets_them_do() {
 #[tokio::test]
 async fn a_partner_tends_itself_and_never_gets_what_was_not_for_it() {
     let hub = TestHub::start().await;
-    let document = r#"{"id": "COURT-CAL", "channel": "webhook", "url": "http://127.0.0.1:9/", "subscribe": ["RULE-*"]}"#;
+    let document =
+        r#"{"id": "COURT-CAL", "channel": "webhook", "url": "http://127.0.0.1:9/", "subscribe": ["RULE-*"]}"#;
     assert_eq!(hub.ask("POST", "/v1/partners", document).await.status, 201);
     add_partner(&hub, "OTHER").await;
     hub.ask("POST", "/v1/events", &event("RULE-A-V1")).await;
@@ -285,7 +293,9 @@ async fn hostile_texts_stay_texts_on_every_page() {
         assert!(!text.contains("<script>alert") && !text.contains("<img"), "{path}");
         told += usize::from(text.contains("&#60;script&#62;alert") || text.contains("&lt;script&gt;alert"));
     }
-    let tried = browser.post("/dashboard/bridges/try", &format!("subject=A&from=1&to=1&script={encoded}&payload={encoded}")).await;
+    let tried = browser
+        .post("/dashboard/bridges/try", &format!("subject=A&from=1&to=1&script={encoded}&payload={encoded}"))
+        .await;
     assert!(!tried.text().contains("<script>alert") && tried.text().contains("script&#62;alert"));
     assert!(told >= 7, "only {told} pages showed the texts at all");
     hub.finish().await;
@@ -298,7 +308,13 @@ async fn every_page_forbids_inline_code_framing_and_keeping() {
     for path in ["/dashboard", "/dashboard/audit", "/dashboard/nothing", "/dashboard/events/NO-SUCH-V1"] {
         let reply = browser.get(path).await;
         let policy = reply.header("content-security-policy").unwrap();
-        for part in ["default-src 'none'", "script-src 'self'", "form-action 'self'", "frame-ancestors 'none'", "base-uri 'none'"] {
+        for part in [
+            "default-src 'none'",
+            "script-src 'self'",
+            "form-action 'self'",
+            "frame-ancestors 'none'",
+            "base-uri 'none'",
+        ] {
             assert!(policy.contains(part), "{path}: {policy}");
         }
         assert!(!policy.contains("unsafe"));
@@ -307,7 +323,10 @@ async fn every_page_forbids_inline_code_framing_and_keeping() {
         assert_eq!(reply.header("referrer-policy"), Some("same-origin"));
         let text = reply.text();
         assert!(!text.contains(" style=") && !text.contains(" onclick") && !text.contains("<style"), "{path}");
-        assert_eq!(text.matches("<script").count(), text.matches("<script src=\"/dashboard/script.js\" defer>").count());
+        assert_eq!(
+            text.matches("<script").count(),
+            text.matches("<script src=\"/dashboard/script.js\" defer>").count()
+        );
     }
     let missing = browser.get("/dashboard/nothing").await;
     assert_eq!((missing.status, missing.header("content-type")), (404, Some("text/html; charset=utf-8")));

@@ -53,7 +53,7 @@ pub enum Input {
     /// How a lane fares.
     Inspect(PartnerNo, oneshot::Sender<LaneReport>),
     /// How all lanes stand.
-    Survey(oneshot::Sender<Vec<Surveyed>>),
+    Survey(oneshot::Sender<Vec<Arc<Surveyed>>>),
     /// Answers when everything before it was taken, and what lanes recorded was handed to the store.
     Settle(oneshot::Sender<()>),
     /// Send nothing more; answers when nothing is under way.
@@ -152,7 +152,7 @@ impl LanesHandle {
     }
 
     /// How all lanes stand, in no order.
-    pub async fn survey(&self) -> Vec<Surveyed> {
+    pub async fn survey(&self) -> Vec<Arc<Surveyed>> {
         let (reply, answer) = oneshot::channel();
         self.tell(Input::Survey(reply));
         answer.await.unwrap_or_default()

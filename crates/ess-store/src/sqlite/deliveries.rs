@@ -26,7 +26,8 @@ pub(super) const OPEN_OF_EVENT: &str = "select partner, seq, round, subject, tes
     fallback_at, (select recorded_at from event where event.seq = open_delivery.seq) \
     from open_delivery where seq = ?1";
 pub(super) const OPEN_TO: &str = "select partner, seq, round, subject, test, kind, priority, state, attempts, \
-    resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts \
+    resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts, \
+    fallback_at, (select recorded_at from event where event.seq = open_delivery.seq) \
     from open_delivery where seq = ?1 and partner = ?2";
 pub(super) const ENDED_TO: &str = "select partner, seq, round, state, at, reason, attempts, partner_seq, \
     message, sent_version, sent_digest from ended_delivery where seq = ?1 and partner = ?2";
