@@ -25,6 +25,9 @@ pub fn tell_record(delivery: &Delivery, happenings: &Happenings, registered: &Re
     {
         delivery.flow.note_failure(now);
     }
+    if matches!(record, Record::Health(_) | Record::Ended { .. }) {
+        delivery.attention.mark(registered.no);
+    }
     let partner = &registered.partner.id;
     if let Record::Ended { open, ended } = record
         && matches!(ended.state, State::Dead | State::Nack)
@@ -74,6 +77,7 @@ pub fn tell_record(delivery: &Delivery, happenings: &Happenings, registered: &Re
 
 /// Tells what else a lane asks for.
 pub fn tell_action(delivery: &Delivery, happenings: &Happenings, registered: &Registered, action: &Action, now: Time) {
+    delivery.attention.mark(registered.no);
     let partner = &registered.partner.id;
     let (kind, seq, detail) = match action {
         Action::BecameBlocked { seq, .. } => {

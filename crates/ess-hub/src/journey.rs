@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ess_core::access::Principal;
+use ess_core::event::Event;
 use ess_core::id::{Digest, EventId, PartnerId, Seq, Version};
 use ess_core::problem::{Code, Problem};
 use ess_store::StoredDelivery;
@@ -11,7 +12,40 @@ use crate::ask;
 use crate::hub::Hub;
 use crate::publish::unavailable;
 use crate::registry::Snapshot;
-use crate::view::{AuditView, DeliveryView, EventView, Journey, Leg, LogLine, LogSearch, Page, Script};
+use crate::view::{AuditView, DeliveryView, EventView, LogLine, LogSearch, Page};
+
+/// An event and its way to every partner.
+#[derive(Debug, Clone)]
+pub struct Journey {
+    /// The event.
+    pub event: EventView,
+    /// One for each partner and round, by partner.
+    pub legs: Vec<Leg>,
+}
+
+/// The way of one event to one partner.
+#[derive(Debug, Clone)]
+pub struct Leg {
+    /// The event.
+    pub event: Arc<Event>,
+    /// The version that was published.
+    pub published: Version,
+    /// The version that the partner was sent, or will be.
+    pub version: Version,
+    /// What made its bytes, or will, in order.
+    pub scripts: Vec<Script>,
+    /// How it went.
+    pub delivery: DeliveryView,
+}
+
+/// A script on an event's way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Script {
+    /// The bridge's id, or what else it is.
+    pub name: String,
+    /// SHA-256 of its text; absent for a bridge that only changes the label.
+    pub digest: Option<Digest>,
+}
 
 impl Hub {
     /// An event's way to every partner that it is for.

@@ -37,7 +37,7 @@ pub(crate) async fn list_audit(State(site): State<Arc<Site>>, visitor: Visitor, 
     query.only(&["before"])?;
     let before = query.number("before")?;
     let found = site.hub.newest_audit(before, DASHBOARD_ROWS).await?;
-    let now = site.hub.now();
+    let now = site.hub.time();
     let rows = found.items.into_iter().map(|line| Row {
         number: words::number(line.number),
         at: Moment::of(line.at, now),

@@ -66,7 +66,7 @@ pub(crate) async fn list_dead_letters(State(site): State<Arc<Site>>, visitor: Vi
     let later = found
         .next
         .map(|next| format!("{PATH}?partner={}&matching={}&after={}", encode(named), encode(matching), encode(&next)));
-    let now = site.hub.now();
+    let now = site.hub.time();
     let rows = found.items.iter().map(|letter| row(letter, now)).collect();
     let live = render(&Live { partner: named, matching, rows, later, is_first: after.is_none() })?;
     let may_act = visitor.may(&Act::Operate) && !found.items.is_empty();

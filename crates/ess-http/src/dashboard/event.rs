@@ -14,7 +14,8 @@ use ess_core::event::{Content as EventContent, Kind, Priority, Trace};
 use ess_core::id::{EventId, PartnerId};
 use ess_core::problem::{Code, Problem};
 use ess_core::time::Time;
-use ess_hub::view::{Journey, Leg, ReplayRequest};
+use ess_hub::journey::{Journey, Leg};
+use ess_hub::view::ReplayRequest;
 
 use super::Screen;
 use super::form::encode;
@@ -116,7 +117,7 @@ pub(crate) async fn read_event(
     visitor.caller.permit_event(&content.subject)?;
     let filter = query.text("partner").unwrap_or_default();
     let from = usize::try_from(query.number("from")?.unwrap_or(0)).unwrap_or(usize::MAX);
-    let live = render(&live(&journey, &visitor, Shown { filter, from, now: site.hub.now() }))?;
+    let live = render(&live(&journey, &visitor, Shown { filter, from, now: site.hub.time() }))?;
     let acts = Acts {
         path: format!("/dashboard/events/{}", encode(id.as_str())),
         csrf: &visitor.csrf,

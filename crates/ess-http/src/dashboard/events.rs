@@ -60,7 +60,7 @@ pub(crate) async fn list_events(State(site): State<Arc<Site>>, visitor: Visitor,
         (id, _) => LogSearch::Id(id.to_owned()),
     };
     let found = site.hub.log(search, before, DASHBOARD_ROWS).await?;
-    let now = site.hub.now();
+    let now = site.hub.time();
     let Page { items, next } = found;
     let seen = items.into_iter().filter(|line| visitor.caller.may_see(&Subject::trusted(&line.subject)));
     let later = next.map(|next| {

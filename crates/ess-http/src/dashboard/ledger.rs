@@ -64,7 +64,7 @@ pub(crate) async fn list_ledger(State(site): State<Arc<Site>>, visitor: Visitor,
         0 => Vec::new(),
         limit => site.hub.ledger(start.checked_sub(1), limit).await?.items,
     };
-    let now = site.hub.now();
+    let now = site.hub.time();
     let checkpoint = site.hub.last_checkpoint().await?;
     let live = Live {
         size: words::count(head.size, "receipt", "receipts"),

@@ -10,8 +10,9 @@ use ess_core::partner::Secrets;
 use ess_core::problem::{Code, Problem};
 use ess_core::time::Time;
 use ess_hub::Letters;
+use ess_hub::journey::Leg;
 use ess_hub::overview::{Condition, PartnerStanding};
-use ess_hub::view::{DeliveryView, Leg, Page};
+use ess_hub::view::{DeliveryView, Page};
 
 use super::Screen;
 use super::event::{self, Row};
@@ -95,7 +96,7 @@ pub(crate) async fn read_partner(
     let own = Letters { partner: Some(id.clone()), ..Letters::default() };
     let missed = site.hub.dead_letters(&own, None, DASHBOARD_ROWS as u32).await?;
     let has_missed = !missed.items.is_empty();
-    let shown = Shown { standing: &standing, deliveries, missed, is_first: before.is_none(), now: site.hub.now() };
+    let shown = Shown { standing: &standing, deliveries, missed, is_first: before.is_none(), now: site.hub.time() };
     let live = render(&live(&id, &visitor, shown))?;
     let acts = Acts {
         id: id.as_str(),

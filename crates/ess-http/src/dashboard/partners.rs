@@ -55,7 +55,7 @@ pub(crate) async fn list_partners(State(site): State<Arc<Site>>, visitor: Visito
         let (text, state) = (encode(&text), encode(wanted.unwrap_or_default()));
         format!("/dashboard/partners?text={text}&state={state}&after={}", last.partner.id)
     });
-    let now = site.hub.now();
+    let now = site.hub.time();
     let states = CONDITIONS.map(|known| {
         let pill = words::of_condition(known);
         (pill.icon, pill.word, condition == Some(known))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ess_core::delivery::State;
-use ess_hub::view::Leg;
+use ess_hub::journey::Leg;
 
 use super::words::{count, number};
 

@@ -3,6 +3,7 @@
 mod browse;
 mod questions;
 mod registry;
+mod retention;
 
 use std::path::PathBuf;
 use std::sync::Arc;
