@@ -36,6 +36,7 @@ before(async () => {
 
 after(async () => {
   const complaint = watched?.close();
+  await complaint?.catch(() => {});
   await browser?.close();
   for (const partner of Object.values(partners)) partner.stop();
   await hub?.stop();
