@@ -45,8 +45,7 @@ struct Live<'a> {
     groups: Vec<Group>,
     picture_height: usize,
     picture_words: String,
-    states: Vec<(Pill, String, u64)>,
-    bar: Vec<(u64, u64, &'static str)>,
+    tally: Tally,
     rows: Vec<Row>,
     filter: &'a str,
     earlier: Option<String>,
@@ -54,6 +53,13 @@ struct Live<'a> {
     payload: String,
     is_cut: bool,
     references: Vec<(String, String)>,
+}
+
+/// How many deliveries are in each state.
+struct Tally {
+    states: Vec<(Pill, String)>,
+    /// Where each share begins in a bar of 1,000 units, how wide it is, and its tone.
+    bar: Vec<(u64, u64, &'static str)>,
 }
 
 /// One delivery on a page.
@@ -152,7 +158,6 @@ fn live<'a>(journey: &'a Journey, visitor: &Visitor, shown: Shown<'a>) -> Live<'
     };
     let groups = way::groups(&journey.legs);
     let (payload, is_cut) = cut(content.payload.get(), PAYLOAD_BYTES_SHOWN);
-    let (states, bar) = tally(&journey.legs);
     let reference = |id: &EventId| (id.to_string(), event_path(id.as_str(), false));
     Live {
         id,
@@ -166,8 +171,7 @@ fn live<'a>(journey: &'a Journey, visitor: &Visitor, shown: Shown<'a>) -> Live<'
         picture_height: way::height(&groups),
         picture_words: way::words(&groups, journey.event.partners),
         groups,
-        states,
-        bar,
+        tally: tally(&journey.legs),
         earlier: (from > 0).then(|| place(from.saturating_sub(DASHBOARD_ROWS))),
         later: (from.saturating_add(rows.len()) < legs.len()).then(|| place(from + rows.len())),
         rows,
@@ -211,22 +215,21 @@ fn severity(leg: &Leg) -> u8 {
     }
 }
 
-/// How many deliveries are in each state, for the legend and as shares of a bar of 1,000 units.
-fn tally(legs: &[Leg]) -> (Vec<(Pill, String, u64)>, Vec<(u64, u64, &'static str)>) {
+fn tally(legs: &[Leg]) -> Tally {
     let mut counts: BTreeMap<u8, (Pill, u64)> = BTreeMap::new();
     for leg in legs {
         let pill = words::of_state(leg.delivery.state, leg.delivery.paused);
         counts.entry(severity(leg)).or_insert((pill, 0)).1 += 1;
     }
     let all = legs.len().max(1) as u64;
-    let mut bar = Vec::new();
-    let mut before = 0;
-    for (pill, count) in counts.values().rev() {
+    let (mut states, mut bar, mut before) = (Vec::new(), Vec::new(), 0);
+    for (pill, count) in counts.into_values().rev() {
         let (from, to) = (before * 1_000 / all, (before + count) * 1_000 / all);
         bar.push((from, to - from, pill.tone));
+        states.push((pill, words::number(count)));
         before += count;
     }
-    (counts.into_values().rev().map(|(pill, count)| (pill, words::number(count), count)).collect(), bar)
+    Tally { states, bar }
 }
 
 /// One delivery, as it is shown.
