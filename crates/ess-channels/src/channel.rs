@@ -10,6 +10,7 @@ use crate::credential::Credential;
 use crate::dialer::Dialer;
 use crate::file::FileDrop;
 use crate::pull::Pull;
+use crate::sftp::SftpDrop;
 use crate::watch::{Awaited, Heard, Watch};
 use crate::webhook::Webhook;
 
@@ -37,6 +38,8 @@ pub enum Channel {
     Webhook(Box<Webhook>),
     /// A drop in a directory.
     File(FileDrop),
+    /// A drop by SFTP.
+    Sftp(SftpDrop),
     /// The partner fetches its events.
     Pull(Pull),
 }
@@ -59,6 +62,7 @@ impl Channel {
                 Webhook::open(url, &credential, dialer, connections_max).map(Box::new).map(Channel::Webhook)
             }
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
+            ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Channel::Sftp),
             ChannelKind::Pull => Ok(Channel::Pull(Pull::default())),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
@@ -72,6 +76,7 @@ impl Channel {
         match self {
             Channel::Webhook(webhook) => webhook.send(message, deadline).await,
             Channel::File(file) => file.send(message, deadline).await,
+            Channel::Sftp(sftp) => sftp.send(message, deadline).await,
             Channel::Pull(pull) => pull.send(message, deadline).await,
         }
     }
@@ -82,6 +87,7 @@ impl Channel {
         match self {
             Channel::Webhook(_) | Channel::Pull(_) => Watch::None,
             Channel::File(file) => file.watch(),
+            Channel::Sftp(sftp) => sftp.watch(),
         }
     }
 
@@ -95,6 +101,7 @@ impl Channel {
         match self {
             Channel::Webhook(_) | Channel::Pull(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
+            Channel::Sftp(sftp) => sftp.look(awaited, deadline).await,
         }
     }
 
@@ -107,6 +114,7 @@ impl Channel {
         match self {
             Channel::Webhook(_) | Channel::Pull(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
+            Channel::Sftp(sftp) => sftp.settle(awaited, deadline).await,
         }
     }
 
@@ -115,7 +123,9 @@ impl Channel {
     pub async fn listen(&self, _heard: &mpsc::Sender<Heard>) -> Failure {
         match self {
             // None of them has anything to listen to.
-            Channel::Webhook(_) | Channel::File(_) | Channel::Pull(_) => std::future::pending().await,
+            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Pull(_) => {
+                std::future::pending().await
+            }
         }
     }
 
@@ -123,6 +133,7 @@ impl Channel {
     pub fn sweep(&self) {
         match self {
             Channel::Webhook(webhook) => webhook.sweep(),
+            Channel::Sftp(sftp) => sftp.sweep(),
             Channel::File(_) | Channel::Pull(_) => {}
         }
     }
@@ -132,7 +143,7 @@ impl Channel {
     pub fn pull(&self) -> Option<&Pull> {
         match self {
             Channel::Pull(pull) => Some(pull),
-            Channel::Webhook(_) | Channel::File(_) => None,
+            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) => None,
         }
     }
 }

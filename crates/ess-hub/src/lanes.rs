@@ -23,6 +23,7 @@ use crate::records;
 use crate::registry::Registered;
 
 mod errands;
+mod inboxes;
 mod input;
 mod retractions;
 mod seats;
@@ -220,7 +221,7 @@ impl Lanes {
             }
             Input::Unseat(no) => {
                 if let Some(seat) = self.seats.remove(&no) {
-                    seats::close_inbox(&seat.registered);
+                    inboxes::close(&seat.registered);
                 }
             }
             Input::Inspect(no, reply) => self.inspect(no, reply),
@@ -233,7 +234,7 @@ impl Lanes {
             Input::Drain(reply) => {
                 self.is_draining = true;
                 // What waits for its partner to ask would wait for ever.
-                self.seats.values().for_each(|seat| seats::close_inbox(&seat.registered));
+                self.seats.values().for_each(|seat| inboxes::close(&seat.registered));
                 self.draining.push(reply);
             }
         }
@@ -246,9 +247,6 @@ impl Lanes {
             self.under_way -= 1;
         }
         let Some(seat) = self.seats.get_mut(&no) else { return };
-        if let ToLane::Cancel(..) = &input {
-            seats::recall_all(&seat.registered);
-        }
         let lane = &mut seat.lane;
         match input {
             ToLane::Report(report) => {
@@ -267,7 +265,10 @@ impl Lanes {
             ToLane::OpenLoaded(opened, next) => lane.on_open_loaded(opened, next, now),
             ToLane::Opened(opened) => lane.on_opened(opened, now),
             ToLane::EndedInStore(place, subject, test) => lane.on_ended_in_store(place, &subject, test, now),
-            ToLane::Cancel(open, reason) => lane.on_command(Command::Cancel { open, reason }, now),
+            ToLane::Cancel(open, reason) => {
+                inboxes::recall_all(&seat.registered);
+                lane.on_command(Command::Cancel { open, reason }, now);
+            }
             ToLane::Redrive => lane.on_command(Command::Redrive, now),
         }
     }
@@ -330,7 +331,7 @@ impl Lanes {
             seat.surveyed = None;
             let is_taken = seat.lane.offer(&offer, now);
             if let Some(retraction) = &retraction {
-                seats::recall_all(&seat.registered);
+                inboxes::recall_all(&seat.registered);
                 take_back_at(&mut seat.lane, &offer, retraction, now);
             }
             if is_taken || is_urgent {
@@ -344,7 +345,7 @@ impl Lanes {
 
     fn take_back(&mut self, partners: &[PartnerNo], retraction: &Retraction, now: Time) {
         for no in partners {
-            self.recall_waiting(*no);
+            inboxes::recall_waiting(self.seats.get(no));
             self.with_lane(*no, |lane| take_back_at(lane, &retraction.offer, retraction, now));
             self.pump(*no);
         }

@@ -8,7 +8,7 @@ use ess_core::time::Time;
 use ess_store::LaneStart;
 use tokio::sync::oneshot;
 
-use super::{HELD_MAX, LaneGlance, LaneReport, Lanes, Seat, errands};
+use super::{HELD_MAX, LaneGlance, LaneReport, Lanes, Seat, errands, inboxes};
 use crate::heartbeat::Beat;
 use crate::registry::Registered;
 
@@ -47,23 +47,10 @@ impl Lanes {
         if is_paused != seat.lane.is_paused() {
             seat.lane.on_command(if is_paused { Command::Pause } else { Command::Resume }, now);
             // What waits for the partner to ask waits for it no longer.
-            recall_all(&registered);
+            inboxes::recall_all(&registered);
         }
-        let has_other_channel = match (&seat.registered.channel, &registered.channel) {
-            (Ok(old), Ok(new)) => !Arc::ptr_eq(old, new),
-            _ => true,
-        };
-        if has_other_channel {
-            close_inbox(&seat.registered);
-        }
+        inboxes::change(&seat.registered, &registered);
         seat.registered = registered;
-    }
-
-    /// What waits for the partner to ask is taken back; what is still wanted takes its turn anew.
-    pub(super) fn recall_waiting(&self, no: PartnerNo) {
-        if let Some(seat) = self.seats.get(&no) {
-            recall_all(&seat.registered);
-        }
     }
 
     pub(super) fn inspect(&mut self, no: PartnerNo, reply: oneshot::Sender<LaneReport>) {
@@ -95,21 +82,5 @@ impl Lanes {
             let beat = Beat { partner_seq: seat.sent_to.max(seat.lane.counted()), sequence: self.head };
             errands::spawn_heartbeat(&self.delivery, &self.handle, &seat.registered, beat);
         }
-    }
-}
-
-pub(super) fn recall_all(registered: &Registered) {
-    if let Ok(channel) = &registered.channel
-        && let Some(pull) = channel.pull()
-    {
-        pull.recall_all();
-    }
-}
-
-pub(super) fn close_inbox(registered: &Registered) {
-    if let Ok(channel) = &registered.channel
-        && let Some(pull) = channel.pull()
-    {
-        pull.close();
     }
 }
