@@ -7,6 +7,7 @@ mod ack_page;
 mod api;
 mod body;
 mod caller;
+mod dashboard;
 mod docs;
 mod document;
 mod edge;
@@ -55,7 +56,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
     let (stop, stopping) = watch::channel(false);
-    let edge = edge::Edge::new(Arc::new(site::Site::new(hub, stopping, options.body_timeout)));
+    let edge = edge::Edge::new(Arc::new(site::Site::new(hub, stopping, options.body_timeout, tls.is_some())));
     server::run(listener, tls, server::Served::Api(edge), options, stop, shutdown).await
 }
 

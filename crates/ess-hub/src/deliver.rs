@@ -15,6 +15,7 @@ use ess_store::Store;
 use crate::cells::{Cell, Cells};
 use crate::clock::Clock;
 use crate::escalation::Attention;
+use crate::flow::Flow;
 use crate::links::Links;
 use crate::metrics::{AttemptLabels, Metrics};
 use crate::prepare::{Marking, Workshop};
@@ -48,6 +49,8 @@ pub struct Delivery {
     pub watches: Watches,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// The last hour.
+    pub flow: Flow,
     /// Partners whose trouble may have changed.
     pub attention: Attention,
 }

@@ -11,6 +11,7 @@ use ess_core::partner::{Glob, Partner};
 use ess_core::receipt::Evidence;
 use ess_core::time::Time;
 use ess_store::StoredCheckpoint;
+pub use ess_store::{LogLine, LogSearch};
 
 /// One page of a list; `next` is the cursor of the following one.
 #[derive(Debug, Clone)]
