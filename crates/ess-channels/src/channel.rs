@@ -11,6 +11,7 @@ use crate::dialer::Dialer;
 use crate::email::Email;
 use crate::file::FileDrop;
 use crate::pull::Pull;
+use crate::s3::S3Drop;
 use crate::sftp::SftpDrop;
 use crate::watch::{Awaited, Heard, Watch};
 use crate::webhook::Webhook;
@@ -39,8 +40,10 @@ pub enum Channel {
     Webhook(Box<Webhook>),
     /// A drop in a directory.
     File(FileDrop),
+    /// An object in a store.
+    S3(Box<S3Drop>),
     /// A drop by SFTP.
-    Sftp(SftpDrop),
+    Sftp(Box<SftpDrop>),
     /// A mail to the partner's people.
     Email(Box<Email>),
     /// The partner fetches its events.
@@ -65,8 +68,9 @@ impl Channel {
                 Webhook::open(url, &credential, dialer, connections_max).map(Box::new).map(Channel::Webhook)
             }
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
-            ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Channel::Sftp),
+            ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Box::new).map(Channel::Sftp),
             ChannelKind::Email => Email::open(partner, url, credential, dialer).map(Box::new).map(Channel::Email),
+            ChannelKind::S3 => S3Drop::open(partner, url, credential, dialer).map(Box::new).map(Channel::S3),
             ChannelKind::Pull => Ok(Channel::Pull(Pull::default())),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
@@ -82,6 +86,7 @@ impl Channel {
             Channel::File(file) => file.send(message, deadline).await,
             Channel::Sftp(sftp) => sftp.send(message, deadline).await,
             Channel::Email(email) => email.send(message, deadline).await,
+            Channel::S3(s3) => s3.send(message, deadline).await,
             Channel::Pull(pull) => pull.send(message, deadline).await,
         }
     }
@@ -92,6 +97,7 @@ impl Channel {
         match self {
             Channel::Webhook(_) | Channel::Pull(_) | Channel::Email(_) => Watch::None,
             Channel::File(file) => file.watch(),
+            Channel::S3(s3) => s3.watch(),
             Channel::Sftp(sftp) => sftp.watch(),
         }
     }
@@ -106,6 +112,7 @@ impl Channel {
         match self {
             Channel::Webhook(_) | Channel::Pull(_) | Channel::Email(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
+            Channel::S3(s3) => s3.look(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.look(awaited, deadline).await,
         }
     }
@@ -119,6 +126,7 @@ impl Channel {
         match self {
             Channel::Webhook(_) | Channel::Pull(_) | Channel::Email(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
+            Channel::S3(s3) => s3.settle(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.settle(awaited, deadline).await,
         }
     }
@@ -128,9 +136,12 @@ impl Channel {
     pub async fn listen(&self, _heard: &mpsc::Sender<Heard>) -> Failure {
         match self {
             // None of them has anything to listen to.
-            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Pull(_) | Channel::Email(_) => {
-                std::future::pending().await
-            }
+            Channel::Webhook(_)
+            | Channel::File(_)
+            | Channel::Sftp(_)
+            | Channel::Pull(_)
+            | Channel::Email(_)
+            | Channel::S3(_) => std::future::pending().await,
         }
     }
 
@@ -138,6 +149,7 @@ impl Channel {
     pub fn sweep(&self) {
         match self {
             Channel::Webhook(webhook) => webhook.sweep(),
+            Channel::S3(s3) => s3.sweep(),
             Channel::Sftp(sftp) => sftp.sweep(),
             Channel::File(_) | Channel::Pull(_) | Channel::Email(_) => {}
         }
@@ -154,7 +166,7 @@ impl Channel {
     pub fn pull(&self) -> Option<&Pull> {
         match self {
             Channel::Pull(pull) => Some(pull),
-            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Email(_) => None,
+            Channel::Webhook(_) | Channel::File(_) | Channel::S3(_) | Channel::Sftp(_) | Channel::Email(_) => None,
         }
     }
 }

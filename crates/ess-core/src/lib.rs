@@ -30,5 +30,6 @@ pub mod retry;
 pub mod schema;
 pub mod script;
 pub mod signature;
+pub mod sigv4;
 pub mod table;
 pub mod time;

@@ -47,9 +47,6 @@ pub(crate) fn routes() -> Routes {
         .get("/docs", docs::read_docs)
         .get("/docs/style.css", docs::read_style)
         .get("/v1/keys", keys::list_keys)
-        // Whoever has the link of a mail.
-        .get("/ack/{token}", ack_page::read_ack_link)
-        .post("/ack/{token}", ack_page::answer_ack_link)
         // Publishers.
         .post("/v1/events", publish::publish_event)
         .get("/v1/events", events::list_events)
@@ -157,9 +154,14 @@ fn dashboard(routes: Routes) -> Routes {
         .page("/dashboard/{*rest}", trouble::refuse_path)
 }
 
+/// The page behind the link in a mail: whoever has the link is let in.
+fn links(routes: Routes) -> Routes {
+    routes.page("/ack/{token}", ack_page::read_ack_link).act("/ack/{token}", ack_page::answer_ack_link)
+}
+
 /// The router over them; whatever else is asked for is a problem, too.
 pub(crate) fn router() -> Router<Arc<Site>> {
-    dashboard(routes()).router.method_not_allowed_fallback(refuse_method).fallback(refuse_path)
+    links(dashboard(routes())).router.method_not_allowed_fallback(refuse_method).fallback(refuse_path)
 }
 
 impl Routes {

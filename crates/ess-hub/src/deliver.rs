@@ -125,8 +125,7 @@ impl Delivery {
         };
         let now = self.clock.now();
         let mut message = self.workshop.message(&cell.event, registered, version, &body, marking, now);
-        let key = DeliveryKey { seq: attempt.seq, partner: registered.no, round: attempt.round };
-        self.link(&mut message, &channel, policy, key);
+        self.link(&mut message, &channel, policy, key_of(registered, attempt));
         let deadline = tokio::time::Instant::now() + registered.partner.timeout;
         let receipt = match slot.map(|slot| slot.fill(message.clone())) {
             None => channel.send(&message, deadline).await,
@@ -236,6 +235,10 @@ impl Delivery {
             report.tried.outcome
         );
     }
+}
+
+fn key_of(registered: &Registered, attempt: Attempt) -> DeliveryKey {
+    DeliveryKey { seq: attempt.seq, partner: registered.no, round: attempt.round }
 }
 
 pub(crate) fn status_of(receipt: &Receipt) -> Option<u16> {

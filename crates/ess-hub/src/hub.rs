@@ -109,14 +109,12 @@ impl Hub {
     /// What is stored can't be read.
     pub async fn start(options: HubOptions) -> Result<Self, StoreError> {
         let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min, .. } = options;
-        let (public_url, notary) = (options.public_url, options.notary);
-        let (retention, escalation) = (options.retention, options.escalation);
         let Opened { store, recorded, start } = opened;
         let metrics = Arc::new(Metrics::default());
         let key = Arc::new(signing_key(&store, SIGNING_SEED).await?);
-        let notary = Arc::new(Notary::new(signing_key(&store, LEDGER_SEED).await?, notary));
+        let notary = Arc::new(Notary::new(signing_key(&store, LEDGER_SEED).await?, options.notary));
         let opener = Arc::new(Opener { dialer, find_secret });
-        let ops = Arc::new(Ops::open(escalation, notary.name(), &opener));
+        let ops = Arc::new(Ops::open(options.escalation, notary.name(), &opener));
         let registry = Registry::default();
         let rules = Rules::read(&start.rules).map_err(StoreError::Damaged)?;
         scripts.set_tables(rules.tables.clone());
@@ -128,7 +126,7 @@ impl Hub {
             cells: Cells::default(),
             registry,
             workshop,
-            links: Links::new(seed_of(&store, LINK_SEED).await?, &public_url),
+            links: Links::new(seed_of(&store, LINK_SEED).await?, &options.public_url),
             clock: Clock::start(),
             watches,
             metrics,
@@ -168,7 +166,7 @@ impl Hub {
             tokio::spawn(watch_space(hub.space.clone())),
             tokio::spawn(notary::run(hub.clone())),
             tokio::spawn(elsewhere::run(hub.clone())),
-            tokio::spawn(retention::run(hub.clone(), retention)),
+            tokio::spawn(retention::run(hub.clone(), options.retention)),
             tokio::spawn(redact::run(hub.clone())),
             tokio::spawn(escalation::run(hub.clone(), start.escalations)),
             tokio::spawn(grant(hub.clone(), wishes)),

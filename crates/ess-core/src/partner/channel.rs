@@ -5,6 +5,7 @@
 use super::AckBy;
 use super::email::MailAddress;
 use super::part::{Part, invalid};
+use super::s3::check_bucket;
 use crate::limits::URL_BYTES_MAX;
 use crate::nearest::nearest;
 use crate::problem::Problem;
@@ -164,7 +165,7 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::S3,
         word: "s3",
-        is_built: false,
+        is_built: true,
         schemes: &["s3://"],
         example: "s3://bucket/prefix",
         acks: &[AckBy::Status, AckBy::File, AckBy::Callback],
@@ -245,6 +246,9 @@ impl ChannelKind {
         if login.is_some() && !may_name_user {
             return refuse("the address holds a login; use `auth` for it".to_owned());
         }
+        if self == ChannelKind::S3 {
+            return check_bucket(rest).map(|()| url.to_owned()).or_else(|why| refuse(why.to_owned()));
+        }
         if self == ChannelKind::Email
             && let Err(why) = MailAddress::parse(url)
         {
@@ -315,6 +319,7 @@ mod tests {
             include_str!("../../../../docs/channels/file.md"),
             include_str!("../../../../docs/channels/sftp.md"),
             include_str!("../../../../docs/channels/email.md"),
+            include_str!("../../../../docs/channels/s3.md"),
         ] {
             let yaml = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
             PartnerFile::parse(yaml, "p.yaml").unwrap().check().unwrap();
@@ -362,6 +367,10 @@ mod tests {
             ("file", "file:///mnt/../etc"),
             ("file", "/mnt/x"),
             ("email", "smtps://mail.example"),
+            ("s3", "s3://B/x"),
+            ("s3", "s3://bucket/../x"),
+            ("s3", "s3://key:secret@bucket/x"),
+            ("s3", "s3://bucket/x?y"),
             ("email", "smtps://clerk@court.example"),
             ("email", "smtps://user:password@mail.example?to=a@x.example"),
         ] {

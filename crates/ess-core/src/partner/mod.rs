@@ -6,6 +6,7 @@ mod channel;
 mod document;
 mod email;
 mod part;
+mod s3;
 mod settings;
 mod words;
 
@@ -15,6 +16,7 @@ pub use document::{Secrets, differences};
 pub(crate) use email::is_mail_address;
 pub use email::{EmailSettings, MailAddress};
 pub(crate) use part::{Part, expected, invalid};
+pub use s3::S3Settings;
 pub use settings::{Settings, SftpSettings, Write};
 
 use std::net::IpAddr;

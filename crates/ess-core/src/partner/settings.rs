@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::ChannelKind;
 use super::email::EmailSettings;
 use super::part::{Part, invalid};
+use super::s3::S3Settings;
 use super::words::{WRITES, word_of};
 use crate::limits::{HOST_KEY_BYTES_MAX, HOST_KEYS_MAX};
 use crate::problem::Problem;
@@ -16,6 +17,8 @@ pub enum Settings {
     None,
     /// Of `email`.
     Email(EmailSettings),
+    /// Of `s3`.
+    S3(S3Settings),
     /// Of `sftp`.
     Sftp(SftpSettings),
 }
@@ -47,6 +50,7 @@ impl Settings {
                 write: part.word("write", Write::Rename, &WRITES)?,
             }),
             ChannelKind::Email => Settings::Email(EmailSettings::read(part)?),
+            ChannelKind::S3 => Settings::S3(S3Settings::read(part)?),
             _ => Settings::None,
         })
     }
@@ -54,6 +58,12 @@ impl Settings {
     pub(super) fn write(&self, document: &mut Map<String, Value>) {
         match self {
             Settings::None => {}
+            Settings::S3(S3Settings { endpoint, region }) => {
+                if let Some(endpoint) = endpoint {
+                    document.insert("endpoint".to_owned(), json!(endpoint));
+                }
+                document.insert("region".to_owned(), json!(region));
+            }
             Settings::Email(EmailSettings { from, is_plain }) => {
                 if let Some(from) = from {
                     document.insert("from".to_owned(), json!(from));
