@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import urllib.request
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
 
@@ -119,7 +120,7 @@ def test_the_finished_put_is_the_receipt_and_another_object_is_never_replaced(
         assert store.body(f"inbox/{id}.v1.json") == body
     # A replay is an operator's word: it takes the place of the object from before.
     store.s3.put_object(Bucket=BUCKET, Key="inbox/E-1.v1.json", Body=b"spoilt")
-    assert client.ask("POST", "/v1/events/E-1/replay", {"partners": ["COUNTY"]}).status in (200, 202)
+    assert client.ask("POST", "/v1/events/E-1/replay", {"to": ["COUNTY"], "force": True}).status in (200, 202)
     wait_for("the replay", lambda: b"spoilt" not in store.body("inbox/E-1.v1.json"))
     assert client.ask("POST", "/v1/events", {**event("E-5", "RULE-COURT"), "test": True}).status == 202
     wait_for("the dry run", lambda: "inbox/test_E-5.v1.json" in store.names())
@@ -137,3 +138,33 @@ def test_a_bucket_that_is_not_there_is_tried_again_until_it_is(start_hub: Callab
     wait_for("the ACK", lambda: state(client, "E-1", "LATE") == "ack")
     listed = store.s3.list_objects_v2(Bucket="later-bucket")["Contents"]
     assert [one["Key"] for one in listed] == ["E-1.v1.json"]
+
+
+def check_signatures_after(store: Store, requests: int) -> None:
+    url, headers = f"{store.url}/moto-api/reset-auth", {"content-type": "text/plain"}
+    urllib.request.urlopen(urllib.request.Request(url, str(requests).encode(), headers)).close()
+
+
+def test_a_store_that_checks_signatures_takes_ours_and_no_other_secrets(
+    start_hub: Callable[..., Hub], store: Store
+) -> None:
+    iam = boto3.client(
+        "iam", endpoint_url=store.url, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="y"
+    )
+    iam.create_user(UserName="hub")
+    allowed = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
+    iam.put_user_policy(UserName="hub", PolicyName="drop", PolicyDocument=json.dumps(allowed))
+    key = iam.create_access_key(UserName="hub")["AccessKey"]
+    hub = start_hub()
+    client = hub.client()
+    auth = {"user": key["AccessKeyId"], "password": key["SecretAccessKey"]}
+    add_s3(client, "RIGHT", store, auth=auth)
+    add_s3(client, "WRONG", store, auth={**auth, "password": "another"})
+    # From now on moto checks every signature, with botocore's own code.
+    check_signatures_after(store, 0)
+    try:
+        publish(client, "E-1", {"note": "§ 7, a  b"})
+        wait_for("the ACK", lambda: state(client, "E-1", "RIGHT") == "ack")
+        wait_for("the refusal", lambda: "SignatureDoesNotMatch" in json.dumps(delivery(client, "E-1", "WRONG")))
+    finally:
+        check_signatures_after(store, 1_000_000_000)

@@ -141,6 +141,7 @@ impl S3Drop {
         }
         let mut fields = vec![
             ("content-type".to_owned(), message.content_type.clone()),
+            ("x-amz-sdk-checksum-algorithm".to_owned(), "SHA256".to_owned()),
             ("x-amz-checksum-sha256".to_owned(), STANDARD.encode(message.body_digest.0)),
         ];
         if !message.replay {
