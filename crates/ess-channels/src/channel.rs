@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::credential::Credential;
 use crate::dialer::Dialer;
 use crate::file::FileDrop;
+use crate::mllp::Mllp;
 use crate::watch::{Awaited, Heard, Watch};
 use crate::webhook::Webhook;
 
@@ -36,6 +37,8 @@ pub enum Channel {
     Webhook(Webhook),
     /// A drop in a directory.
     File(FileDrop),
+    /// HL7 v2 over MLLP.
+    Mllp(Mllp),
 }
 
 impl Channel {
@@ -56,6 +59,7 @@ impl Channel {
                 Webhook::open(url, &credential, dialer, connections_max).map(Channel::Webhook)
             }
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
+            ChannelKind::Mllp => Mllp::open(partner, url, &credential, dialer).map(Channel::Mllp),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
         }
@@ -68,6 +72,7 @@ impl Channel {
         match self {
             Channel::Webhook(webhook) => webhook.send(message, deadline).await,
             Channel::File(file) => file.send(message, deadline).await,
+            Channel::Mllp(mllp) => mllp.send(message, deadline).await,
         }
     }
 
@@ -75,7 +80,7 @@ impl Channel {
     #[must_use]
     pub fn watch(&self) -> Watch {
         match self {
-            Channel::Webhook(_) => Watch::None,
+            Channel::Webhook(_) | Channel::Mllp(_) => Watch::None,
             Channel::File(file) => file.watch(),
         }
     }
@@ -88,7 +93,7 @@ impl Channel {
     /// The place could not be looked at by `deadline`.
     pub async fn look(&self, awaited: &[Awaited], deadline: Instant) -> Result<Vec<Heard>, Failure> {
         match self {
-            Channel::Webhook(_) => Ok(Vec::new()),
+            Channel::Webhook(_) | Channel::Mllp(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
         }
     }
@@ -100,7 +105,7 @@ impl Channel {
     /// It could not be removed; it is only found again.
     pub async fn settle(&self, awaited: &Awaited, deadline: Instant) -> Result<(), Failure> {
         match self {
-            Channel::Webhook(_) => Ok(()),
+            Channel::Webhook(_) | Channel::Mllp(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
         }
     }
@@ -109,8 +114,8 @@ impl Channel {
     /// listens again after a while. Dropping the future closes the connection.
     pub async fn listen(&self, _heard: &mpsc::Sender<Heard>) -> Failure {
         match self {
-            // Neither has anything to listen to.
-            Channel::Webhook(_) | Channel::File(_) => std::future::pending().await,
+            // None has anything to listen to.
+            Channel::Webhook(_) | Channel::File(_) | Channel::Mllp(_) => std::future::pending().await,
         }
     }
 
@@ -118,6 +123,7 @@ impl Channel {
     pub fn sweep(&self) {
         match self {
             Channel::Webhook(webhook) => webhook.sweep(),
+            Channel::Mllp(mllp) => mllp.sweep(),
             Channel::File(_) => {}
         }
     }

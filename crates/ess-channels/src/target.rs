@@ -39,6 +39,12 @@ pub(crate) const HTTP: [Scheme; 2] = [
     Scheme { word: "http", security: Security::Plain, port: 80 },
 ];
 
+/// The schemes of MLLP. The registered port is the same with TLS and without.
+pub(crate) const MLLP: [Scheme; 2] = [
+    Scheme { word: "mllps", security: Security::Tls, port: 2575 },
+    Scheme { word: "mllp", security: Security::Plain, port: 2575 },
+];
+
 /// Where to dial and what to ask for there.
 #[derive(Debug)]
 pub(crate) struct Target {

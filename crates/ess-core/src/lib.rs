@@ -16,6 +16,7 @@ pub mod lane;
 pub mod ledger;
 pub mod limits;
 pub mod message;
+pub mod msa;
 pub mod nearest;
 pub mod partner;
 pub mod partner_file;

@@ -2,8 +2,9 @@
 //!
 //! One row says all that a partner's document may hold for a channel; whatever does not fit it is refused by name.
 
-use super::AckBy;
 use super::part::{Part, invalid};
+use super::words::FORMATS;
+use super::{AckBy, Format};
 use crate::limits::URL_BYTES_MAX;
 use crate::nearest::nearest;
 use crate::problem::Problem;
@@ -93,7 +94,7 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::Mllp,
         word: "mllp",
-        is_built: false,
+        is_built: true,
         schemes: &["mllps://", "mllp://"],
         example: "mllps://hl7.clinic.example:2575",
         acks: &[AckBy::Body, AckBy::Callback],
@@ -244,11 +245,26 @@ impl ChannelKind {
         if login.is_some() && !may_name_user {
             return refuse("the address holds a login; use `auth` for it".to_owned());
         }
+        if self == ChannelKind::Mllp && !matches!(&rest[end..], "" | "/") {
+            return refuse("an address of mllp is a host and a port, without a path".to_owned());
+        }
         let is_http = self == ChannelKind::Webhook;
         if is_http && url.parse::<http::Uri>().is_err() {
             return refuse("not an address".to_owned());
         }
         Ok(url.to_owned())
+    }
+
+    /// How the body is written. MLLP carries HL7 v2 and nothing else, so there it need not be said.
+    pub(super) fn read_format(self, part: &Part<'_>) -> Result<Format, Problem> {
+        let default = if self == ChannelKind::Mllp { Format::Hl7 } else { Format::Json };
+        let format = part.word("format", default, &FORMATS)?;
+        if self == ChannelKind::Mllp && format != Format::Hl7 {
+            let why = format!("{} does not travel by mllp, which carries HL7 v2 messages", format.word());
+            return Err(invalid("format", &why)
+                .with_hint("write `format: hl7`, or leave it away, with an adapter that yields segments"));
+        }
+        Ok(format)
     }
 
     /// Refuses a field that belongs to other channels, and says to which.

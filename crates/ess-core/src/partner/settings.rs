@@ -6,7 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::ChannelKind;
 use super::part::{Part, invalid};
+use super::words::word_of;
 use crate::duration;
+use crate::msa::{ACK_CODES, AckCode, AckCodes, Meaning};
 use crate::problem::Problem;
 
 /// What only the partner's channel has.
@@ -16,6 +18,15 @@ pub enum Settings {
     None,
     /// Of `file`.
     File(FileSettings),
+    /// Of `mllp`.
+    Mllp(MllpSettings),
+}
+
+/// What `channel: mllp` has of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MllpSettings {
+    /// What the partner's codes mean, where it is not what the contract says.
+    pub codes: AckCodes,
 }
 
 /// What `channel: file` has of its own.
@@ -30,6 +41,7 @@ impl Settings {
         channel.check_fields(part)?;
         Ok(match channel {
             ChannelKind::File => Settings::File(FileSettings { clean_after: read_clean(part)? }),
+            ChannelKind::Mllp => Settings::Mllp(MllpSettings { codes: read_codes(part)? }),
             _ => Settings::None,
         })
     }
@@ -38,7 +50,39 @@ impl Settings {
         match self {
             Settings::None => {}
             Settings::File(FileSettings { clean_after }) => write_clean(*clean_after, document),
+            Settings::Mllp(MllpSettings { codes }) => write_codes(codes, document),
         }
+    }
+}
+
+/// What a code of a partner can mean.
+const MEANINGS: [(&str, Meaning); 4] =
+    [("ack", Meaning::Ack), ("nack", Meaning::Nack), ("retry", Meaning::Retry), ("wait", Meaning::Wait)];
+
+/// `codes: {AR: nack, AE: retry}`.
+fn read_codes(part: &Part<'_>) -> Result<AckCodes, Problem> {
+    let mut codes = AckCodes::default();
+    let Some(value) = part.get("codes") else { return Ok(codes) };
+    let part = Part::of(value, "codes", &ACK_CODES.map(|(word, _)| word))?;
+    for (word, code) in ACK_CODES {
+        if part.get(word).is_some() {
+            codes = codes.with(code, part.word(word, Meaning::Ack, &MEANINGS)?);
+        }
+    }
+    let can_end = |(_, code): &(&str, AckCode)| codes.chosen(*code) != Some(Meaning::Wait);
+    if !ACK_CODES.iter().any(can_end) {
+        return Err(invalid("codes", "every code waits for another one, so no message would ever end"));
+    }
+    Ok(codes)
+}
+
+fn write_codes(codes: &AckCodes, document: &mut Map<String, Value>) {
+    let chosen: Map<String, Value> = ACK_CODES
+        .iter()
+        .filter_map(|(word, code)| Some(((*word).to_owned(), json!(word_of(&MEANINGS, codes.chosen(*code)?)))))
+        .collect();
+    if !chosen.is_empty() {
+        document.insert("codes".to_owned(), Value::Object(chosen));
     }
 }
 
