@@ -28,3 +28,4 @@ pub mod script;
 pub mod signature;
 pub mod table;
 pub mod time;
+pub mod topic;
