@@ -7,7 +7,6 @@ import socket
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-import hl7
 from certificates import Authority
 from conftest import ENDINGS, ROOT, Hub, Loop, add_partner, event, wait_for
 from hl7.mllp import start_hl7_server
@@ -40,7 +39,7 @@ class Clinic:
                 code, text = self.answer(message)
                 ack = message.create_ack(code)
                 if text:
-                    ack.segment("MSA").append(hl7.Field(ack.separators[1], [text]))
+                    ack.assign_field(text, "MSA", 1, 3)
                 writer.writemessage(ack)
                 await writer.drain()
         except ENDINGS:

@@ -10,6 +10,7 @@ use crate::credential::Credential;
 use crate::dialer::Dialer;
 use crate::file::FileDrop;
 use crate::mllp::Mllp;
+use crate::mqtt::Mqtt;
 use crate::watch::{Awaited, Heard, Watch};
 use crate::webhook::Webhook;
 
@@ -39,6 +40,8 @@ pub enum Channel {
     File(FileDrop),
     /// HL7 v2 over MLLP.
     Mllp(Mllp),
+    /// MQTT.
+    Mqtt(Mqtt),
 }
 
 impl Channel {
@@ -60,6 +63,7 @@ impl Channel {
             }
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
             ChannelKind::Mllp => Mllp::open(partner, url, &credential, dialer).map(Channel::Mllp),
+            ChannelKind::Mqtt => Mqtt::open(partner, url, credential, dialer).map(Channel::Mqtt),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
         }
@@ -73,6 +77,7 @@ impl Channel {
             Channel::Webhook(webhook) => webhook.send(message, deadline).await,
             Channel::File(file) => file.send(message, deadline).await,
             Channel::Mllp(mllp) => mllp.send(message, deadline).await,
+            Channel::Mqtt(mqtt) => mqtt.send(message, deadline).await,
         }
     }
 
@@ -81,6 +86,7 @@ impl Channel {
     pub fn watch(&self) -> Watch {
         match self {
             Channel::Webhook(_) | Channel::Mllp(_) => Watch::None,
+            Channel::Mqtt(mqtt) => mqtt.watch(),
             Channel::File(file) => file.watch(),
         }
     }
@@ -93,7 +99,7 @@ impl Channel {
     /// The place could not be looked at by `deadline`.
     pub async fn look(&self, awaited: &[Awaited], deadline: Instant) -> Result<Vec<Heard>, Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Mllp(_) => Ok(Vec::new()),
+            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
         }
     }
@@ -105,16 +111,17 @@ impl Channel {
     /// It could not be removed; it is only found again.
     pub async fn settle(&self, awaited: &Awaited, deadline: Instant) -> Result<(), Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Mllp(_) => Ok(()),
+            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
         }
     }
 
     /// Listens for words and hands each on, for channels of `Watch::Listen`, until the connection ends; the caller
-    /// listens again after a while. Dropping the future closes the connection.
-    pub async fn listen(&self, _heard: &mpsc::Sender<Heard>) -> Failure {
+    /// listens again after a while. Words that come meanwhile wait in `heard`.
+    pub async fn listen(&self, heard: &mpsc::Sender<Heard>) -> Failure {
         match self {
-            // None has anything to listen to.
+            Channel::Mqtt(mqtt) => mqtt.listen(heard).await,
+            // None of the others has anything to listen to.
             Channel::Webhook(_) | Channel::File(_) | Channel::Mllp(_) => std::future::pending().await,
         }
     }
@@ -124,7 +131,8 @@ impl Channel {
         match self {
             Channel::Webhook(webhook) => webhook.sweep(),
             Channel::Mllp(mllp) => mllp.sweep(),
-            Channel::File(_) => {}
+            // A broker keeps the connection of one that is silent by its own rules.
+            Channel::File(_) | Channel::Mqtt(_) => {}
         }
     }
 }

@@ -8,6 +8,7 @@ use super::{AckBy, Format};
 use crate::limits::URL_BYTES_MAX;
 use crate::nearest::nearest;
 use crate::problem::Problem;
+use crate::topic::Topic;
 
 /// Delivery technology.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -84,12 +85,12 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::Mqtt,
         word: "mqtt",
-        is_built: false,
+        is_built: true,
         schemes: &["mqtts://", "mqtt://"],
         example: "mqtts://broker.example/rules/{subject}",
         acks: &[AckBy::Status, AckBy::Topic, AckBy::Callback],
         auths: BROKER_AUTHS,
-        fields: &["headers", "retain"],
+        fields: &["headers", "retain", "protocol", "client_id"],
     },
     Rule {
         kind: ChannelKind::Mllp,
@@ -248,6 +249,11 @@ impl ChannelKind {
         if self == ChannelKind::Mllp && !matches!(&rest[end..], "" | "/") {
             return refuse("an address of mllp is a host and a port, without a path".to_owned());
         }
+        if self == ChannelKind::Mqtt {
+            if let Err(why) = check_topic(&rest[end..]) {
+                return refuse(why);
+            }
+        }
         let is_http = self == ChannelKind::Webhook;
         if is_http && url.parse::<http::Uri>().is_err() {
             return refuse("not an address".to_owned());
@@ -278,6 +284,17 @@ impl ChannelKind {
             }
         }
         Ok(())
+    }
+}
+
+/// The topic in an address of `mqtt`, with its leading slash.
+fn check_topic(path: &str) -> Result<(), String> {
+    if path.contains('?') {
+        return Err("a `?` in a topic is written %3F".to_owned());
+    }
+    match path.strip_prefix('/') {
+        Some(path) if !path.is_empty() => Topic::of_path(path).map(|_| ()),
+        _ => Err("expected a topic after the host".to_owned()),
     }
 }
 

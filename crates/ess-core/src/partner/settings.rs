@@ -8,6 +8,7 @@ use super::ChannelKind;
 use super::part::{Part, invalid};
 use super::words::word_of;
 use crate::duration;
+use crate::limits::CLIENT_ID_BYTES_MAX;
 use crate::msa::{ACK_CODES, AckCode, AckCodes, Meaning};
 use crate::problem::Problem;
 
@@ -20,6 +21,29 @@ pub enum Settings {
     File(FileSettings),
     /// Of `mllp`.
     Mllp(MllpSettings),
+    /// Of `mqtt`.
+    Mqtt(MqttSettings),
+}
+
+/// What `channel: mqtt` has of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MqttSettings {
+    /// Version of the protocol.
+    pub protocol: MqttProtocol,
+    /// The broker keeps the last message of each topic for those that subscribe later.
+    pub retain: bool,
+    /// How the hub calls itself there, where the broker wants a certain name.
+    pub client_id: Option<String>,
+}
+
+/// Version of MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MqttProtocol {
+    /// 5.
+    #[default]
+    V5,
+    /// 3.1.1.
+    V311,
 }
 
 /// What `channel: mllp` has of its own.
@@ -42,6 +66,7 @@ impl Settings {
         Ok(match channel {
             ChannelKind::File => Settings::File(FileSettings { clean_after: read_clean(part)? }),
             ChannelKind::Mllp => Settings::Mllp(MllpSettings { codes: read_codes(part)? }),
+            ChannelKind::Mqtt => Settings::Mqtt(read_mqtt(part)?),
             _ => Settings::None,
         })
     }
@@ -50,6 +75,7 @@ impl Settings {
         match self {
             Settings::None => {}
             Settings::File(FileSettings { clean_after }) => write_clean(*clean_after, document),
+            Settings::Mqtt(mqtt) => write_mqtt(mqtt, document),
             Settings::Mllp(MllpSettings { codes }) => write_codes(codes, document),
         }
     }
@@ -83,6 +109,31 @@ fn write_codes(codes: &AckCodes, document: &mut Map<String, Value>) {
         .collect();
     if !chosen.is_empty() {
         document.insert("codes".to_owned(), Value::Object(chosen));
+    }
+}
+
+const PROTOCOLS: [(&str, MqttProtocol); 2] = [("5", MqttProtocol::V5), ("3.1.1", MqttProtocol::V311)];
+
+fn read_mqtt(part: &Part<'_>) -> Result<MqttSettings, Problem> {
+    let protocol = match part.get("protocol") {
+        // YAML takes a plain 5 for a number.
+        Some(Value::Number(number)) if number.as_u64() == Some(5) => MqttProtocol::V5,
+        _ => part.word("protocol", MqttProtocol::V5, &PROTOCOLS)?,
+    };
+    let client_id = part.text("client_id")?;
+    if let Some(id) = &client_id
+        && (id.is_empty() || id.len() > CLIENT_ID_BYTES_MAX || id.chars().any(char::is_control))
+    {
+        return Err(invalid("client_id", &format!("expected 1 to {CLIENT_ID_BYTES_MAX} bytes")));
+    }
+    Ok(MqttSettings { protocol, retain: part.truth("retain")?, client_id })
+}
+
+fn write_mqtt(mqtt: &MqttSettings, document: &mut Map<String, Value>) {
+    document.insert("protocol".to_owned(), json!(word_of(&PROTOCOLS, mqtt.protocol)));
+    document.insert("retain".to_owned(), json!(mqtt.retain));
+    if let Some(client_id) = &mqtt.client_id {
+        document.insert("client_id".to_owned(), json!(client_id));
     }
 }
 
