@@ -22,6 +22,7 @@ from typing import Any, Awaitable, Callable, Iterator, NamedTuple, Optional
 from urllib.parse import quote
 
 import pytest
+from faults.disk import Disk, build
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS_MAX = 60
@@ -415,6 +416,19 @@ def loop() -> Iterator[Loop]:
     running = Loop()
     yield running
     running.close()
+
+
+@pytest.fixture(scope="session")
+def fault_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("fault"))
+
+
+@pytest.fixture
+def disk(fault_library: Path, tmp_path: Path) -> Disk:
+    """A data directory on a disk that fails on demand; for `start_hub(disk.data, **disk.settings())`."""
+    data = tmp_path / "data"
+    data.mkdir()
+    return Disk(data, tmp_path / "disk", fault_library)
 
 
 @pytest.fixture

@@ -16,6 +16,12 @@ pub(crate) fn compiler() -> anyhow::Result<()> {
     need("gcc", || shell::works("cc", &["--version"]), &["gcc", "libc6-dev"])
 }
 
+/// OpenSSH's server and its tools, for the tests of the sftp channel.
+pub(crate) fn sshd() -> anyhow::Result<()> {
+    let is_there = || ["/usr/sbin/sshd", "/usr/bin/ssh-keygen"].iter().all(|path| Path::new(path).exists());
+    need("OpenSSH's server", is_there, &["openssh-server", "openssh-client"])
+}
+
 /// The venv's Python with the test packages and the SDK's wheel, built anew.
 pub(crate) fn python() -> anyhow::Result<PathBuf> {
     let venv = target().join("venv");

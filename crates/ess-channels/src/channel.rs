@@ -11,6 +11,7 @@ use crate::dialer::Dialer;
 use crate::file::FileDrop;
 use crate::mllp::Mllp;
 use crate::mqtt::Mqtt;
+use crate::sftp::SftpDrop;
 use crate::watch::{Awaited, Heard, Watch};
 use crate::webhook::Webhook;
 
@@ -42,6 +43,8 @@ pub enum Channel {
     Mllp(Mllp),
     /// MQTT.
     Mqtt(Mqtt),
+    /// A drop by SFTP.
+    Sftp(SftpDrop),
 }
 
 impl Channel {
@@ -64,6 +67,7 @@ impl Channel {
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
             ChannelKind::Mllp => Mllp::open(partner, url, &credential, dialer).map(Channel::Mllp),
             ChannelKind::Mqtt => Mqtt::open(partner, url, credential, dialer).map(Channel::Mqtt),
+            ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Channel::Sftp),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
         }
@@ -78,6 +82,7 @@ impl Channel {
             Channel::File(file) => file.send(message, deadline).await,
             Channel::Mllp(mllp) => mllp.send(message, deadline).await,
             Channel::Mqtt(mqtt) => mqtt.send(message, deadline).await,
+            Channel::Sftp(sftp) => sftp.send(message, deadline).await,
         }
     }
 
@@ -88,6 +93,7 @@ impl Channel {
             Channel::Webhook(_) | Channel::Mllp(_) => Watch::None,
             Channel::Mqtt(mqtt) => mqtt.watch(),
             Channel::File(file) => file.watch(),
+            Channel::Sftp(sftp) => sftp.watch(),
         }
     }
 
@@ -101,6 +107,7 @@ impl Channel {
         match self {
             Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
+            Channel::Sftp(sftp) => sftp.look(awaited, deadline).await,
         }
     }
 
@@ -113,6 +120,7 @@ impl Channel {
         match self {
             Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
+            Channel::Sftp(sftp) => sftp.settle(awaited, deadline).await,
         }
     }
 
@@ -122,7 +130,9 @@ impl Channel {
         match self {
             Channel::Mqtt(mqtt) => mqtt.listen(heard).await,
             // None of the others has anything to listen to.
-            Channel::Webhook(_) | Channel::File(_) | Channel::Mllp(_) => std::future::pending().await,
+            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Mllp(_) => {
+                std::future::pending().await
+            }
         }
     }
 
@@ -133,6 +143,7 @@ impl Channel {
             Channel::Mllp(mllp) => mllp.sweep(),
             // A broker keeps the connection of one that is silent by its own rules.
             Channel::File(_) | Channel::Mqtt(_) => {}
+            Channel::Sftp(sftp) => sftp.sweep(),
         }
     }
 }

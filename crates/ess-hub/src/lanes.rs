@@ -5,12 +5,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use ess_core::event::{Event, Kind};
-use ess_core::id::{EventId, PartnerNo, Seq};
-use ess_core::lane::{Action, Command, Lane, Offer, OpenDelivery, OpenState, Policy, Record, Report, URGENT};
+use ess_core::event::Event;
+use ess_core::id::{PartnerNo, Seq};
+use ess_core::lane::{Action, Command, Lane, OpenDelivery, OpenState, Policy, Record, Report, URGENT};
 use ess_core::partner::AckBy;
 use ess_core::time::Time;
 use ess_store::{LaneStart, Recorded};
@@ -19,57 +19,28 @@ use tokio::sync::{mpsc, oneshot};
 use crate::announce::{tell_action, tell_record};
 use crate::deliver::Delivery;
 use crate::happenings::Happenings;
+use crate::heartbeat::Beat;
 use crate::records;
 use crate::registry::Registered;
 
 mod errands;
 mod input;
+mod retractions;
 
 pub use input::{Input, LaneReport, LanesHandle, Retraction, Wish, Word};
+use retractions::take_back_at;
+pub use retractions::{Retractions, offer_of};
 
 /// Changes that may wait for the store before lanes stop sending: what a crash could repeat stays bounded.
 const UNRECORDED_MAX: usize = 50_000;
+/// The same while the store can't write at all: nothing is recorded meanwhile, and whoever starts the hub anew repeats it.
+const UNRECORDED_FAILING_MAX: usize = 1_024;
 /// Deliveries that all lanes together hold in memory, as far as each keeps its least.
 const HELD_MAX: usize = 262_144;
 /// Offers before the loop looks at its other inputs again.
 const FAN_OUT_AT_ONCE: usize = 256;
 /// How often idle connections are looked at, and a failing store is asked again.
 const TICK: Duration = Duration::from_secs(1);
-
-/// What retractions on their way through the store take back, so that no lane is offered one before it gave up what it takes back.
-#[derive(Debug, Default)]
-pub struct Retractions {
-    /// Guards what is known by id and dry run; held to put in, look up, or take out.
-    known: Mutex<HashMap<(EventId, bool), Arc<Retraction>>>,
-}
-
-impl Retractions {
-    /// To be told before the retraction is recorded.
-    pub fn expect(&self, id: &EventId, retraction: Arc<Retraction>) {
-        let key = (id.clone(), retraction.offer.test);
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, retraction);
-    }
-
-    /// It was not recorded, or everybody was told.
-    pub fn forget(&self, event: &Event) {
-        if event.content.kind == Kind::Retraction {
-            self.forget_id(&event.content.id, event.content.test);
-        }
-    }
-
-    /// It was not recorded.
-    pub fn forget_id(&self, id: &EventId, test: bool) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&(id.clone(), test));
-    }
-
-    fn of(&self, event: &Event) -> Option<Arc<Retraction>> {
-        if event.content.kind != Kind::Retraction {
-            return None;
-        }
-        let key = (event.content.id.clone(), event.content.test);
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
-    }
-}
 
 /// Lanes that read what comes from the store: nothing is offered to them, so that 10,000 paused partners cost a publish little.
 #[derive(Default)]
@@ -96,6 +67,10 @@ struct Seat {
     /// The timer that stands in the heap for this lane.
     armed: Option<Time>,
     last_error: Option<String>,
+    /// When it was sent something last, a heartbeat too.
+    sent_at: Time,
+    /// The highest counter that it was sent in this run.
+    sent_to: u64,
 }
 
 /// The loop.
@@ -136,6 +111,8 @@ impl Lanes {
     ) -> (Self, LanesHandle) {
         let (sender, inputs) = mpsc::unbounded_channel();
         let handle = LanesHandle::new(sender);
+        // A hub that is started again and again while its store can't write would send the same again and again.
+        let is_stalled = !delivery.store.records();
         let lanes = Self {
             delivery,
             happenings,
@@ -147,7 +124,7 @@ impl Lanes {
             timers: BinaryHeap::new(),
             records: Vec::new(),
             under_way: 0,
-            is_stalled: false,
+            is_stalled,
             fanning: VecDeque::new(),
             fanned: 0,
             head: Seq(0),
@@ -257,6 +234,10 @@ impl Lanes {
                 let dice = self.roll();
                 self.with_lane(no, |lane| lane.on_fallback_report(*report, now, dice));
                 no
+            }
+            Input::Beaten => {
+                self.under_way -= 1;
+                return;
             }
             Input::UrgentLoaded(no, page) => {
                 self.with_lane(no, |lane| lane.on_urgent_loaded(page.entries, page.scanned_to, page.has_more, now));
@@ -397,7 +378,7 @@ impl Lanes {
         lane.on_command(Command::Unblock, now);
         lane.want_urgent();
         let no = registered.no;
-        self.seats.insert(no, Seat { lane, registered, armed: None, last_error: None });
+        self.seats.insert(no, Seat { lane, registered, armed: None, last_error: None, sent_at: now, sent_to: 0 });
         let room = HELD_MAX / self.seats.len();
         for seat in self.seats.values_mut() {
             seat.lane.set_room(room);
@@ -450,12 +431,30 @@ impl Lanes {
                 channel.sweep();
             }
         }
-        if self.is_stalled && self.delivery.store.unrecorded() < UNRECORDED_MAX / 2 {
+        self.send_heartbeats();
+        let has_caught_up = self.delivery.store.records() && self.delivery.store.unrecorded() < UNRECORDED_MAX / 2;
+        if self.is_stalled && has_caught_up {
+            tracing::info!("the store writes again, and so the lanes send");
             self.is_stalled = false;
             let numbers: Vec<PartnerNo> = self.seats.keys().copied().collect();
             for no in numbers {
                 self.pump(no);
             }
+        }
+    }
+
+    /// Partners who want to know that the hub is there and have heard nothing for a while are told.
+    fn send_heartbeats(&mut self) {
+        let now = self.now();
+        for seat in self.seats.values_mut() {
+            let is_due = seat.registered.partner.heartbeat.is_some_and(|span| now.since(seat.sent_at) >= span);
+            if !is_due || self.is_draining || seat.lane.is_paused() {
+                continue;
+            }
+            seat.sent_at = now;
+            self.under_way += 1;
+            let beat = Beat { partner_seq: seat.sent_to.max(seat.lane.counted()), sequence: self.head };
+            errands::spawn_heartbeat(&self.delivery, &self.handle, &seat.registered, beat);
         }
     }
 
@@ -471,6 +470,8 @@ impl Lanes {
             match action {
                 Action::Send(attempt) => {
                     self.under_way += 1;
+                    seat.sent_at = now;
+                    seat.sent_to = seat.sent_to.max(attempt.partner_seq.unwrap_or(0));
                     errands::spawn_attempt(&self.delivery, &self.handle, &seat.registered, attempt);
                 }
                 Action::SendFallback(attempt) => {
@@ -523,7 +524,9 @@ impl Lanes {
         if !self.records.is_empty() {
             self.delivery.store.record(std::mem::take(&mut self.records));
         }
-        if !self.is_stalled && self.delivery.store.unrecorded() > UNRECORDED_MAX {
+        let store = &self.delivery.store;
+        let unrecorded_max = if store.records() { UNRECORDED_MAX } else { UNRECORDED_FAILING_MAX };
+        if !self.is_stalled && store.unrecorded() > unrecorded_max {
             tracing::warn!("the store does not keep up or fails; nothing is sent until it has caught up");
             self.is_stalled = true;
         }
@@ -539,25 +542,6 @@ impl Lanes {
         self.dice ^= self.dice >> 7;
         self.dice ^= self.dice << 17;
         (self.dice >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
-/// What a lane is told of an event.
-pub fn offer_of(event: &Event) -> Offer {
-    let content = &event.content;
-    Offer {
-        seq: event.seq,
-        subject: content.subject.clone(),
-        priority: content.priority,
-        kind: content.kind,
-        test: content.test,
-        recorded_at: event.recorded_at,
-    }
-}
-
-fn take_back_at(lane: &mut Lane, offer: &Offer, retraction: &Retraction, now: Time) {
-    if !lane.take_back(&retraction.events, &retraction.reason, now) {
-        lane.spare(offer, &retraction.spared, now);
     }
 }
 

@@ -11,6 +11,7 @@ mod dead_letters;
 mod deliver;
 mod filters;
 mod happenings;
+mod heartbeat;
 mod hub;
 mod lanes;
 mod metrics;

@@ -3,6 +3,8 @@
 //! The tree follows the ledger off the path of deliveries, at each checkpoint. A leaf is a receipt's line with the names of
 //! event and partner in it, so that a proof says everything by itself.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,10 +115,20 @@ impl Hub {
         let Some(dir) = &self.notary.options.dir else { return };
         let path = dir.join(format!("{:020}.checkpoint", checkpoint.size));
         let part = path.with_extension("part");
-        let written = std::fs::create_dir_all(dir)
-            .and_then(|()| std::fs::write(&part, &checkpoint.note))
-            .and_then(|()| std::fs::rename(&part, &path));
-        if let Err(error) = written {
+        // Whole or not there, also after a power cut.
+        let write = || -> std::io::Result<()> {
+            std::fs::create_dir_all(dir)?;
+            // The directory's own name may be new.
+            if let Some(Ok(above)) = dir.parent().map(File::open) {
+                above.sync_all()?;
+            }
+            let mut file = File::create(&part)?;
+            file.write_all(checkpoint.note.as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&part, &path)?;
+            File::open(dir)?.sync_all()
+        };
+        if let Err(error) = write() {
             tracing::error!(%error, path = %path.display(), "could not write a checkpoint of the ledger elsewhere");
         }
     }

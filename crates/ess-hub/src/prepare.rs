@@ -269,7 +269,14 @@ impl Workshop {
         }
     }
 
-    fn signatures(&self, registered: &Registered, id: &str, timestamp: i64, body: &Body, now: Time) -> String {
+    pub(crate) fn signatures(
+        &self,
+        registered: &Registered,
+        id: &str,
+        timestamp: i64,
+        body: &Body,
+        now: Time,
+    ) -> String {
         let mut signatures = String::with_capacity(192);
         for (secret, ends) in &registered.secrets {
             if ends.is_none_or(|ends| ends > now) {

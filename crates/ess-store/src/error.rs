@@ -6,6 +6,9 @@ pub enum StoreError {
     /// It can't be done now: the disk is full, or the file can't be read or written. Nothing was changed.
     #[error("store unavailable: {0}")]
     Unavailable(String),
+    /// A read, a write or a sync failed. Nothing was changed, and nothing will be until the store has made sure of what is on the disk.
+    #[error("store unavailable: {0}")]
+    Shaken(String),
     /// The database does not take it, and won't take it again: it breaks a rule of the schema. Nothing was changed.
     #[error("the store refused it: {0}")]
     Refused(String),

@@ -46,7 +46,10 @@ pub(crate) async fn run(args: &ServeArgs, output: &Output) -> Result<()> {
         tracing::warn!("{warning}");
     }
     let running = start(config).await?;
-    write_profile(&running)?;
+    if let Err(failure) = write_profile(&running) {
+        // It is a convenience for clients; a full disk is no reason not to serve.
+        tracing::warn!("{}; clients need --hub or HMS_ESS_HUB, and HMS_ESS_TOKEN", failure.detail);
+    }
     output.line(format_args!("listening on {}", running.listening))?;
     asked_to_stop().await;
     let bound = running.config.stop_within;

@@ -13,13 +13,15 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::TlsConnector;
 
-use crate::config::profile::write_private;
+use crate::config::profile::{write_private, write_whole};
 use crate::failure::{Failure, Result};
 
 /// Days that the hub's certificate lasts, and the rest of its life in which it is made anew.
 const CERTIFICATE_DAYS: i64 = 397;
 const RENEW_DAYS: u64 = 30;
 const CA_DAYS: i64 = 3_650;
+/// The mode of what everybody may read.
+const PUBLIC: u32 = 0o644;
 
 /// The files of a hub that was given no certificate.
 struct Files {
@@ -139,7 +141,7 @@ fn make(files: &Files, names: &[String]) -> std::result::Result<(), Box<dyn std:
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         (params.not_before, params.not_after) = validity(CA_DAYS);
         write_private(&files.ca_key, key.serialize_pem().as_bytes())?;
-        std::fs::write(&files.ca, params.self_signed(&key)?.pem())?;
+        write_whole(&files.ca, params.self_signed(&key)?.pem().as_bytes(), PUBLIC)?;
     } else if is_current(files, names) {
         return Ok(());
     }
@@ -159,9 +161,10 @@ fn make(files: &Files, names: &[String]) -> std::result::Result<(), Box<dyn std:
     (params.not_before, params.not_after) = validity(CERTIFICATE_DAYS);
     let certificate = params.signed_by(&key, &issuer)?;
     write_private(&files.hub_key, key.serialize_pem().as_bytes())?;
-    std::fs::write(&files.hub, format!("{}{}", certificate.pem(), std::fs::read_to_string(&files.ca)?))?;
-    // What it was made for, to know when it must be made anew.
-    std::fs::write(files.hub.with_extension("names"), names.join("\n"))?;
+    let chain = format!("{}{}", certificate.pem(), std::fs::read_to_string(&files.ca)?);
+    write_whole(&files.hub, chain.as_bytes(), PUBLIC)?;
+    // What it was made for, to know when it must be made anew; last, so that a crash before it makes all of it anew.
+    write_whole(&files.hub.with_extension("names"), names.join("\n").as_bytes(), PUBLIC)?;
     Ok(())
 }
 

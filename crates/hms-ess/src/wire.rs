@@ -28,7 +28,8 @@ pub(crate) async fn hub(config: &Config) -> Result<Hub> {
         bytes_max: config.store_bytes_max,
     };
     let opened = Store::open(&options).map_err(|error| {
-        refused(&error).with_hint("name another directory with --data, or stop the hub that has this one open")
+        let hint = "name another directory with --data, stop the hub that has this one open, or free and mend the disk";
+        refused(&error).with_hint(hint)
     })?;
     let mut extra_roots_pem = Vec::new();
     for file in &config.partner_ca {

@@ -385,6 +385,12 @@ impl Lane {
         self.supply.noted();
     }
 
+    /// The partner's counter up to which everything has ended or has a record of its own.
+    #[must_use]
+    pub fn counted(&self) -> u64 {
+        self.cursor().1
+    }
+
     /// Attempts under way.
     #[must_use]
     pub fn in_flight(&self) -> u32 {

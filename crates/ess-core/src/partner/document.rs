@@ -104,6 +104,7 @@ impl Partner {
             zone,
             fallback,
             tests: read_tests(&part, channel)?,
+            heartbeat: read_heartbeat(&part)?,
             ack,
         })
     }
@@ -142,6 +143,7 @@ impl Partner {
         put("url", self.url.as_ref().map(|url| json!(url)));
         put("where", self.filter.as_ref().map(|filter| json!(filter)));
         put("adapter", self.adapter.as_ref().map(|adapter| json!(adapter)));
+        put("heartbeat", self.heartbeat.map(|span| json!(duration::format(span))));
         put("zone", self.zone.as_ref().map(|zone| json!(zone)));
         put("auth", self.auth.as_ref().map(|auth| write_auth(auth, secrets)));
         put("accepts_version", write_versions(&self.accepts_version));
@@ -350,6 +352,17 @@ fn write_fallback(fallback: &Fallback, secrets: Secrets) -> Value {
     document
 }
 
+fn read_heartbeat(part: &Part<'_>) -> Result<Option<Duration>, Problem> {
+    if part.get("heartbeat").is_none() {
+        return Ok(None);
+    }
+    let heartbeat = part.span("heartbeat", Duration::ZERO)?;
+    if heartbeat < Duration::from_secs(1) || heartbeat > Duration::from_secs(7 * 86_400) {
+        return Err(invalid("heartbeat", "expected 1s to 7d"));
+    }
+    Ok(Some(heartbeat))
+}
+
 fn read_tests(part: &Part<'_>, channel: ChannelKind) -> Result<Tests, Problem> {
     match part.text("tests")?.as_deref() {
         None | Some("deliver") => Ok(Tests::Deliver),
@@ -386,7 +399,7 @@ mod tests {
             "order": "latest", "limits": {"in_flight": 2, "per_second": 0.5}, "timeout": "10s",
             "headers": {"X-Agency": "AOC"}, "auth": {"basic": {"user": "u", "password": "secret"}},
             "escalate": {"after": "15m", "to": ["ops-email"]}, "zone": "America/Chicago", "tests": "skip",
-            "fallback": {"channel": "file", "url": "file:///mnt/p", "after": "10m"},
+            "fallback": {"channel": "webhook", "url": "https://x.example/", "after": "10m"},
         })).unwrap();
         assert_eq!(partner.pinned_version(&Subject::trusted("RULE-COURT-X")), Some(Version(1)));
         assert_eq!(partner.pinned_version(&Subject::trusted("OTHER")), Some(Version(2)));

@@ -10,7 +10,7 @@ mod words;
 
 pub use channel::ChannelKind;
 pub use document::{Secrets, differences};
-pub use settings::{FileSettings, MllpSettings, MqttProtocol, MqttSettings, Settings};
+pub use settings::{MllpSettings, MqttProtocol, MqttSettings, Settings, SftpSettings, Write};
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -60,6 +60,8 @@ pub struct Partner {
     pub fallback: Option<Fallback>,
     /// What it wants of dry runs.
     pub tests: Tests,
+    /// After which time without a message it is told that the hub is there, and how far its counter is.
+    pub heartbeat: Option<Duration>,
 }
 
 /// A pattern over subjects: `*` is any run of characters, all else is itself. At most 256 characters.

@@ -8,6 +8,7 @@ use ess_core::lane::Attempt;
 
 use super::{Input, LanesHandle};
 use crate::deliver::{Delivery, Way};
+use crate::heartbeat::Beat;
 use crate::registry::Registered;
 
 /// How many stored deliveries of one line are read at once.
@@ -41,6 +42,20 @@ pub(super) fn spawn_fallback(
     tokio::spawn(async move {
         let report = delivery.attempt(&registered, attempt, Way::Fallback, drop).await;
         handle.tell(Input::FallbackReport(registered.no, Box::new(report)));
+    });
+}
+
+/// A heartbeat; it always comes back as `Beaten`.
+pub(super) fn spawn_heartbeat(
+    delivery: &Arc<Delivery>,
+    handle: &LanesHandle,
+    registered: &Arc<Registered>,
+    beat: Beat,
+) {
+    let (delivery, handle, registered) = (delivery.clone(), handle.clone(), registered.clone());
+    tokio::spawn(async move {
+        delivery.beat(&registered, beat).await;
+        handle.tell(Input::Beaten);
     });
 }
 

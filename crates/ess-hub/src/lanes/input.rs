@@ -33,6 +33,8 @@ pub enum Input {
     UnblockAll,
     /// An attempt by the fallback channel ended.
     FallbackReport(PartnerNo, Box<Report>),
+    /// A heartbeat was sent, or could not be.
+    Beaten,
     /// What is urgent in the backlog was read.
     UrgentLoaded(PartnerNo, UrgentBacklog),
     /// These partners need not get any more what a retraction takes back.
@@ -65,6 +67,7 @@ impl Input {
                 | Self::Prepared(..)
                 | Self::Loaded(..)
                 | Self::UrgentLoaded(..)
+                | Self::Beaten
                 | Self::LineLoaded(..)
                 | Self::OpenLoaded(..)
         )

@@ -31,8 +31,9 @@ pub(super) fn backup(path: &Path, file: &Path) -> Result<u64, StoreError> {
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| fail(&error))?;
         file.metadata().map(|found| found.len()).map_err(|error| fail(&error))
     });
-    // What is left of it is of no use.
+    // What is left of it is of no use. A copy that failed may leave a journal, too.
     drop(std::fs::remove_file(&part));
+    drop(std::fs::remove_file(format!("{}-journal", part.display())));
     copied
 }
 

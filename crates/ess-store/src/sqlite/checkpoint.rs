@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -26,8 +26,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub(super) struct Checkpointer {
     wake: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
-    log_pages: Arc<AtomicU64>,
+    seen: Arc<Seen>,
     nudged_at: Instant,
+}
+
+/// What the thread tells the writer.
+#[derive(Default)]
+struct Seen {
+    log_pages: AtomicU64,
+    has_failed: AtomicBool,
 }
 
 impl Checkpointer {
@@ -40,13 +47,13 @@ impl Checkpointer {
             .and_then(|()| db.pragma_update(None, "wal_autocheckpoint", 0));
         configured.map_err(|error| fail(&error))?;
         let (wake, woken) = sync_channel(1);
-        let log_pages = Arc::new(AtomicU64::new(0));
-        let seen = log_pages.clone();
+        let seen = Arc::new(Seen::default());
+        let told = seen.clone();
         let thread = std::thread::Builder::new()
             .name("ess-store-checkpoint".to_owned())
-            .spawn(move || run(&db, &woken, &seen))
+            .spawn(move || run(&db, &woken, &told))
             .map_err(|error| fail(&error))?;
-        Ok(Self { wake: Some(wake), thread: Some(thread), log_pages, nudged_at: Instant::now() })
+        Ok(Self { wake: Some(wake), thread: Some(thread), seen, nudged_at: Instant::now() })
     }
 
     /// After a commit.
@@ -55,14 +62,19 @@ impl Checkpointer {
             return;
         }
         self.nudged_at = Instant::now();
-        if self.log_pages.load(Ordering::Relaxed) >= END_PAGES {
-            self.log_pages.store(0, Ordering::Relaxed);
-            checkpoint(db);
+        if self.seen.log_pages.load(Ordering::Relaxed) >= END_PAGES {
+            self.seen.log_pages.store(0, Ordering::Relaxed);
+            checkpoint(db, &self.seen);
         }
         if let Some(wake) = &self.wake {
             // Full: it is on its way already. Gone: the ceiling of the writer's own connection holds.
             let _ = wake.try_send(());
         }
+    }
+
+    /// Whether the log could not be moved. From then on nothing of it may be overwritten before all of it was moved again.
+    pub(super) fn has_failed(&self) -> bool {
+        self.seen.has_failed.load(Ordering::Relaxed)
     }
 
     /// Ends the thread and waits for it.
@@ -75,13 +87,13 @@ impl Checkpointer {
     }
 }
 
-fn run(db: &Connection, woken: &Receiver<()>, log_pages: &AtomicU64) {
+fn run(db: &Connection, woken: &Receiver<()>, seen: &Seen) {
     while woken.recv().is_ok() {
         let (log, moved) = measure(db);
         if log.saturating_sub(moved) >= MOVE_PAGES {
-            checkpoint(db);
+            checkpoint(db, seen);
         }
-        log_pages.store(log, Ordering::Relaxed);
+        seen.log_pages.store(log, Ordering::Relaxed);
     }
 }
 
@@ -93,9 +105,13 @@ fn measure(db: &Connection) -> (u64, u64) {
         .unwrap_or((0, 0))
 }
 
-fn checkpoint(db: &Connection) {
+fn checkpoint(db: &Connection, seen: &Seen) {
+    if seen.has_failed.load(Ordering::Relaxed) {
+        return;
+    }
     if let Err(error) = db.query_row("pragma wal_checkpoint(passive)", [], |_| Ok(())) {
-        // The log stays and grows; commits go on, and it is tried again.
-        tracing::warn!(%error, "could not move the write-ahead log into the database");
+        // SQLite may take a part for moved whose sync failed, and would begin the log anew after the next success.
+        tracing::error!(%error, "could not move the write-ahead log into the database");
+        seen.has_failed.store(true, Ordering::Relaxed);
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod events;
 mod given_up;
 pub(crate) mod lane;
 pub(crate) mod ledger;
+mod mend;
 mod readers;
 pub(crate) mod registry;
 mod rows;
@@ -21,7 +22,7 @@ mod writer;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -77,6 +78,10 @@ impl Sqlite {
         let fail = |what: &str, error: &dyn std::fmt::Display| StoreError::Open(format!("{what}: {error}"));
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&options.dir);
         made.map_err(|error| fail("data directory", &error))?;
+        // Its name may be new; whoever may not open the folder above had it made by somebody else.
+        if let Some(Ok(above)) = options.dir.parent().map(File::open) {
+            above.sync_all().map_err(|error| fail("data directory", &error))?;
+        }
         let lock = Arc::new(lock(&options.dir)?);
         let path = options.dir.join("ess.db");
         let mut db = Connection::open(&path).map_err(|error| fail("ess.db", &error))?;
@@ -84,8 +89,17 @@ impl Sqlite {
         let found = schema::look(&db)?;
         let seal = Arc::new(open_seal(&options.dir.join("seal.key"), found)?);
         configure_writer(&db).map_err(|error| fail("ess.db", &error))?;
+        let rewritten = mend::rewrite_log(&db, &path);
+        if !schema::is_newest(found) {
+            rewritten.clone()?;
+        }
         schema::migrate(&mut db, found)?;
         set_bytes_max(&db, options.bytes_max);
+        // A hub whose disk fails or is full can show what it has; it sends nothing before it can write.
+        let failing = rewritten.and_then(|()| mend::mark(&db)).err();
+        if let Some(error) = &failing {
+            tracing::error!(%error, "the store can't write; it is tried again by itself, and nothing is sent before");
+        }
         let start = registry::start(&db, &seal)?;
         let heads = Heads::read(&db)?;
         let checkpointer = Checkpointer::start(&path)?;
@@ -94,26 +108,30 @@ impl Sqlite {
         let (sender, recorded) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             unrecorded: AtomicUsize::new(0),
-            failing: Mutex::new(None),
+            failing: Mutex::new(failing.as_ref().map(ToString::to_string)),
+            records: AtomicBool::new(failing.is_none()),
             commits: watch::Sender::new(0),
             heads: Mutex::new(heads),
         });
+        let readers = Arc::new(Readers::new(path.clone(), options.readers));
         let writer = Writer {
-            db,
+            db: Some(db),
+            path: path.clone(),
+            bytes_max: options.bytes_max,
+            readers: readers.clone(),
             seal: seal.clone(),
             items: queue,
             recorded: sender,
             shared: shared.clone(),
             outcome_window: options.outcome_window,
             checkpointer,
-            state: State::new(heads),
+            state: State::new(heads, failing.is_some()),
             _lock: lock.clone(),
         };
         let thread = std::thread::Builder::new()
             .name("ess-store-writer".to_owned())
             .spawn(move || writer.run())
             .map_err(|error| fail("writer thread", &error))?;
-        let readers = Arc::new(Readers::new(path.clone(), options.readers));
         let thread = Mutex::new(Some(thread));
         Ok(OpenedSqlite { sqlite: Sqlite { items, shared, seal, readers, path, thread, _lock: lock }, recorded, start })
     }
@@ -167,6 +185,10 @@ impl Sqlite {
         self.shared.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub(crate) fn records(&self) -> bool {
+        self.shared.records.load(Ordering::Relaxed)
+    }
+
     pub(crate) async fn set_bytes_max(&self, bytes: Option<u64>) {
         let (reply, answer) = oneshot::channel();
         if self.hand_over(Item::BytesMax(bytes, reply)).is_ok() {
@@ -200,9 +222,9 @@ impl Sqlite {
     }
 
     pub(crate) async fn backup(&self, file: &Path) -> Result<u64> {
-        let (path, file) = (self.path.clone(), file.to_owned());
+        let (path, file, readers) = (self.path.clone(), file.to_owned(), self.readers.clone());
         // On a connection of its own: the readers stay free.
-        let copied = tokio::task::spawn_blocking(move || backup::backup(&path, &file)).await;
+        let copied = tokio::task::spawn_blocking(move || readers.beside(|| backup::backup(&path, &file))).await;
         copied.map_err(|error| StoreError::Unavailable(error.to_string()))?
     }
 
@@ -238,6 +260,7 @@ impl From<rusqlite::Error> for StoreError {
         match &error {
             rusqlite::Error::SqliteFailure(failure, _) => match failure.code {
                 ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig => Self::Refused(text),
+                ErrorCode::SystemIoFailure => Self::Shaken(text),
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Self::Damaged(text),
                 _ => Self::Unavailable(text),
             },
@@ -316,8 +339,11 @@ mod tests {
 
     #[test]
     fn failures_are_named_by_what_can_be_done() {
-        for code in [rusqlite::ffi::SQLITE_FULL, rusqlite::ffi::SQLITE_IOERR_FSYNC, rusqlite::ffi::SQLITE_READONLY] {
+        for code in [rusqlite::ffi::SQLITE_FULL, rusqlite::ffi::SQLITE_BUSY, rusqlite::ffi::SQLITE_READONLY] {
             check(code, |error| matches!(error, StoreError::Unavailable(_)));
+        }
+        for code in [rusqlite::ffi::SQLITE_IOERR_FSYNC, rusqlite::ffi::SQLITE_IOERR_WRITE] {
+            check(code, |error| matches!(error, StoreError::Shaken(_)));
         }
         for code in [rusqlite::ffi::SQLITE_CONSTRAINT_CHECK, rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE] {
             check(code, |error| matches!(error, StoreError::Refused(_)));

@@ -1,7 +1,8 @@
 //! A few reading connections; each question sees one snapshot.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, TryLockError};
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Semaphore;
@@ -10,11 +11,17 @@ use super::configure_reader;
 use super::events::{Audiences, Reader};
 use crate::error::StoreError;
 
+/// How long the end of questions under way is waited for, and how often it is looked for.
+const QUIET_WITHIN: Duration = Duration::from_millis(200);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
 /// The connections and what they share.
 pub(super) struct Readers {
     path: PathBuf,
     /// Guards the idle connections; held to take one or give it back.
     idle: Mutex<Vec<Connection>>,
+    /// Guards the database against being opened while the writer opens it anew; read while a connection is used.
+    gate: RwLock<()>,
     permits: Arc<Semaphore>,
     audiences: Audiences,
 }
@@ -22,7 +29,7 @@ pub(super) struct Readers {
 impl Readers {
     pub(super) fn new(path: PathBuf, count: usize) -> Self {
         let permits = Arc::new(Semaphore::new(count.max(1)));
-        Self { path, idle: Mutex::default(), permits, audiences: Audiences::default() }
+        Self { path, idle: Mutex::default(), gate: RwLock::default(), permits, audiences: Audiences::default() }
     }
 
     /// Asks a question, on a thread that may wait.
@@ -41,6 +48,7 @@ impl Readers {
     }
 
     fn answer<T>(&self, question: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let db = match idle {
             Some(db) => db,
@@ -52,6 +60,34 @@ impl Readers {
         snapshot.finish()?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(db);
         answer
+    }
+
+    /// Does something else that opens the database.
+    pub(super) fn beside<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        work()
+    }
+
+    /// Closes every connection and holds new ones back while the answer lives; fails when one is used for long, such as by a back-up.
+    pub(super) fn hold(&self) -> Result<RwLockWriteGuard<'_, ()>, StoreError> {
+        let end = Instant::now() + QUIET_WITHIN;
+        loop {
+            // Never waits in the line of the lock: questions that come meanwhile would wait behind it.
+            let held = match self.gate.try_write() {
+                Ok(held) => held,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) if Instant::now() < end => {
+                    std::thread::sleep(LOOK_EVERY);
+                    continue;
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let text = "the database is to be opened anew, and a back-up or a long question is using it";
+                    return Err(StoreError::Unavailable(text.to_owned()));
+                }
+            };
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            return Ok(held);
+        }
     }
 
     /// Takes no more questions and closes what is idle.

@@ -50,6 +50,11 @@ pub(super) fn look(db: &Connection) -> Result<Found, StoreError> {
     }
 }
 
+/// Whether there is no step left to take.
+pub(super) fn is_newest(found: Found) -> bool {
+    found == Found::Schema(STEPS.len())
+}
+
 /// Brings the database to the newest schema; each step is one transaction, so that a crash leaves the schema before or after it.
 ///
 /// # Errors

@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,8 +21,8 @@ use super::apply::Outcomes;
 use super::batch::{Batch, Durable, Item};
 use super::checkpoint::Checkpointer;
 use super::events::{self, Audiences, Reader};
-use super::registry;
-use super::{ledger, set_bytes_max};
+use super::readers::Readers;
+use super::{ledger, mend, registry, set_bytes_max};
 use crate::error::StoreError;
 use crate::seal::Seal;
 use crate::types::{Change, NewEvent, Publication, Recorded};
@@ -43,13 +44,15 @@ pub(super) struct Shared {
     pub(super) unrecorded: AtomicUsize,
     /// Guards why the last commit failed.
     pub(super) failing: Mutex<Option<String>>,
+    /// Whether outcomes can be written down: the last commit went well.
+    pub(super) records: AtomicBool,
     pub(super) commits: watch::Sender<u64>,
     /// Guards the heads as of the last commit.
     pub(super) heads: Mutex<Heads>,
 }
 
 /// What the next commit goes on from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Heads {
     pub(super) seq: Seq,
     pub(super) ledger: u64,
@@ -65,7 +68,11 @@ impl Heads {
 }
 
 pub(super) struct Writer {
-    pub(super) db: Connection,
+    /// None while a database that failed could not be opened anew.
+    pub(super) db: Option<Connection>,
+    pub(super) path: PathBuf,
+    pub(super) bytes_max: Option<u64>,
+    pub(super) readers: Arc<Readers>,
     pub(super) seal: Arc<Seal>,
     pub(super) items: Receiver<Item>,
     pub(super) recorded: mpsc::UnboundedSender<Vec<Recorded>>,
@@ -82,6 +89,8 @@ pub(super) struct State {
     heads: Heads,
     /// After a failure what is in the database is asked for again.
     is_stale: bool,
+    /// Something failed in a way that leaves open what is on the disk: nothing is written before that was mended.
+    is_shaken: bool,
     audiences: HashMap<Digest, i64>,
     reached: HashMap<PartnerNo, Seq>,
     /// Outcomes that wait for a commit.
@@ -93,10 +102,11 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(heads: Heads) -> Self {
+    pub(super) fn new(heads: Heads, is_shaken: bool) -> Self {
         Self {
             heads,
             is_stale: false,
+            is_shaken,
             audiences: HashMap::new(),
             reached: HashMap::new(),
             waiting: Vec::new(),
@@ -152,10 +162,7 @@ impl Writer {
                     tracing::error!(count, "the store closes while it can't write; these outcomes are sent again");
                 }
                 self.checkpointer.stop();
-                if let Err(error) = self.db.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(())) {
-                    tracing::debug!(%error, "the write-ahead log stays; it is read at the next start");
-                }
-                drop(self.db);
+                self.close_db();
                 drop(self._lock);
                 if let Some(closed) = closing {
                     // Who closed it may have gone.
@@ -220,7 +227,10 @@ impl Writer {
                 batch.has_durable = true;
             }
             Item::BytesMax(bytes, reply) => {
-                set_bytes_max(&self.db, bytes);
+                self.bytes_max = bytes;
+                if let Some(db) = &self.db {
+                    set_bytes_max(db, bytes);
+                }
                 // Who set it may have gone.
                 let _ = reply.send(());
             }
@@ -230,11 +240,16 @@ impl Writer {
 
     fn commit(&mut self, batch: Batch) {
         let was_failing = self.is_failing();
+        self.state.is_shaken |= self.checkpointer.has_failed();
+        if self.state.is_shaken
+            && let Err(error) = self.mend()
+        {
+            return self.refuse(batch, error);
+        }
         let count = self.state.waiting.len().min(CHANGES_MAX);
         if batch.is_empty() && count == 0 {
             if was_failing {
-                let probed = self.probe();
-                self.set_failing(probed.err());
+                self.probe_and_tell();
             } else {
                 self.answer_durables(None);
             }
@@ -245,20 +260,62 @@ impl Writer {
                 let has_news = written.places.iter().any(|place| matches!(place, Ok(Place::New(_))));
                 self.settle(batch, written, count);
                 // Outcomes may fit where an event does not: a failing store is well only when that is shown.
-                if was_failing {
-                    let probed = if has_news { Ok(()) } else { self.probe() };
-                    self.set_failing(probed.err());
+                self.shared.records.store(true, Ordering::Relaxed);
+                match (was_failing, has_news) {
+                    (true, true) => self.set_failing(None),
+                    (true, false) => self.probe_and_tell(),
+                    (false, _) => {}
                 }
-                self.checkpointer.nudge(&self.db);
-            }
-            Err(error) => {
-                self.state.is_stale = true;
-                batch.refuse(&error);
-                for durable in self.state.durables.drain(..) {
-                    drop(durable.reply.send(Err(error.clone())));
+                if let Some(db) = &self.db {
+                    self.checkpointer.nudge(db);
                 }
-                self.set_failing(Some(error));
             }
+            Err(error) => self.refuse(batch, error),
+        }
+    }
+
+    /// Tells everybody who waits that nothing was written.
+    fn refuse(&mut self, batch: Batch, error: StoreError) {
+        self.state.is_stale = true;
+        self.state.is_shaken |= matches!(error, StoreError::Shaken(_));
+        self.shared.records.store(false, Ordering::Relaxed);
+        // Before any answer: whoever was refused finds the store failing.
+        self.set_failing(Some(error.clone()));
+        batch.refuse(&error);
+        for durable in self.state.durables.drain(..) {
+            drop(durable.reply.send(Err(error.clone())));
+        }
+    }
+
+    /// Makes sure of what is on the disk.
+    fn mend(&mut self) -> Result<()> {
+        // On the old connection first: this overwrites what a commit that failed left in the log, which a new connection would
+        // take for committed.
+        if let Some(db) = &self.db {
+            mend::mark(db)?;
+        }
+        let readers = self.readers.clone();
+        let _held = readers.hold()?;
+        self.checkpointer.stop();
+        self.db.take().map_or(Ok(()), mend::close)?;
+        let db = mend::reopen(&self.path, self.bytes_max, self.state.heads)?;
+        self.checkpointer = Checkpointer::start(&self.path)?;
+        self.db = Some(db);
+        self.state.is_shaken = false;
+        self.shared.records.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn close_db(&mut self) {
+        let Some(db) = self.db.take() else { return };
+        if self.state.is_shaken {
+            // What a failed sync left is not moved; the next start makes sure of it.
+            drop(mend::close(db));
+            return;
+        }
+        if let Err(error) = db.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(())) {
+            tracing::debug!(%error, "the write-ahead log stays; it is read at the next start");
+            drop(mend::close(db));
         }
     }
 
@@ -302,7 +359,7 @@ impl Writer {
     /// Writes the batch as one transaction. When something in it is refused, the others go in without it.
     fn write(&mut self, batch: &Batch, count: usize) -> Result<Written> {
         if self.state.is_stale {
-            self.state.heads = Heads::read(&self.db)?;
+            self.state.heads = Heads::read(self.db.as_ref().ok_or_else(closed)?)?;
         }
         match self.write_as(Mode::Together, batch, count) {
             Err(StoreError::Refused(_) | StoreError::Damaged(_)) => self.write_as(Mode::OneByOne, batch, count),
@@ -311,7 +368,8 @@ impl Writer {
     }
 
     fn write_as(&mut self, mode: Mode, batch: &Batch, count: usize) -> Result<Written> {
-        let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let db = self.db.as_mut().ok_or_else(closed)?;
+        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut written = Written {
             heads: self.state.heads,
             audiences: HashMap::new(),
@@ -343,9 +401,19 @@ impl Writer {
 
     /// Finds out whether an event would fit again.
     fn probe(&self) -> Result<()> {
-        self.db.execute(PROBE, [])?;
-        self.db.execute(PROBE_GONE, [])?;
+        let db = self.db.as_ref().ok_or_else(closed)?;
+        db.execute(PROBE, [])?;
+        db.execute(PROBE_GONE, [])?;
         Ok(())
+    }
+
+    fn probe_and_tell(&mut self) {
+        let probed = self.probe().err();
+        if let Some(StoreError::Shaken(_)) = probed {
+            self.state.is_shaken = true;
+            self.shared.records.store(false, Ordering::Relaxed);
+        }
+        self.set_failing(probed);
     }
 
     fn is_failing(&self) -> bool {
@@ -354,13 +422,21 @@ impl Writer {
 
     fn set_failing(&self, error: Option<StoreError>) {
         let mut failing = self.shared.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = error.map(|error| error.to_string());
         match (&*failing, &error) {
-            (None, Some(error)) => tracing::error!(%error, "the store can't write; it is tried again by itself"),
+            (known, Some(error)) if known.as_ref() != Some(error) => {
+                tracing::error!(error, "the store can't write; it is tried again by itself");
+            }
             (Some(_), None) => tracing::info!("the store writes again"),
             _ => {}
         }
-        *failing = error.map(|error| error.to_string());
+        *failing = error;
     }
+}
+
+/// The database was closed because it failed, and could not be opened yet.
+fn closed() -> StoreError {
+    StoreError::Shaken("the database could not be opened anew".to_owned())
 }
 
 /// One item: under `OneByOne` a refusal is the item's own answer, and what it wrote is taken back.

@@ -100,6 +100,12 @@ impl Store {
         self.sqlite.failing()
     }
 
+    /// Whether outcomes can be written down: false from a commit that failed until one succeeds, and at the start until then.
+    #[must_use]
+    pub fn records(&self) -> bool {
+        self.sqlite.records()
+    }
+
     /// Sets another ceiling of the database file.
     pub async fn set_bytes_max(&self, bytes: Option<u64>) {
         self.sqlite.set_bytes_max(bytes).await;

@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use ess_core::delivery::State;
+use ess_core::event::Priority;
 use ess_core::id::{PartnerNo, Seq};
 use ess_core::lane::{Health, OpenState};
 use ess_core::time::Time;
 use ess_store::Change;
 
-use crate::support::{acked, delivery, event, key, open, partner};
+use crate::support::{FIRST, acked, delivery, event, key, open, partner};
 
 #[tokio::test]
 async fn a_lane_goes_on_where_it_was() {
@@ -144,4 +145,73 @@ async fn receipts_far_ahead_of_the_cursor_are_remembered() {
     let mut ended = open.store.lane_start(PartnerNo(1)).await.unwrap().ended;
     ended.sort_unstable();
     assert_eq!(ended, [Seq(2), Seq(3), Seq(9_999)]);
+}
+
+#[tokio::test]
+async fn what_waits_for_a_partner_that_is_given_up_is_a_dead_letter() {
+    let open = open();
+    open.add_partners(3).await;
+    for number in 1..=6 {
+        open.publish(&format!("A-{number}"), 3).await;
+    }
+    let health = Health {
+        offline_since: Some(Time::from_micros(5)),
+        first_failed_at: Some(Time::from_micros(4)),
+        failures: 9,
+        gave_up_at: Some(Time::from_micros(6)),
+    };
+    let changes = |partner: u32| {
+        vec![
+            acked(key(Seq(1), partner)),
+            Change::Opened(delivery(key(Seq(2), partner), OpenState::Retrying)),
+            Change::Opened(delivery(key(Seq(3), partner), OpenState::Blocked)),
+            Change::HealthChanged { partner: PartnerNo(partner), health },
+        ]
+    };
+    open.record(changes(1)).await;
+    open.record(changes(2)).await;
+    // Partner 1: 2 and 4 to 6 wait, 1 is done, 3 waits for a bridge. Partner 2 alike; partner 3 is well.
+    let places = |letters: Vec<ess_store::StoredDelivery>| -> Vec<(u64, u32)> {
+        assert!(letters.iter().all(|letter| letter.waits && letter.state == State::Dead));
+        letters.iter().map(|letter| (letter.key.seq.0, letter.key.partner.0)).collect()
+    };
+    let all = [(2, 1), (2, 2), (4, 1), (4, 2), (5, 1), (5, 2), (6, 1), (6, 2)];
+    let mut after = FIRST;
+    let mut paged = Vec::new();
+    loop {
+        let page = open.store.dead_letters(None, None, after, 3).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = last.key;
+        paged.extend(places(page));
+    }
+    assert_eq!(paged, all);
+    let of_one = open.store.dead_letters(Some(PartnerNo(2)), None, FIRST, 10).await.unwrap();
+    assert_eq!(places(of_one), [(2, 2), (4, 2), (5, 2), (6, 2)]);
+    let of_event = open.store.dead_letters(None, Some(Seq(4)), FIRST, 10).await.unwrap();
+    assert_eq!(places(of_event), [(4, 1), (4, 2)]);
+
+    let well = vec![Change::HealthChanged { partner: PartnerNo(1), health: Health::default() }];
+    open.record(well).await;
+    let left = open.store.dead_letters(Some(PartnerNo(1)), None, FIRST, 10).await.unwrap();
+    assert!(left.is_empty(), "it answers again");
+}
+
+#[tokio::test]
+async fn what_is_urgent_in_a_backlog_is_named_unless_its_subject_has_something_older_there() {
+    let open = open();
+    open.add_partners(2).await;
+    for number in 1..=3 {
+        open.publish(&format!("A-{number}"), 1).await;
+    }
+    for (id, partners) in [("B-1", 2), ("A-4", 1), ("C-1", 1)] {
+        let mut new = event(id, "1", partners);
+        new.content.priority = Priority::Urgent;
+        open.store.publish(new).await.unwrap();
+    }
+    let page = open.store.urgent_backlog(PartnerNo(1), (Seq(1), Seq(1)), 10).await.unwrap();
+    let named: Vec<(u64, u64)> = page.entries.iter().map(|(offer, distance)| (offer.seq.0, *distance)).collect();
+    assert_eq!(named, [(4, 3), (6, 5)], "A-4 comes after A-2 and A-3");
+    assert_eq!((page.scanned_to, page.has_more), (Seq(6), false));
+    let page = open.store.urgent_backlog(PartnerNo(2), (Seq(0), Seq(0)), 1).await.unwrap();
+    assert_eq!((page.entries[0].1, page.scanned_to, page.has_more), (1, Seq(4), true));
 }

@@ -95,16 +95,23 @@ pub(crate) fn write(path: &Path, profile: &Profile) -> Result<()> {
     write_private(path, (text + "\n").as_bytes()).map_err(|error| tried(&error))
 }
 
-/// Replaces a file whole, mode 0600: either the old or the new content is there, also after a crash.
+/// Replaces a file whole, readable by its owner only.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    write_whole(path, bytes, 0o600)
+}
+
+/// Replaces a file whole: either the old or the new content is there, also after a power cut; the new one when this returns.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.part", std::process::id()));
     let part = PathBuf::from(name);
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&part)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    std::fs::rename(&part, path)
+    std::fs::rename(&part, path)?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(dir)?.sync_all()
 }
 
 /// The hub that a command means: flag, environment, profile, in this order; then its alias.
