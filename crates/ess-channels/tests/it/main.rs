@@ -6,6 +6,8 @@ mod guard;
 mod hostile;
 mod link;
 mod mllp;
+mod mosquitto;
+mod mqtt;
 mod oauth;
 mod partner;
 mod sftp;
