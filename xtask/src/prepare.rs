@@ -89,6 +89,12 @@ pub(crate) fn jsonata_reference() -> anyhow::Result<PathBuf> {
     Ok(module)
 }
 
+/// Prometheus' Alertmanager, which the hub is to speak to as it really is.
+pub(crate) fn alertmanager() -> anyhow::Result<()> {
+    let is_there = || shell::works("prometheus-alertmanager", &["--version"]);
+    need("prometheus-alertmanager", is_there, &["prometheus-alertmanager"])
+}
+
 fn can_make_venv() -> bool {
     shell::works("python3", &["-c", "import venv, ensurepip"])
 }

@@ -11,6 +11,7 @@ use crate::dialer::Dialer;
 use crate::file::FileDrop;
 use crate::mllp::Mllp;
 use crate::mqtt::Mqtt;
+use crate::pull::Pull;
 use crate::sftp::SftpDrop;
 use crate::watch::{Awaited, Heard, Watch};
 use crate::webhook::Webhook;
@@ -36,15 +37,17 @@ pub enum ChannelError {
 #[derive(Debug)]
 pub enum Channel {
     /// HTTP POST.
-    Webhook(Webhook),
+    Webhook(Box<Webhook>),
     /// A drop in a directory.
     File(FileDrop),
     /// HL7 v2 over MLLP.
-    Mllp(Mllp),
+    Mllp(Box<Mllp>),
     /// MQTT.
-    Mqtt(Mqtt),
+    Mqtt(Box<Mqtt>),
     /// A drop by SFTP.
     Sftp(SftpDrop),
+    /// The partner fetches its events.
+    Pull(Pull),
 }
 
 impl Channel {
@@ -62,12 +65,13 @@ impl Channel {
         match partner.channel {
             ChannelKind::Webhook => {
                 let connections_max = partner.limits.in_flight as usize;
-                Webhook::open(url, &credential, dialer, connections_max).map(Channel::Webhook)
+                Webhook::open(url, &credential, dialer, connections_max).map(Box::new).map(Channel::Webhook)
             }
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
-            ChannelKind::Mllp => Mllp::open(partner, url, &credential, dialer).map(Channel::Mllp),
-            ChannelKind::Mqtt => Mqtt::open(partner, url, credential, dialer).map(Channel::Mqtt),
+            ChannelKind::Mllp => Mllp::open(partner, url, &credential, dialer).map(Box::new).map(Channel::Mllp),
+            ChannelKind::Mqtt => Mqtt::open(partner, url, credential, dialer).map(Box::new).map(Channel::Mqtt),
             ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Channel::Sftp),
+            ChannelKind::Pull => Ok(Channel::Pull(Pull::default())),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
         }
@@ -83,6 +87,7 @@ impl Channel {
             Channel::Mllp(mllp) => mllp.send(message, deadline).await,
             Channel::Mqtt(mqtt) => mqtt.send(message, deadline).await,
             Channel::Sftp(sftp) => sftp.send(message, deadline).await,
+            Channel::Pull(pull) => pull.send(message, deadline).await,
         }
     }
 
@@ -90,7 +95,7 @@ impl Channel {
     #[must_use]
     pub fn watch(&self) -> Watch {
         match self {
-            Channel::Webhook(_) | Channel::Mllp(_) => Watch::None,
+            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) => Watch::None,
             Channel::Mqtt(mqtt) => mqtt.watch(),
             Channel::File(file) => file.watch(),
             Channel::Sftp(sftp) => sftp.watch(),
@@ -105,7 +110,7 @@ impl Channel {
     /// The place could not be looked at by `deadline`.
     pub async fn look(&self, awaited: &[Awaited], deadline: Instant) -> Result<Vec<Heard>, Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) => Ok(Vec::new()),
+            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Mqtt(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.look(awaited, deadline).await,
         }
@@ -118,7 +123,7 @@ impl Channel {
     /// It could not be removed; it is only found again.
     pub async fn settle(&self, awaited: &Awaited, deadline: Instant) -> Result<(), Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) => Ok(()),
+            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Mqtt(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.settle(awaited, deadline).await,
         }
@@ -130,7 +135,7 @@ impl Channel {
         match self {
             Channel::Mqtt(mqtt) => mqtt.listen(heard).await,
             // None of the others has anything to listen to.
-            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Mllp(_) => {
+            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Pull(_) | Channel::Mllp(_) => {
                 std::future::pending().await
             }
         }
@@ -141,9 +146,18 @@ impl Channel {
         match self {
             Channel::Webhook(webhook) => webhook.sweep(),
             Channel::Mllp(mllp) => mllp.sweep(),
-            // A broker keeps the connection of one that is silent by its own rules.
-            Channel::File(_) | Channel::Mqtt(_) => {}
             Channel::Sftp(sftp) => sftp.sweep(),
+            // A broker keeps the connection of one that is silent by its own rules.
+            Channel::File(_) | Channel::Pull(_) | Channel::Mqtt(_) => {}
+        }
+    }
+
+    /// The inbox that the partner fetches from, if it has one.
+    #[must_use]
+    pub fn pull(&self) -> Option<&Pull> {
+        match self {
+            Channel::Pull(pull) => Some(pull),
+            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Mllp(_) | Channel::Mqtt(_) => None,
         }
     }
 }

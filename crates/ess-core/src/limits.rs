@@ -52,6 +52,8 @@ pub const HEADER_BYTES_MAX: usize = 4_096;
 pub const GLOBS_MAX: usize = 256;
 /// Bytes of an address.
 pub const URL_BYTES_MAX: usize = 2_048;
+/// Legal holds at a time: each event whose time has come is compared with all of them.
+pub const HOLDS_MAX: usize = 1_000;
 /// The longest that a partner may ask the hub to wait.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of the pattern that names a receipt file.

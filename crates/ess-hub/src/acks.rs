@@ -11,7 +11,7 @@ use ess_core::receipt::Evidence;
 use ess_store::{AckReceipt, Change, StoredDelivery};
 
 use crate::hub::Hub;
-use crate::lanes::{Input, Word as LaneWord};
+use crate::lanes::{Input, ToLane, Word as LaneWord};
 use crate::publish::unavailable;
 use crate::registry::Registered;
 
@@ -92,6 +92,12 @@ impl Hub {
                 self.lanes.word(registered.no, lane_word).await;
             }
         }
+        if let Ok(channel) = registered.channel_for(test)
+            && let Some(pull) = channel.pull()
+        {
+            // It was said: it is not offered again.
+            pull.recall(&id, test);
+        }
         tracing::info!(partner.id = %partner, event.id = %id, evidence = evidence.word(), "a partner's word for {id}");
         self.delivery.store.record_durably(Vec::new()).await.map_err(|error| unavailable(&error))
     }
@@ -120,7 +126,9 @@ impl Hub {
             has_rows: true,
         };
         self.delivery.store.record(vec![Change::Acked(receipt)]);
-        self.lanes.tell(Input::EndedInStore(delivery.key.partner, event.content.subject.clone(), event.content.test));
+        let content = &event.content;
+        let (key, subject) = (delivery.key, content.subject.clone());
+        self.lanes.tell(Input::Lane(key.partner, ToLane::EndedInStore((key.seq, key.round), subject, content.test)));
     }
 
     pub(crate) async fn state_of(&self, key: DeliveryKey) -> Result<Option<State>, Problem> {

@@ -2,7 +2,7 @@
 
 use ess_core::delivery::State;
 use ess_core::id::EventId;
-use ess_core::lane::{Action, Record};
+use ess_core::lane::{Action, OpenState, Record};
 use ess_core::partner::ChannelKind;
 use ess_core::time::Time;
 
@@ -17,6 +17,9 @@ pub fn tell_record(delivery: &Delivery, happenings: &Happenings, registered: &Re
         if let Some(cell) = delivery.cells.get(*seq) {
             delivery.metrics.ack_seconds.observe(at.since(cell.event.recorded_at).as_secs_f64());
         }
+    }
+    if matches!(record, Record::Health(_) | Record::Ended { .. }) {
+        delivery.attention.mark(registered.no);
     }
     let partner = &registered.partner.id;
     if let Record::Ended { open, ended } = record
@@ -55,6 +58,7 @@ pub fn tell_record(delivery: &Delivery, happenings: &Happenings, registered: &Re
             (kind, open.key.seq, format!("{partner}: {}", ended.reason))
         }
         Record::Opened(open) => match &open.reason {
+            _ if open.state != OpenState::Blocked => return,
             Some(reason) => ("delivery.blocked", open.key.seq, format!("{partner}: {reason}")),
             None => return,
         },
@@ -66,6 +70,7 @@ pub fn tell_record(delivery: &Delivery, happenings: &Happenings, registered: &Re
 
 /// Tells what else a lane asks for.
 pub fn tell_action(delivery: &Delivery, happenings: &Happenings, registered: &Registered, action: &Action, now: Time) {
+    delivery.attention.mark(registered.no);
     let partner = &registered.partner.id;
     let (kind, seq, detail) = match action {
         Action::BecameBlocked { seq, .. } => {

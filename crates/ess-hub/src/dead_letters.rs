@@ -11,8 +11,9 @@ use ess_store::{Change, StoredDelivery};
 
 use crate::ask::delivery_cursor;
 use crate::hub::{FIRST, Hub};
-use crate::lanes::{Input, offer_of};
+use crate::lanes::{Input, ToLane, offer_of};
 use crate::publish::unavailable;
+use crate::replay::check_payload_is_there;
 use crate::view::{DeliveryView, Page};
 
 /// How many dead letters are looked at in one step.
@@ -61,6 +62,9 @@ impl Hub {
     pub async fn redrive(&self, letters: &Letters, reason: Option<String>, by: &Principal) -> Result<u64, Problem> {
         self.audit_bulk("dead_letters.redrive", letters, reason, by).await?;
         let chosen = self.choose_letters(letters).await?;
+        if let Some(seq) = chosen.event {
+            check_payload_is_there(&self.event_at(seq).await?.event)?;
+        }
         let (mut count, mut partners) = (0, BTreeSet::new());
         let mut after = FIRST;
         while let Some(found) = self.next_letters(&chosen, &mut after).await? {
@@ -68,7 +72,7 @@ impl Hub {
             partners.extend(found.iter().map(|letter| letter.key.partner));
         }
         for partner in partners {
-            self.lanes.tell(Input::Redrive(partner));
+            self.lanes.tell(Input::Lane(partner, ToLane::Redrive));
         }
         after = FIRST;
         while let Some(found) = self.next_letters(&chosen, &mut after).await? {
@@ -76,7 +80,7 @@ impl Hub {
             for letter in found.into_iter().filter(|letter| !letter.waits) {
                 let open = self.reopened(letter).await?;
                 self.delivery.store.record(vec![Change::Reopened(open.clone())]);
-                self.lanes.tell(Input::Opened(open.key.partner, vec![open]));
+                self.lanes.tell(Input::Lane(open.key.partner, ToLane::Opened(vec![open])));
             }
             self.delivery.store.record_durably(Vec::new()).await.map_err(|error| unavailable(&error))?;
         }
@@ -103,7 +107,7 @@ impl Hub {
                 let (waits, partner) = (letter.waits, letter.key.partner);
                 let open = self.reopened(letter).await?;
                 if waits {
-                    self.lanes.tell(Input::Cancel(partner, Box::new(open), reason));
+                    self.lanes.tell(Input::Lane(partner, ToLane::Cancel(Box::new(open), reason)));
                     continue;
                 }
                 let (state, at) = (State::Cancelled, self.now());
@@ -170,7 +174,7 @@ impl Hub {
     }
 
     /// A dead letter as an open delivery: its attempts are remembered, its patience begins anew.
-    async fn reopened(&self, letter: StoredDelivery) -> Result<OpenDelivery, Problem> {
+    pub(crate) async fn reopened(&self, letter: StoredDelivery) -> Result<OpenDelivery, Problem> {
         let recorded = self.event_at(letter.key.seq).await?;
         Ok(OpenDelivery {
             key: letter.key,

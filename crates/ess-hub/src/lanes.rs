@@ -10,24 +10,25 @@ use std::time::Duration;
 
 use ess_core::event::Event;
 use ess_core::id::{PartnerNo, Seq};
-use ess_core::lane::{Action, Command, Lane, OpenDelivery, OpenState, Policy, Record, Report, URGENT};
+use ess_core::lane::{Action, Command, Lane, OpenState, Record, URGENT};
 use ess_core::partner::AckBy;
 use ess_core::time::Time;
-use ess_store::{LaneStart, Recorded};
+use ess_store::Recorded;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::announce::{tell_action, tell_record};
 use crate::deliver::Delivery;
 use crate::happenings::Happenings;
-use crate::heartbeat::Beat;
 use crate::records;
 use crate::registry::Registered;
 
 mod errands;
+mod inboxes;
 mod input;
 mod retractions;
+mod seats;
 
-pub use input::{Input, LaneReport, LanesHandle, Retraction, Wish, Word};
+pub use input::{Input, LaneGlance, LaneReport, LanesHandle, Retraction, ToLane, Wish, Word};
 use retractions::take_back_at;
 pub use retractions::{Retractions, offer_of};
 
@@ -190,31 +191,10 @@ impl Lanes {
             self.fan_out_some();
         }
         let now = self.now();
-        let no = match input {
-            Input::Report(no, report) => {
-                self.under_way -= 1;
-                self.on_report(no, *report, now);
-                no
-            }
-            Input::Prepared(no, seq, round, sent) => {
-                self.with_lane(no, |lane| lane.on_prepared(seq, round, sent));
-                no
-            }
-            Input::Loaded(no, offers, scanned_to) => {
-                self.with_lane(no, |lane| lane.on_loaded(offers, scanned_to, now));
-                no
-            }
-            Input::LineLoaded(no, subject, test, opened, more) => {
-                self.with_lane(no, |lane| lane.on_line_loaded(&subject, test, opened, more, now));
-                no
-            }
-            Input::OpenLoaded(no, opened, next) => {
-                self.with_lane(no, |lane| lane.on_open_loaded(opened, next, now));
-                no
-            }
-            Input::Opened(no, opened) => {
-                self.with_lane(no, |lane| lane.on_opened(opened, now));
-                no
+        match input {
+            Input::Lane(no, input) => {
+                self.step(no, input, now);
+                self.pump(no);
             }
             Input::Word(no, word, reply) => {
                 let was_open = self.on_word(no, word, now);
@@ -222,78 +202,77 @@ impl Lanes {
                 // The word is recorded before the partner is answered: the caller makes it durable.
                 self.flush();
                 let _ = reply.send(was_open);
-                return;
             }
-            Input::EndedInStore(no, subject, test) => {
-                self.with_lane(no, |lane| lane.on_ended_in_store(&subject, test, now));
-                no
-            }
-            Input::UnblockAll => return self.command_all(&Command::Unblock),
-            Input::FallbackReport(no, report) => {
-                self.under_way -= 1;
-                let dice = self.roll();
-                self.with_lane(no, |lane| lane.on_fallback_report(*report, now, dice));
-                no
-            }
-            Input::Beaten => {
-                self.under_way -= 1;
-                return;
-            }
-            Input::UrgentLoaded(no, page) => {
-                self.with_lane(no, |lane| lane.on_urgent_loaded(page.entries, page.scanned_to, page.has_more, now));
-                no
-            }
-            Input::TakeBack(partners, retraction) => return self.take_back(&partners, &retraction, now),
-            Input::Cancel(no, open, reason) => {
-                self.with_lane(no, |lane| lane.on_command(Command::Cancel { open, reason }, now));
-                no
-            }
-            Input::Redrive(no) => {
-                self.with_lane(no, |lane| lane.on_command(Command::Redrive, now));
-                no
-            }
+            Input::UnblockAll => self.command_all(&Command::Unblock),
+            Input::Beaten => self.under_way -= 1,
+            Input::TakeBack(partners, retraction) => self.take_back(&partners, &retraction, now),
             Input::Seat(registered, start, left, head) => {
                 let no = registered.no;
                 self.seat(registered, *start, &left, head);
-                no
+                self.pump(no);
             }
             Input::Reseat(registered) => {
                 let no = registered.no;
                 self.reseat(registered, now);
-                no
+                self.pump(no);
             }
             Input::Unseat(no) => {
-                self.seats.remove(&no);
-                return;
+                if let Some(seat) = self.seats.remove(&no) {
+                    inboxes::close(&seat.registered);
+                }
             }
-            Input::Inspect(no, reply) => return self.inspect(no, reply),
+            Input::Inspect(no, reply) => self.inspect(no, reply),
+            Input::InspectAll(reply) => self.inspect_all(reply),
             Input::Settle(reply) => {
                 self.flush();
                 let _ = reply.send(());
-                return;
             }
             Input::Drain(reply) => {
                 self.is_draining = true;
+                // What waits for its partner to ask would wait for ever.
+                self.seats.values().for_each(|seat| inboxes::close(&seat.registered));
                 self.draining.push(reply);
-                return;
             }
-        };
-        self.pump(no);
+        }
+    }
+
+    /// Tells one lane.
+    fn step(&mut self, no: PartnerNo, input: ToLane, now: Time) {
+        let dice = self.roll();
+        if matches!(input, ToLane::Report(_) | ToLane::FallbackReport(_)) {
+            self.under_way -= 1;
+        }
+        let Some(seat) = self.seats.get_mut(&no) else { return };
+        let lane = &mut seat.lane;
+        match input {
+            ToLane::Report(report) => {
+                if !report.tried.reason.is_empty() {
+                    seat.last_error = Some(report.tried.reason.clone());
+                }
+                lane.on_report(*report, now, dice);
+            }
+            ToLane::FallbackReport(report) => lane.on_fallback_report(*report, now, dice),
+            ToLane::Prepared(seq, round, sent) => lane.on_prepared(seq, round, sent),
+            ToLane::Loaded(offers, scanned_to) => lane.on_loaded(offers, scanned_to, now),
+            ToLane::UrgentLoaded(page) => lane.on_urgent_loaded(page.entries, page.scanned_to, page.has_more, now),
+            ToLane::LineLoaded(subject, test, opened, more) => {
+                lane.on_line_loaded(&subject, test, opened, more, now);
+            }
+            ToLane::OpenLoaded(opened, next) => lane.on_open_loaded(opened, next, now),
+            ToLane::Opened(opened) => lane.on_opened(opened, now),
+            ToLane::EndedInStore(place, subject, test) => lane.on_ended_in_store(place, &subject, test, now),
+            ToLane::Cancel(open, reason) => {
+                inboxes::recall_all(&seat.registered);
+                lane.on_command(Command::Cancel { open, reason }, now);
+            }
+            ToLane::Redrive => lane.on_command(Command::Redrive, now),
+        }
     }
 
     fn with_lane(&mut self, no: PartnerNo, step: impl FnOnce(&mut Lane)) {
         if let Some(seat) = self.seats.get_mut(&no) {
             step(&mut seat.lane);
         }
-    }
-
-    fn on_report(&mut self, no: PartnerNo, report: Report, now: Time) {
-        let dice = self.roll();
-        let Some(seat) = self.seats.get_mut(&no) else { return };
-        if !report.tried.reason.is_empty() {
-            seat.last_error = Some(report.tried.reason.clone());
-        }
-        seat.lane.on_report(report, now, dice);
     }
 
     fn on_word(&mut self, no: PartnerNo, word: Word, now: Time) -> bool {
@@ -347,6 +326,7 @@ impl Lanes {
             let Some(seat) = self.seats.get_mut(no) else { continue };
             let is_taken = seat.lane.offer(&offer, now);
             if let Some(retraction) = &retraction {
+                inboxes::recall_all(&seat.registered);
                 take_back_at(&mut seat.lane, &offer, retraction, now);
             }
             if is_taken || is_urgent {
@@ -360,52 +340,10 @@ impl Lanes {
 
     fn take_back(&mut self, partners: &[PartnerNo], retraction: &Retraction, now: Time) {
         for no in partners {
+            inboxes::recall_waiting(self.seats.get(no));
             self.with_lane(*no, |lane| take_back_at(lane, &retraction.offer, retraction, now));
             self.pump(*no);
         }
-    }
-
-    fn seat(&mut self, registered: Arc<Registered>, start: LaneStart, left: &[OpenDelivery], head: Seq) {
-        let now = self.now();
-        let mut lane = Lane::new(registered.no, Policy::of(&registered.partner), start.cursor, start.counted);
-        lane.resume(start.health, registered.paused_since.is_some(), start.ended, head);
-        let last = start.open.last().map_or((Seq(0), 0), |open| (open.key.seq, open.key.round));
-        lane.on_opened(start.open, now);
-        for open in left {
-            lane.leave_in_store(&open.subject, open.test, last);
-        }
-        // Bridges may have changed while the hub was down.
-        lane.on_command(Command::Unblock, now);
-        lane.want_urgent();
-        let no = registered.no;
-        self.seats.insert(no, Seat { lane, registered, armed: None, last_error: None, sent_at: now, sent_to: 0 });
-        let room = HELD_MAX / self.seats.len();
-        for seat in self.seats.values_mut() {
-            seat.lane.set_room(room);
-        }
-    }
-
-    fn reseat(&mut self, registered: Arc<Registered>, now: Time) {
-        let Some(seat) = self.seats.get_mut(&registered.no) else { return };
-        let is_paused = registered.paused_since.is_some();
-        let has_other_shape = seat.registered.partner != registered.partner;
-        if has_other_shape {
-            seat.lane.on_command(Command::Policy(Policy::of(&registered.partner)), now);
-            seat.lane.on_command(Command::Unblock, now);
-        }
-        if is_paused != seat.lane.is_paused() {
-            seat.lane.on_command(if is_paused { Command::Pause } else { Command::Resume }, now);
-        }
-        seat.registered = registered;
-    }
-
-    fn inspect(&mut self, no: PartnerNo, reply: oneshot::Sender<LaneReport>) {
-        let report = self.seats.get(&no).map(|seat| LaneReport {
-            in_flight: seat.lane.in_flight(),
-            offline_since: seat.lane.offline_since(),
-            last_error: seat.last_error.clone(),
-        });
-        drop(reply.send(report.unwrap_or_default()));
     }
 
     fn fire(&mut self) {
@@ -440,21 +378,6 @@ impl Lanes {
             for no in numbers {
                 self.pump(no);
             }
-        }
-    }
-
-    /// Partners who want to know that the hub is there and have heard nothing for a while are told.
-    fn send_heartbeats(&mut self) {
-        let now = self.now();
-        for seat in self.seats.values_mut() {
-            let is_due = seat.registered.partner.heartbeat.is_some_and(|span| now.since(seat.sent_at) >= span);
-            if !is_due || self.is_draining || seat.lane.is_paused() {
-                continue;
-            }
-            seat.sent_at = now;
-            self.under_way += 1;
-            let beat = Beat { partner_seq: seat.sent_to.max(seat.lane.counted()), sequence: self.head };
-            errands::spawn_heartbeat(&self.delivery, &self.handle, &seat.registered, beat);
         }
     }
 

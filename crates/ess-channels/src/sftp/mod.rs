@@ -193,13 +193,12 @@ impl SftpDrop {
                 self.clean_parts(connection, message, &name).await?;
                 return Ok(Receipt::Confirmed);
             }
-            (Found::Other, _) if !message.replay => return Ok(self.taken(&name)),
-            (Found::Other | Found::Beginning, _) if message.replay => {
-                if self.write == Write::Once || !connection.has_posix_rename {
-                    connection.remove(&path).await?;
-                }
+            (Found::Other, _) | (Found::Beginning, Write::Rename) if !message.replay => return Ok(self.taken(&name)),
+            (Found::Other | Found::Beginning, write)
+                if message.replay && (write == Write::Once || !connection.has_posix_rename) =>
+            {
+                connection.remove(&path).await?;
             }
-            (Found::Beginning, Write::Rename) => return Ok(self.taken(&name)),
             _ => {}
         }
         match self.write {

@@ -132,7 +132,7 @@ async fn a_dropped_attempt_closes_its_connection(described: &Described) {
 async fn a_fault_at_any_step_costs_the_attempt_and_doubles_nothing(described: &Described) {
     let link = described.link.as_ref().unwrap();
     arrived(&described.channel.send(&described.numbered(1), soon()).await);
-    let whole = link.from_server();
+    let whole = link.bytes_said();
     let mut sent = vec![described.numbered(1)];
     let mut failures = 0;
     for point in 0..POINTS {

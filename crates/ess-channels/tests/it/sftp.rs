@@ -131,7 +131,7 @@ async fn receipt_files_are_heard_asked_for_singly_and_in_a_list() {
     let nack = Heard { event: awaited(1).event, test: false, said, evidence: Evidence::File };
     for count in [1, 40] {
         let all: Vec<Awaited> = (1..=count).map(awaited).collect();
-        assert_eq!(channel.look(&all, soon()).await.unwrap(), [nack.clone()]);
+        assert_eq!(channel.look(&all, soon()).await.unwrap(), std::slice::from_ref(&nack));
     }
     channel.settle(&awaited(1), soon()).await.unwrap();
     assert_eq!(std::fs::read_dir(sshd.inbox.join("done")).unwrap().count(), 0);

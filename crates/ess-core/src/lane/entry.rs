@@ -151,9 +151,9 @@ impl Phase {
         matches!(self, Phase::Waiting | Phase::Ready | Phase::Retrying { .. })
     }
 
-    /// The partner may have seen it.
+    /// The partner may have seen it, and may see it again.
     pub(super) fn is_under_way(&self) -> bool {
-        !matches!(self, Phase::Waiting | Phase::Ready | Phase::Blocked)
+        matches!(self, Phase::Sending | Phase::Retrying { .. } | Phase::AwaitingAck { .. })
     }
 }
 

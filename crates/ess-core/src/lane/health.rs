@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::mutant::{self, Mutant};
 use crate::partner::RetryPolicy;
 use crate::retry;
 use crate::time::Time;
@@ -131,9 +132,11 @@ impl Breaker {
         self.health.first_failed_at.get_or_insert(now);
         if self.health.failures >= OFFLINE_AFTER {
             self.health.offline_since.get_or_insert(now);
-            self.window = 1;
+            self.window = if mutant::is_active(Mutant::OfflineStorm) { self.window_max } else { 1 };
             let probe_at = now.after(retry::delay(policy, self.health.failures, dice));
-            self.not_before = self.not_before.max(probe_at);
+            if !mutant::is_active(Mutant::ProbeWithoutGate) {
+                self.not_before = self.not_before.max(probe_at);
+            }
         }
         Some(self.health)
     }

@@ -4,11 +4,12 @@ use super::entry::{self, Phase};
 use super::{Ended, Lane, Line, Place};
 use crate::delivery::State;
 use crate::id::{Seq, Subject};
+use crate::mutant::{self, Mutant};
 use crate::partner::Order;
 use crate::time::Time;
 
 use super::act::{Action, Record};
-use super::entry::Offer;
+use super::entry::{Offer, OpenDelivery};
 
 impl Lane {
     pub(super) fn enter_offer(&mut self, offer: Offer, now: Time) {
@@ -68,7 +69,7 @@ impl Lane {
             return self.settle(place, &phase, now);
         }
         self.lines.entry(key.clone()).or_default().places.insert(place);
-        if self.policy.order == Order::Latest {
+        if self.policy.order == Order::Latest && !mutant::is_active(Mutant::OlderNotSuperseded) {
             self.supersede_before(&key, now);
         }
         if phase == Phase::Waiting {
@@ -111,10 +112,19 @@ impl Lane {
                 if std::mem::replace(&mut line.is_loading, true) {
                     return;
                 }
+                line.read = self.reads.begin();
                 self.actions.push_back(Action::LoadLine { subject: key.0.clone(), test: key.1 });
                 return;
             }
-            Order::Subject => line.places.first().copied(),
+            // A replay of what is outstanding does not wait for that: it is the operator's answer to it.
+            Order::Subject => line.places.iter().copied().find(|place| {
+                let is_outstanding = self.entries.get(place).is_some_and(|entry| entry.phase == Phase::Outstanding);
+                if mutant::is_active(Mutant::LineLetsTwoGo) {
+                    return self.entries.get(place).is_some_and(|entry| entry.phase == Phase::Waiting);
+                }
+                let newer_rounds = (place.0, place.1 + 1)..=(place.0, u32::MAX);
+                !is_outstanding || line.places.range(newer_rounds).next().is_none()
+            }),
             // What was delivered and awaits its ACK does not hold up the newest.
             Order::Latest => line.places.last().copied().filter(|_| {
                 !line
@@ -131,15 +141,16 @@ impl Lane {
             return;
         };
         let others_under_way = self.policy.order == Order::Subject
-            && line.places.iter().skip(1).any(|place| {
+            && !mutant::is_active(Mutant::LineLetsTwoGo)
+            && line.places.iter().any(|place| {
                 // A replay of an older event may enter in front of one that is under way already.
-                self.entries.get(place).is_some_and(|entry| entry.phase.is_under_way())
+                *place != head && self.entries.get(place).is_some_and(|entry| entry.phase.is_under_way())
             });
         if others_under_way {
             return;
         }
         if self.policy.order == Order::Subject {
-            let overtaken: Vec<Place> = line.places.iter().skip(1).copied().collect();
+            let overtaken: Vec<Place> = line.places.iter().copied().filter(|place| *place > head).collect();
             for place in overtaken {
                 self.back_to_waiting(place);
             }
@@ -174,12 +185,17 @@ impl Lane {
         }
     }
 
-    /// Under `order: latest`: everything undelivered before the newest of the line ends.
+    /// Under `order: latest`: everything undelivered before the newest of the line ends, and what was delivered is left to the
+    /// partner's word: to send it again would take the newest back.
     pub(super) fn supersede_before(&mut self, key: &(Subject, bool), now: Time) {
         let Some(line) = self.lines.get(key) else { return };
         let Some(newest) = line.places.last().copied() else {
             return;
         };
+        let is_awaiting = |place: &Place| {
+            self.entries.get(place).is_some_and(|entry| matches!(entry.phase, Phase::AwaitingAck { .. }))
+        };
+        let awaiting: Vec<Place> = line.places.range(..newest).copied().filter(is_awaiting).collect();
         let overtaken: Vec<Place> = line
             .places
             .iter()
@@ -191,6 +207,9 @@ impl Lane {
                 })
             })
             .collect();
+        for place in awaiting {
+            self.leave_outstanding(place);
+        }
         for place in overtaken {
             let reason = format!("event {} of the subject took its place", newest.0);
             let ended = Ended { state: State::Superseded, reason, evidence: None, tried: None, at: now };
@@ -205,13 +224,51 @@ impl Lane {
         }
     }
 
+    /// A bulk redrive is larger than the window: what has no room stays in the store, where its row is, until there is some.
+    pub(super) fn leave_opened(&mut self, place: Place, open: OpenDelivery, now: Time) {
+        if self.policy.order != Order::Subject {
+            return self.open_scan.rewind(place);
+        }
+        let key = (open.subject.clone(), open.test);
+        let line = self.lines.entry(key.clone()).or_default();
+        let may_leave = |other: &Place| {
+            *other > place
+                && self.entries.get(other).is_some_and(|entry| matches!(entry.phase, Phase::Waiting | Phase::Ready))
+        };
+        // What lies in the store of a line is newer than what is loaded of it.
+        if let Some(newest) = line.places.iter().rev().copied().find(may_leave) {
+            line.stored = true;
+            line.left_again = line.is_loading;
+            if let Some(entry) = self.remove(newest)
+                && !entry.is_recorded
+            {
+                self.record(Record::Opened(entry.to_open(self.partner, newest)));
+            }
+            return self.enter(place, entry::Entry::from_open(open), now);
+        }
+        line.stored = true;
+        line.left_again = line.is_loading;
+        self.promote(&key, now);
+    }
+
+    /// Nothing can be sent, though the store holds more: what is held takes the room. Then the held go first.
+    pub(super) fn is_starved(&self) -> bool {
+        let has_more = self.supply.has_more() || self.open_scan.after.is_some();
+        has_more && self.in_flight == 0 && self.ready.is_empty() && self.entries.len() > self.room / 2
+    }
+
     /// Lets go of deliveries that only a word from outside can move, so that they don't take the window from others. They have
     /// records; their lines stay held.
-    fn evict_held(&mut self) {
+    pub(super) fn evict_held(&mut self) {
+        let is_sending = |place: &Place| self.entries.get(place).is_some_and(|entry| entry.phase == Phase::Sending);
+        // Another `order` may have left one under way behind a held one: its end is still to come here.
+        let line_is_sending = |entry: &entry::Entry| {
+            self.lines.get(&entry.line_key()).is_some_and(|line| line.places.iter().any(is_sending))
+        };
         let held: Vec<Place> = self
             .entries
             .iter()
-            .filter(|(_, entry)| entry.is_recorded && entry.phase.is_held())
+            .filter(|(_, entry)| entry.is_recorded && entry.phase.is_held() && !line_is_sending(entry))
             .map(|(place, _)| *place)
             .collect();
         self.open_scan.has_evicted |= !held.is_empty();
@@ -222,6 +279,7 @@ impl Lane {
             }
             let line = self.lines.entry(entry.line_key()).or_default();
             line.stored = true;
+            line.left_again = line.is_loading;
             for follower in std::mem::take(&mut line.places) {
                 let Some(entry) = self.remove(follower) else { continue };
                 if !entry.is_recorded {
@@ -253,6 +311,7 @@ impl Lane {
 
     pub(super) fn remove(&mut self, place: Place) -> Option<entry::Entry> {
         let entry = self.entries.remove(&place)?;
+        self.reads.passed(place);
         self.ready.remove(&(entry.class(), place));
         if let Some(due) = entry.timer {
             self.timers.remove(&(due, place));

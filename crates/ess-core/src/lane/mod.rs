@@ -28,6 +28,7 @@ pub use health::Health;
 
 use crate::delivery::State;
 use crate::id::{PartnerNo, Seq, Subject};
+use crate::mutant::{self, Mutant};
 use crate::partner::{AckPolicy, Limits, Order, Partner, RetryPolicy};
 use crate::receipt::Evidence;
 use crate::time::Time;
@@ -80,6 +81,8 @@ struct Line {
     /// More of this line lies in the store as explicit records, older than whatever comes now.
     stored: bool,
     is_loading: bool,
+    /// Which read is under way.
+    read: u64,
     /// More was left in the store while the line was being read.
     left_again: bool,
 }
@@ -102,6 +105,7 @@ pub struct Lane {
     supply: supply::Supply,
     next_send_at: Time,
     open_scan: scan::OpenScan,
+    reads: scan::Reads,
     /// Under `redrive: manual`: what waits for the given-up partner ends as it comes, up to here.
     bury_to: Seq,
     urgent: urgent::UrgentScan,
@@ -130,6 +134,7 @@ impl Lane {
             supply: supply::Supply::new(cursor, counted),
             next_send_at: Time::default(),
             open_scan: scan::OpenScan::default(),
+            reads: scan::Reads::default(),
             bury_to: Seq(0),
             urgent: urgent::UrgentScan::default(),
             fallbacks: fallback::Fallbacks::default(),
@@ -188,6 +193,9 @@ impl Lane {
     /// Deliveries with records of their own: at the start, a line's stored part, a replay, a redrive.
     pub fn on_opened(&mut self, opened: Vec<OpenDelivery>, now: Time) {
         for open in opened {
+            if open.state == OpenState::Retrying && mutant::is_active(Mutant::RecoveryForgetsOpen) {
+                continue;
+            }
             self.make_room();
             let place = (open.key.seq, open.key.round);
             let key = (open.subject.clone(), open.test);
@@ -195,51 +203,11 @@ impl Lane {
                 && self.lines.get(&key).is_some_and(|line| line.stored && line.places.last() < Some(&place));
             if is_behind_stored {
                 self.promote(&key, now);
+            } else if self.entries.len() >= self.room && !self.entries.contains_key(&place) {
+                self.leave_opened(place, open, now);
             } else {
                 self.enter(place, entry::Entry::from_open(open), now);
             }
-        }
-    }
-
-    /// The answer to `Action::LoadLine`: the oldest stored deliveries of a subject, and whether there are more.
-    pub fn on_line_loaded(&mut self, subject: &Subject, test: bool, opened: Vec<OpenDelivery>, more: bool, now: Time) {
-        self.make_room();
-        let key = (subject.clone(), test);
-        if let Some(line) = self.lines.get_mut(&key) {
-            line.stored = more || line.left_again;
-            line.is_loading = false;
-            line.left_again = false;
-        }
-        for mut open in opened {
-            if open.state == OpenState::Blocked {
-                // Read back because something changed: worth another look.
-                open.state = OpenState::Pending;
-            }
-            self.enter((open.key.seq, open.key.round), entry::Entry::from_open(open), now);
-        }
-        self.promote(&key, now);
-    }
-
-    /// At the start: the store holds an open delivery of this line that was not loaded; `LoadOpen` will ask for it.
-    pub fn leave_in_store(&mut self, subject: &Subject, test: bool, after: (Seq, u32)) {
-        if self.policy.order == Order::Subject {
-            self.lines.entry((subject.clone(), test)).or_default().stored = true;
-        }
-        self.open_scan.after.get_or_insert(after);
-    }
-
-    /// The answer to `Action::LoadOpen`; `next` is the last place of the page while there is more.
-    pub fn on_open_loaded(&mut self, opened: Vec<OpenDelivery>, next: Option<(Seq, u32)>, now: Time) {
-        self.open_scan.loaded(next);
-        let unblocks = self.open_scan.unblocks;
-        for mut open in opened {
-            if unblocks && open.state == OpenState::Blocked {
-                open.state = OpenState::Pending;
-            }
-            self.on_opened(vec![open], now);
-        }
-        if self.open_scan.after.is_none() {
-            self.open_scan.unblocks = false;
         }
     }
 
@@ -269,6 +237,8 @@ impl Lane {
         }
         match outcome {
             Outcome::Blocked { reason, mend } => self.block(place, reason, mend, now),
+            Outcome::Recalled => self.recall(place, now),
+            Outcome::Withdrawn { reason } => self.withdraw(place, reason, now),
             Outcome::Verdict(verdict) => {
                 entry.attempts = entry.attempts.max(attempt.number);
                 self.judge(place, verdict, tried, now, dice);
@@ -298,8 +268,10 @@ impl Lane {
         true
     }
 
-    /// A delivery of this line that was not loaded ended in the store.
-    pub fn on_ended_in_store(&mut self, subject: &Subject, test: bool, now: Time) {
+    /// A delivery of this line that was not loaded ended in the store. It may have been read back before.
+    pub fn on_ended_in_store(&mut self, place: (Seq, u32), subject: &Subject, test: bool, now: Time) {
+        self.remove(place);
+        self.reads.passed(place);
         self.promote(&(subject.clone(), test), now);
     }
 
@@ -363,6 +335,12 @@ impl Lane {
         }
         if let Some(attempt) = self.next_attempt(now) {
             return Some(Action::Send(attempt));
+        }
+        if self.is_starved() {
+            self.evict_held();
+            if let Some(action) = self.actions.pop_front() {
+                return Some(action);
+            }
         }
         if let Some(action) = self.next_urgent_page() {
             return Some(action);
@@ -440,7 +418,7 @@ impl Lane {
         let entry = self.entries.get_mut(&place)?;
         entry.phase = Phase::Sending;
         self.in_flight += 1;
-        if self.policy.limits.per_second > 0.0 {
+        if self.policy.limits.per_second > 0.0 && !mutant::is_active(Mutant::RateIgnored) {
             let spacing = std::time::Duration::from_secs_f64(1.0 / self.policy.limits.per_second);
             self.next_send_at = self.next_send_at.max(now).after(spacing);
         }
@@ -481,6 +459,7 @@ impl Lane {
     /// Everything up to here has ended or has a record of its own; with the partner's counter at that point.
     fn cursor(&self) -> (Seq, u64) {
         let first_unrecorded = self.entries.iter().find(|(place, entry)| place.1 == 0 && !entry.is_recorded);
+        let first_unrecorded = first_unrecorded.filter(|_| !mutant::is_active(Mutant::CursorPassesOpen));
         match first_unrecorded {
             Some((place, entry)) => {
                 (Seq(place.0.0.saturating_sub(1)), entry.partner_seq.unwrap_or(1).saturating_sub(1))

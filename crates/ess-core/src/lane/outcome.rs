@@ -5,6 +5,7 @@ use super::entry::{Entry, Phase};
 use super::health::Health;
 use super::{Lane, Place};
 use crate::delivery::State;
+use crate::mutant::{self, Mutant};
 use crate::partner::{Order, Redrive};
 use crate::receipt::{Evidence, Verdict};
 use crate::retry;
@@ -14,7 +15,10 @@ impl Lane {
     /// What the partner's answer, or its silence, says of its health.
     pub(super) fn note_health(&mut self, verdict: &Verdict, tried: &Tried, now: Time, dice: f64) {
         match verdict {
-            Verdict::Retry { retry_after, .. } => self.health_failure(tried, *retry_after, now, dice),
+            Verdict::Retry { retry_after, .. } => {
+                let retry_after = retry_after.filter(|_| !mutant::is_active(Mutant::RetryAfterIgnored));
+                self.health_failure(tried, retry_after, now, dice);
+            }
             Verdict::Gone { .. } => {}
             // A partner that answers is not offline, whatever it says.
             Verdict::Acked(_)
@@ -55,7 +59,10 @@ impl Lane {
                 self.retry(place, reason.clone(), None, tried, now, dice);
                 self.actions.push_back(Action::PausePartner { reason });
             }
-            Verdict::Retry { reason, retry_after } => self.retry(place, reason, retry_after, tried, now, dice),
+            Verdict::Retry { reason, retry_after } => {
+                let retry_after = retry_after.filter(|_| !mutant::is_active(Mutant::RetryAfterIgnored));
+                self.retry(place, reason, retry_after, tried, now, dice);
+            }
         }
     }
 
@@ -70,7 +77,8 @@ impl Lane {
         entry.reason = Some(reason);
         // Sent once more for each of `resend`, then left to the partner's word and to Ops. An overtaken one is not sent
         // again: the partner has something newer.
-        if entry.resends >= resend || is_overtaken {
+        let is_used_up = entry.resends >= resend && !mutant::is_active(Mutant::ResendUnbounded);
+        if is_used_up || is_overtaken {
             entry.phase = Phase::Outstanding;
             self.actions.push_back(Action::Outstanding { seq: place.0, round: place.1 });
         } else {
@@ -84,6 +92,18 @@ impl Lane {
         if self.policy.order == Order::Latest {
             self.promote(&line_key, now);
         }
+    }
+
+    /// What awaits its ACK is not sent again: only the partner's word ends it.
+    pub(super) fn leave_outstanding(&mut self, place: Place) {
+        let Some(entry) = self.entries.get_mut(&place) else { return };
+        entry.phase = Phase::Outstanding;
+        if let Some(due) = entry.timer.take() {
+            self.timers.remove(&(due, place));
+        }
+        let open = entry.to_open(self.partner, place);
+        self.record(Record::Opened(open));
+        self.actions.push_back(Action::Outstanding { seq: place.0, round: place.1 });
     }
 
     pub(super) fn retry(
@@ -115,6 +135,7 @@ impl Lane {
         let backed_off = now.after(retry::delay(&self.policy.retry, entry.failures, dice));
         let due = retry_after.map_or(backed_off, |span| backed_off.max(now.after(span)));
         let due = due.max(self.health.not_before());
+        let due = if mutant::is_active(Mutant::BackOffIgnored) { now } else { due };
         entry.reason = Some(reason);
         entry.phase = Phase::Retrying { due };
         self.record_failed(place, tried);
@@ -125,6 +146,16 @@ impl Lane {
         if self.entries.contains_key(&place) {
             self.settle(place, &Phase::Retrying { due }, now);
         }
+    }
+
+    /// An attempt that did not take place: no attempt is counted, and a delivery that was cancelled meanwhile ends.
+    pub(super) fn recall(&mut self, place: Place, now: Time) {
+        let Some(entry) = self.entries.get_mut(&place) else { return };
+        if let Some(reason) = entry.cancel.take() {
+            let ended = Ended { state: State::Cancelled, reason, evidence: None, tried: None, at: now };
+            return self.end(place, ended);
+        }
+        self.settle(place, &Phase::Waiting, now);
     }
 
     pub(super) fn block(&mut self, place: Place, reason: String, mend: String, now: Time) {
@@ -140,9 +171,16 @@ impl Lane {
         entry.mend = Some(mend);
         entry.is_recorded = true;
         let open = entry.to_open(self.partner, place);
-        self.record(Record::Opened(open));
+        if !mutant::is_active(Mutant::BlockedNotRecorded) {
+            self.record(Record::Opened(open));
+        }
         self.actions.push_back(Action::BecameBlocked { seq: place.0, round: place.1 });
         self.note_progress();
+    }
+
+    /// There is nothing to send any more.
+    pub(super) fn withdraw(&mut self, place: Place, reason: String, now: Time) {
+        self.end(place, Ended { state: State::Cancelled, reason, evidence: None, tried: None, at: now });
     }
 
     pub(super) fn end_acked(
@@ -154,7 +192,8 @@ impl Lane {
         tried: Option<Tried>,
     ) {
         let Some(entry) = self.remove(place) else { return };
-        self.record(Record::Acked {
+        let is_late = tried.is_none();
+        let acked = Record::Acked {
             seq: place.0,
             round: place.1,
             attempt,
@@ -164,7 +203,11 @@ impl Lane {
             has_rows: entry.is_recorded,
             tried,
             at: now,
-        });
+        };
+        if mutant::is_active(Mutant::LateAckEndsTwice) && is_late {
+            self.record(acked.clone());
+        }
+        self.record(acked);
         self.after_end(&entry, now);
     }
 

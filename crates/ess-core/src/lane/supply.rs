@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::id::Seq;
+use crate::mutant::{self, Mutant};
 
 #[derive(Debug)]
 pub(super) struct Supply {
@@ -24,6 +25,9 @@ impl Supply {
     }
 
     pub(super) fn resume(&mut self, ended: impl IntoIterator<Item = Seq>, head: Seq) {
+        if mutant::is_active(Mutant::CounterForgotten) {
+            self.counted = 0;
+        }
         self.ended.extend(ended);
         self.newest = self.newest.max(head);
     }
@@ -75,6 +79,11 @@ impl Supply {
     pub(super) fn loaded(&mut self, scanned_to: Seq) {
         self.is_loading = false;
         self.taken_to = self.taken_to.max(scanned_to);
+    }
+
+    /// The log holds more than was taken, and nobody reads it.
+    pub(super) fn has_more(&self) -> bool {
+        !self.is_loading && self.taken_to < self.newest
     }
 
     /// What to read next, if there is something and there is room.

@@ -105,7 +105,7 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::Pull,
         word: "pull",
-        is_built: false,
+        is_built: true,
         schemes: &[],
         example: "",
         acks: &[AckBy::Callback],

@@ -8,8 +8,10 @@ mod part;
 mod settings;
 mod words;
 
+pub(crate) use auth::{read_auth, write_auth};
 pub use channel::ChannelKind;
 pub use document::{Secrets, differences};
+pub(crate) use part::{Part, expected, invalid};
 pub use settings::{MllpSettings, MqttProtocol, MqttSettings, Settings, SftpSettings, Write};
 
 use std::net::IpAddr;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ess_core::id::{PartnerNo, Seq, Subject};
 use ess_core::lane::Attempt;
 
-use super::{Input, LanesHandle};
+use super::{Input, LanesHandle, ToLane};
 use crate::deliver::{Delivery, Way};
 use crate::heartbeat::Beat;
 use crate::registry::Registered;
@@ -25,9 +25,9 @@ pub(super) fn spawn_attempt(
     tokio::spawn(async move {
         let no = registered.no;
         let announcing = handle.clone();
-        let announce = move |sent| announcing.tell(Input::Prepared(no, attempt.seq, attempt.round, sent));
+        let announce = move |sent| announcing.tell(Input::Lane(no, ToLane::Prepared(attempt.seq, attempt.round, sent)));
         let report = delivery.attempt(&registered, attempt, Way::Own, announce).await;
-        handle.tell(Input::Report(no, Box::new(report)));
+        handle.tell(Input::Lane(no, ToLane::Report(Box::new(report))));
     });
 }
 
@@ -41,7 +41,7 @@ pub(super) fn spawn_fallback(
     let (delivery, handle, registered) = (delivery.clone(), handle.clone(), registered.clone());
     tokio::spawn(async move {
         let report = delivery.attempt(&registered, attempt, Way::Fallback, drop).await;
-        handle.tell(Input::FallbackReport(registered.no, Box::new(report)));
+        handle.tell(Input::Lane(registered.no, ToLane::FallbackReport(Box::new(report))));
     });
 }
 
@@ -69,7 +69,7 @@ pub(super) fn spawn_load_urgent(
     let (delivery, handle) = (delivery.clone(), handle.clone());
     tokio::spawn(async move {
         let page = until_read(|| delivery.store.urgent_backlog(no, from, limit)).await;
-        handle.tell(Input::UrgentLoaded(no, page));
+        handle.tell(Input::Lane(no, ToLane::UrgentLoaded(page)));
     });
 }
 
@@ -77,7 +77,7 @@ pub(super) fn spawn_load(delivery: &Arc<Delivery>, handle: &LanesHandle, no: Par
     let (delivery, handle) = (delivery.clone(), handle.clone());
     tokio::spawn(async move {
         let page = until_read(|| delivery.store.backlog(no, after, limit)).await;
-        handle.tell(Input::Loaded(no, page.entries, page.scanned_to));
+        handle.tell(Input::Lane(no, ToLane::Loaded(page.entries, page.scanned_to)));
     });
 }
 
@@ -96,7 +96,7 @@ pub(super) fn spawn_load_line(
         let mut line = until_read(read).await;
         let more = line.len() > LINE_PAGE;
         line.truncate(LINE_PAGE);
-        handle.tell(Input::LineLoaded(no, subject.clone(), test, line, more));
+        handle.tell(Input::Lane(no, ToLane::LineLoaded(subject.clone(), test, line, more)));
     });
 }
 
@@ -113,7 +113,7 @@ pub(super) fn spawn_load_open(
         let page = until_read(|| delivery.store.open_deliveries(no, after, limit)).await;
         let is_full = page.len() >= limit;
         let next = is_full.then(|| page.last().map(|open| (open.key.seq, open.key.round))).flatten();
-        handle.tell(Input::OpenLoaded(no, page, next));
+        handle.tell(Input::Lane(no, ToLane::OpenLoaded(page, next)));
     });
 }
 

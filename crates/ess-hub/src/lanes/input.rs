@@ -13,36 +13,16 @@ use crate::registry::Registered;
 
 /// Everything that can wake the loop.
 pub enum Input {
-    /// An attempt ended.
-    Report(PartnerNo, Box<Report>),
-    /// An attempt is about to be sent whose ACK may overtake its answer.
-    Prepared(PartnerNo, Seq, u32, Sent),
-    /// A page of the backlog was read.
-    Loaded(PartnerNo, Vec<Offer>, Seq),
-    /// A line was read.
-    LineLoaded(PartnerNo, Subject, bool, Vec<OpenDelivery>, bool),
-    /// A page of open deliveries was read.
-    OpenLoaded(PartnerNo, Vec<OpenDelivery>, Option<(Seq, u32)>),
-    /// Replays and redriven dead letters.
-    Opened(PartnerNo, Vec<OpenDelivery>),
+    /// Something for one partner's lane.
+    Lane(PartnerNo, ToLane),
     /// A partner's word; answers whether the delivery was open here.
     Word(PartnerNo, Word, oneshot::Sender<bool>),
-    /// A delivery that was not loaded ended in the store.
-    EndedInStore(PartnerNo, Subject, bool),
     /// Bridges changed: every lane tries again what was blocked.
     UnblockAll,
-    /// An attempt by the fallback channel ended.
-    FallbackReport(PartnerNo, Box<Report>),
     /// A heartbeat was sent, or could not be.
     Beaten,
-    /// What is urgent in the backlog was read.
-    UrgentLoaded(PartnerNo, UrgentBacklog),
     /// These partners need not get any more what a retraction takes back.
     TakeBack(Vec<PartnerNo>, Arc<Retraction>),
-    /// A delivery is given up for good.
-    Cancel(PartnerNo, Box<OpenDelivery>, String),
-    /// What the partner's health holds back is tried now.
-    Redrive(PartnerNo),
     /// A partner joins, with what the store remembers.
     Seat(Arc<Registered>, Box<LaneStart>, Vec<OpenDelivery>, Seq),
     /// A partner's configuration, state or secrets changed.
@@ -51,26 +31,51 @@ pub enum Input {
     Unseat(PartnerNo),
     /// How a lane fares.
     Inspect(PartnerNo, oneshot::Sender<LaneReport>),
+    /// How all lanes fare.
+    InspectAll(oneshot::Sender<Vec<(PartnerNo, LaneGlance)>>),
     /// Answers when everything before it was taken, and what lanes recorded was handed to the store.
     Settle(oneshot::Sender<()>),
     /// Send nothing more; answers when nothing is under way.
     Drain(oneshot::Sender<()>),
 }
 
+/// What one lane is told.
+pub enum ToLane {
+    /// An attempt ended.
+    Report(Box<Report>),
+    /// An attempt by the fallback channel ended.
+    FallbackReport(Box<Report>),
+    /// An attempt is about to be sent whose ACK may overtake its answer.
+    Prepared(Seq, u32, Sent),
+    /// A page of the backlog was read.
+    Loaded(Vec<Offer>, Seq),
+    /// What is urgent in the backlog was read.
+    UrgentLoaded(UrgentBacklog),
+    /// A line was read.
+    LineLoaded(Subject, bool, Vec<OpenDelivery>, bool),
+    /// A page of open deliveries was read.
+    OpenLoaded(Vec<OpenDelivery>, Option<(Seq, u32)>),
+    /// Replays and redriven dead letters.
+    Opened(Vec<OpenDelivery>),
+    /// A delivery that was not loaded ended in the store.
+    EndedInStore((Seq, u32), Subject, bool),
+    /// A delivery is given up for good.
+    Cancel(Box<OpenDelivery>, String),
+    /// What the partner's health holds back is tried now.
+    Redrive,
+}
+
 impl Input {
     /// It answers what a lane asked for itself.
     pub(super) fn is_of_lanes_own(&self) -> bool {
-        matches!(
-            self,
-            Self::Report(..)
-                | Self::FallbackReport(..)
-                | Self::Prepared(..)
-                | Self::Loaded(..)
-                | Self::UrgentLoaded(..)
-                | Self::Beaten
-                | Self::LineLoaded(..)
-                | Self::OpenLoaded(..)
-        )
+        match self {
+            Self::Lane(_, input) => {
+                !matches!(input, ToLane::Opened(..) | ToLane::EndedInStore(..) | ToLane::Cancel(..) | ToLane::Redrive)
+            }
+            // Nobody's word: no event has to be there before it.
+            Self::Beaten | Self::InspectAll(..) => true,
+            _ => false,
+        }
     }
 }
 
@@ -107,6 +112,15 @@ pub struct LaneReport {
     pub last_error: Option<String>,
 }
 
+/// What Ops care for, at a glance.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LaneGlance {
+    /// The oldest delivery that has not ended, and the oldest urgent one, as far as they are in memory.
+    pub oldest: [Option<Seq>; 2],
+    /// Since when the partner is offline.
+    pub offline_since: Option<Time>,
+}
+
 /// What lanes ask of the registry.
 #[derive(Debug)]
 pub enum Wish {
@@ -135,6 +149,13 @@ impl LanesHandle {
         let (reply, answer) = oneshot::channel();
         self.tell(Input::Inspect(no, reply));
         answer.await.unwrap_or_default()
+    }
+
+    /// How all lanes fare; `None` when the loop has ended.
+    pub async fn inspect_all(&self) -> Option<Vec<(PartnerNo, LaneGlance)>> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Input::InspectAll(reply));
+        answer.await.ok()
     }
 
     /// Passes a partner's word on; true when the delivery was open.

@@ -2,3 +2,4 @@
 
 mod scripts;
 mod scripts_suite;
+mod simulation;
