@@ -45,7 +45,7 @@ pub enum Channel {
     /// MQTT.
     Mqtt(Box<Mqtt>),
     /// A drop by SFTP.
-    Sftp(SftpDrop),
+    Sftp(Box<SftpDrop>),
     /// The partner fetches its events.
     Pull(Pull),
 }
@@ -70,7 +70,7 @@ impl Channel {
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
             ChannelKind::Mllp => Mllp::open(partner, url, &credential, dialer).map(Box::new).map(Channel::Mllp),
             ChannelKind::Mqtt => Mqtt::open(partner, url, credential, dialer).map(Box::new).map(Channel::Mqtt),
-            ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Channel::Sftp),
+            ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Box::new).map(Channel::Sftp),
             ChannelKind::Pull => Ok(Channel::Pull(Pull::default())),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),

@@ -249,10 +249,10 @@ impl ChannelKind {
         if self == ChannelKind::Mllp && !matches!(&rest[end..], "" | "/") {
             return refuse("an address of mllp is a host and a port, without a path".to_owned());
         }
-        if self == ChannelKind::Mqtt {
-            if let Err(why) = check_topic(&rest[end..]) {
-                return refuse(why);
-            }
+        if self == ChannelKind::Mqtt
+            && let Err(why) = check_topic(&rest[end..])
+        {
+            return refuse(why);
         }
         let is_http = self == ChannelKind::Webhook;
         if is_http && url.parse::<http::Uri>().is_err() {
