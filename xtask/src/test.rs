@@ -39,7 +39,7 @@ struct Suites {
 
 impl Suites {
     fn rust(&mut self) {
-        if let Err(error) = prepare::compiler().and_then(|()| prepare::sshd()) {
+        if let Err(error) = prepare::compiler().and_then(|()| prepare::sshd()).and_then(|()| prepare::mosquitto()) {
             self.leave_out("rust", &error);
             return;
         }

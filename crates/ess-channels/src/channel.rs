@@ -9,6 +9,8 @@ use tokio::time::Instant;
 use crate::credential::Credential;
 use crate::dialer::Dialer;
 use crate::file::FileDrop;
+use crate::mllp::Mllp;
+use crate::mqtt::Mqtt;
 use crate::pull::Pull;
 use crate::sftp::SftpDrop;
 use crate::watch::{Awaited, Heard, Watch};
@@ -38,8 +40,12 @@ pub enum Channel {
     Webhook(Box<Webhook>),
     /// A drop in a directory.
     File(FileDrop),
+    /// HL7 v2 over MLLP.
+    Mllp(Box<Mllp>),
+    /// MQTT.
+    Mqtt(Box<Mqtt>),
     /// A drop by SFTP.
-    Sftp(SftpDrop),
+    Sftp(Box<SftpDrop>),
     /// The partner fetches its events.
     Pull(Pull),
 }
@@ -62,7 +68,9 @@ impl Channel {
                 Webhook::open(url, &credential, dialer, connections_max).map(Box::new).map(Channel::Webhook)
             }
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
-            ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Channel::Sftp),
+            ChannelKind::Mllp => Mllp::open(partner, url, &credential, dialer).map(Box::new).map(Channel::Mllp),
+            ChannelKind::Mqtt => Mqtt::open(partner, url, credential, dialer).map(Box::new).map(Channel::Mqtt),
+            ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Box::new).map(Channel::Sftp),
             ChannelKind::Pull => Ok(Channel::Pull(Pull::default())),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
@@ -76,6 +84,8 @@ impl Channel {
         match self {
             Channel::Webhook(webhook) => webhook.send(message, deadline).await,
             Channel::File(file) => file.send(message, deadline).await,
+            Channel::Mllp(mllp) => mllp.send(message, deadline).await,
+            Channel::Mqtt(mqtt) => mqtt.send(message, deadline).await,
             Channel::Sftp(sftp) => sftp.send(message, deadline).await,
             Channel::Pull(pull) => pull.send(message, deadline).await,
         }
@@ -85,7 +95,8 @@ impl Channel {
     #[must_use]
     pub fn watch(&self) -> Watch {
         match self {
-            Channel::Webhook(_) | Channel::Pull(_) => Watch::None,
+            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) => Watch::None,
+            Channel::Mqtt(mqtt) => mqtt.watch(),
             Channel::File(file) => file.watch(),
             Channel::Sftp(sftp) => sftp.watch(),
         }
@@ -99,7 +110,7 @@ impl Channel {
     /// The place could not be looked at by `deadline`.
     pub async fn look(&self, awaited: &[Awaited], deadline: Instant) -> Result<Vec<Heard>, Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Pull(_) => Ok(Vec::new()),
+            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Mqtt(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.look(awaited, deadline).await,
         }
@@ -112,18 +123,19 @@ impl Channel {
     /// It could not be removed; it is only found again.
     pub async fn settle(&self, awaited: &Awaited, deadline: Instant) -> Result<(), Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Pull(_) => Ok(()),
+            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Mqtt(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.settle(awaited, deadline).await,
         }
     }
 
     /// Listens for words and hands each on, for channels of `Watch::Listen`, until the connection ends; the caller
-    /// listens again after a while. Dropping the future closes the connection.
-    pub async fn listen(&self, _heard: &mpsc::Sender<Heard>) -> Failure {
+    /// listens again after a while. Words that come meanwhile wait in `heard`.
+    pub async fn listen(&self, heard: &mpsc::Sender<Heard>) -> Failure {
         match self {
-            // None of them has anything to listen to.
-            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Pull(_) => {
+            Channel::Mqtt(mqtt) => mqtt.listen(heard).await,
+            // None of the others has anything to listen to.
+            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Pull(_) | Channel::Mllp(_) => {
                 std::future::pending().await
             }
         }
@@ -133,8 +145,10 @@ impl Channel {
     pub fn sweep(&self) {
         match self {
             Channel::Webhook(webhook) => webhook.sweep(),
+            Channel::Mllp(mllp) => mllp.sweep(),
             Channel::Sftp(sftp) => sftp.sweep(),
-            Channel::File(_) | Channel::Pull(_) => {}
+            // A broker keeps the connection of one that is silent by its own rules.
+            Channel::File(_) | Channel::Pull(_) | Channel::Mqtt(_) => {}
         }
     }
 
@@ -143,7 +157,7 @@ impl Channel {
     pub fn pull(&self) -> Option<&Pull> {
         match self {
             Channel::Pull(pull) => Some(pull),
-            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) => None,
+            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Mllp(_) | Channel::Mqtt(_) => None,
         }
     }
 }

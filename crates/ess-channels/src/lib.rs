@@ -1,7 +1,8 @@
 //! How messages travel: the guarded dialer and one file per channel.
 //!
 //! A channel sends bytes and reports what came back. It decides nothing about what a receipt means, keeps no queue,
-//! starts no task of its own, and opens no socket but through [`Dialer`] and no file but where the operator allowed it.
+//! starts no task but the one that drives an MQTT connection and ends with it, and opens no socket but through [`Dialer`]
+//! and no file but where the operator allowed it.
 
 mod channel;
 mod credential;
@@ -11,6 +12,8 @@ mod guard;
 mod http1;
 mod limits;
 mod mail;
+mod mllp;
+mod mqtt;
 mod oauth;
 mod pool;
 mod progress;
@@ -28,6 +31,8 @@ pub use credential::Credential;
 pub use dialer::{Dialer, DialerOptions};
 pub use file::FileDrop;
 pub use mail::Mail;
+pub use mllp::Mllp;
+pub use mqtt::Mqtt;
 pub use pull::{Pull, Slot};
 pub use sftp::SftpDrop;
 pub use smtp::{MailError, Mailer, MailerOptions};

@@ -39,6 +39,18 @@ pub(crate) const HTTP: [Scheme; 2] = [
     Scheme { word: "http", security: Security::Plain, port: 80 },
 ];
 
+/// The schemes of MLLP. The registered port is the same with TLS and without.
+pub(crate) const MLLP: [Scheme; 2] = [
+    Scheme { word: "mllps", security: Security::Tls, port: 2575 },
+    Scheme { word: "mllp", security: Security::Plain, port: 2575 },
+];
+
+/// The schemes of MQTT.
+pub(crate) const MQTT: [Scheme; 2] = [
+    Scheme { word: "mqtts", security: Security::Tls, port: 8883 },
+    Scheme { word: "mqtt", security: Security::Plain, port: 1883 },
+];
+
 /// A mail server: TLS from the first byte, or by STARTTLS before anything is said. The port of the one is not the other's.
 pub(crate) const SMTP: [Scheme; 2] = [
     Scheme { word: "smtps", security: Security::Tls, port: 465 },

@@ -12,7 +12,7 @@ pub(crate) use auth::{read_auth, write_auth};
 pub use channel::ChannelKind;
 pub use document::{Secrets, differences};
 pub(crate) use part::{Part, expected, invalid};
-pub use settings::{Settings, SftpSettings, Write};
+pub use settings::{MllpSettings, MqttProtocol, MqttSettings, Settings, SftpSettings, Write};
 
 use std::net::IpAddr;
 use std::time::Duration;
