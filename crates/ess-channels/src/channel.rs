@@ -9,6 +9,8 @@ use tokio::time::Instant;
 use crate::credential::Credential;
 use crate::dialer::Dialer;
 use crate::file::FileDrop;
+use crate::mllp::Mllp;
+use crate::mqtt::Mqtt;
 use crate::watch::{Awaited, Heard, Watch};
 use crate::webhook::Webhook;
 
@@ -36,6 +38,10 @@ pub enum Channel {
     Webhook(Webhook),
     /// A drop in a directory.
     File(FileDrop),
+    /// HL7 v2 over MLLP.
+    Mllp(Mllp),
+    /// MQTT.
+    Mqtt(Mqtt),
 }
 
 impl Channel {
@@ -56,6 +62,8 @@ impl Channel {
                 Webhook::open(url, &credential, dialer, connections_max).map(Channel::Webhook)
             }
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
+            ChannelKind::Mllp => Mllp::open(partner, url, &credential, dialer).map(Channel::Mllp),
+            ChannelKind::Mqtt => Mqtt::open(partner, url, credential, dialer).map(Channel::Mqtt),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
         }
@@ -68,6 +76,8 @@ impl Channel {
         match self {
             Channel::Webhook(webhook) => webhook.send(message, deadline).await,
             Channel::File(file) => file.send(message, deadline).await,
+            Channel::Mllp(mllp) => mllp.send(message, deadline).await,
+            Channel::Mqtt(mqtt) => mqtt.send(message, deadline).await,
         }
     }
 
@@ -75,7 +85,8 @@ impl Channel {
     #[must_use]
     pub fn watch(&self) -> Watch {
         match self {
-            Channel::Webhook(_) => Watch::None,
+            Channel::Webhook(_) | Channel::Mllp(_) => Watch::None,
+            Channel::Mqtt(mqtt) => mqtt.watch(),
             Channel::File(file) => file.watch(),
         }
     }
@@ -88,7 +99,7 @@ impl Channel {
     /// The place could not be looked at by `deadline`.
     pub async fn look(&self, awaited: &[Awaited], deadline: Instant) -> Result<Vec<Heard>, Failure> {
         match self {
-            Channel::Webhook(_) => Ok(Vec::new()),
+            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
         }
     }
@@ -100,17 +111,18 @@ impl Channel {
     /// It could not be removed; it is only found again.
     pub async fn settle(&self, awaited: &Awaited, deadline: Instant) -> Result<(), Failure> {
         match self {
-            Channel::Webhook(_) => Ok(()),
+            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
         }
     }
 
     /// Listens for words and hands each on, for channels of `Watch::Listen`, until the connection ends; the caller
-    /// listens again after a while. Dropping the future closes the connection.
-    pub async fn listen(&self, _heard: &mpsc::Sender<Heard>) -> Failure {
+    /// listens again after a while. Words that come meanwhile wait in `heard`.
+    pub async fn listen(&self, heard: &mpsc::Sender<Heard>) -> Failure {
         match self {
-            // Neither has anything to listen to.
-            Channel::Webhook(_) | Channel::File(_) => std::future::pending().await,
+            Channel::Mqtt(mqtt) => mqtt.listen(heard).await,
+            // None of the others has anything to listen to.
+            Channel::Webhook(_) | Channel::File(_) | Channel::Mllp(_) => std::future::pending().await,
         }
     }
 
@@ -118,7 +130,9 @@ impl Channel {
     pub fn sweep(&self) {
         match self {
             Channel::Webhook(webhook) => webhook.sweep(),
-            Channel::File(_) => {}
+            Channel::Mllp(mllp) => mllp.sweep(),
+            // A broker keeps the connection of one that is silent by its own rules.
+            Channel::File(_) | Channel::Mqtt(_) => {}
         }
     }
 }

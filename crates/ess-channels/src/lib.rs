@@ -1,7 +1,8 @@
 //! How messages travel: the guarded dialer and one file per channel.
 //!
 //! A channel sends bytes and reports what came back. It decides nothing about what a receipt means, keeps no queue,
-//! starts no task of its own, and opens no socket but through [`Dialer`] and no file but where the operator allowed it.
+//! starts no task but the one that drives an MQTT connection and ends with it, and opens no socket but through [`Dialer`]
+//! and no file but where the operator allowed it.
 
 mod channel;
 mod credential;
@@ -10,6 +11,8 @@ mod file;
 mod guard;
 mod http1;
 mod limits;
+mod mllp;
+mod mqtt;
 mod oauth;
 mod pool;
 mod progress;
@@ -23,5 +26,7 @@ pub use channel::{Channel, ChannelError};
 pub use credential::Credential;
 pub use dialer::{Dialer, DialerOptions};
 pub use file::FileDrop;
+pub use mllp::Mllp;
+pub use mqtt::Mqtt;
 pub use watch::{Awaited, Heard, Watch};
 pub use webhook::Webhook;

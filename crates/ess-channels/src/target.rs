@@ -39,6 +39,18 @@ pub(crate) const HTTP: [Scheme; 2] = [
     Scheme { word: "http", security: Security::Plain, port: 80 },
 ];
 
+/// The schemes of MLLP. The registered port is the same with TLS and without.
+pub(crate) const MLLP: [Scheme; 2] = [
+    Scheme { word: "mllps", security: Security::Tls, port: 2575 },
+    Scheme { word: "mllp", security: Security::Plain, port: 2575 },
+];
+
+/// The schemes of MQTT.
+pub(crate) const MQTT: [Scheme; 2] = [
+    Scheme { word: "mqtts", security: Security::Tls, port: 8883 },
+    Scheme { word: "mqtt", security: Security::Plain, port: 1883 },
+];
+
 /// Where to dial and what to ask for there.
 #[derive(Debug)]
 pub(crate) struct Target {

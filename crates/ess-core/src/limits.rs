@@ -58,6 +58,8 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const PATTERN_BYTES_MAX: usize = 200;
 /// Bytes of a topic.
 pub const TOPIC_BYTES_MAX: usize = 1_024;
+/// Bytes of a client id at a broker.
+pub const CLIENT_ID_BYTES_MAX: usize = 128;
 /// Bytes of a receipt file, object or message that are read.
 pub const RECEIPT_BYTES_MAX: usize = 64 * 1024;
 /// Attempts at once for one partner.

@@ -236,8 +236,18 @@ async fn listen_on(hub: Hub, registered: Arc<Registered>, channel: Arc<Channel>)
             let (partner, reason) = (&registered.partner.id, failure.reason);
             tracing::warn!(partner.id = %partner, reason, "could not listen to the receipts of {partner}");
         }
-        tokio::time::sleep(wait).await;
+        // An attempt may have connected meanwhile, and words come by its connection.
+        let mut pause = std::pin::pin!(tokio::time::sleep(wait));
         wait = (wait * 2).min(WAIT_MAX);
+        loop {
+            tokio::select! {
+                () = &mut pause => break,
+                Some(heard) = words.recv() => {
+                    wait = WAIT_FIRST;
+                    hub.hear(&registered, heard).await;
+                }
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod file;
 mod guard;
 mod hostile;
+mod mllp;
 mod oauth;
 mod partner;
 mod tls;

@@ -2,11 +2,13 @@
 //!
 //! One row says all that a partner's document may hold for a channel; whatever does not fit it is refused by name.
 
-use super::AckBy;
 use super::part::{Part, invalid};
+use super::words::FORMATS;
+use super::{AckBy, Format};
 use crate::limits::URL_BYTES_MAX;
 use crate::nearest::nearest;
 use crate::problem::Problem;
+use crate::topic::Topic;
 
 /// Delivery technology.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -83,17 +85,17 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::Mqtt,
         word: "mqtt",
-        is_built: false,
+        is_built: true,
         schemes: &["mqtts://", "mqtt://"],
         example: "mqtts://broker.example/rules/{subject}",
         acks: &[AckBy::Status, AckBy::Topic, AckBy::Callback],
         auths: BROKER_AUTHS,
-        fields: &["headers", "retain"],
+        fields: &["headers", "retain", "protocol", "client_id"],
     },
     Rule {
         kind: ChannelKind::Mllp,
         word: "mllp",
-        is_built: false,
+        is_built: true,
         schemes: &["mllps://", "mllp://"],
         example: "mllps://hl7.clinic.example:2575",
         acks: &[AckBy::Body, AckBy::Callback],
@@ -244,11 +246,31 @@ impl ChannelKind {
         if login.is_some() && !may_name_user {
             return refuse("the address holds a login; use `auth` for it".to_owned());
         }
+        if self == ChannelKind::Mllp && !matches!(&rest[end..], "" | "/") {
+            return refuse("an address of mllp is a host and a port, without a path".to_owned());
+        }
+        if self == ChannelKind::Mqtt {
+            if let Err(why) = check_topic(&rest[end..]) {
+                return refuse(why);
+            }
+        }
         let is_http = self == ChannelKind::Webhook;
         if is_http && url.parse::<http::Uri>().is_err() {
             return refuse("not an address".to_owned());
         }
         Ok(url.to_owned())
+    }
+
+    /// How the body is written. MLLP carries HL7 v2 and nothing else, so there it need not be said.
+    pub(super) fn read_format(self, part: &Part<'_>) -> Result<Format, Problem> {
+        let default = if self == ChannelKind::Mllp { Format::Hl7 } else { Format::Json };
+        let format = part.word("format", default, &FORMATS)?;
+        if self == ChannelKind::Mllp && format != Format::Hl7 {
+            let why = format!("{} does not travel by mllp, which carries HL7 v2 messages", format.word());
+            return Err(invalid("format", &why)
+                .with_hint("write `format: hl7`, or leave it away, with an adapter that yields segments"));
+        }
+        Ok(format)
     }
 
     /// Refuses a field that belongs to other channels, and says to which.
@@ -262,6 +284,17 @@ impl ChannelKind {
             }
         }
         Ok(())
+    }
+}
+
+/// The topic in an address of `mqtt`, with its leading slash.
+fn check_topic(path: &str) -> Result<(), String> {
+    if path.contains('?') {
+        return Err("a `?` in a topic is written %3F".to_owned());
+    }
+    match path.strip_prefix('/') {
+        Some(path) if !path.is_empty() => Topic::of_path(path).map(|_| ()),
+        _ => Err("expected a topic after the host".to_owned()),
     }
 }
 

@@ -10,7 +10,7 @@ mod words;
 
 pub use channel::ChannelKind;
 pub use document::{Secrets, differences};
-pub use settings::{FileSettings, Settings};
+pub use settings::{FileSettings, MllpSettings, MqttProtocol, MqttSettings, Settings};
 
 use std::net::IpAddr;
 use std::time::Duration;
