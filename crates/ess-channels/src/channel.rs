@@ -11,6 +11,7 @@ use crate::dialer::Dialer;
 use crate::file::FileDrop;
 use crate::mllp::Mllp;
 use crate::mqtt::Mqtt;
+use crate::nats::Nats;
 use crate::watch::{Awaited, Heard, Watch};
 use crate::webhook::Webhook;
 
@@ -42,6 +43,8 @@ pub enum Channel {
     Mllp(Mllp),
     /// MQTT.
     Mqtt(Mqtt),
+    /// NATS JetStream.
+    Nats(Nats),
 }
 
 impl Channel {
@@ -64,6 +67,7 @@ impl Channel {
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
             ChannelKind::Mllp => Mllp::open(partner, url, &credential, dialer).map(Channel::Mllp),
             ChannelKind::Mqtt => Mqtt::open(partner, url, credential, dialer).map(Channel::Mqtt),
+            ChannelKind::Nats => Nats::open(partner, url, credential, dialer).map(Channel::Nats),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
         }
@@ -78,6 +82,7 @@ impl Channel {
             Channel::File(file) => file.send(message, deadline).await,
             Channel::Mllp(mllp) => mllp.send(message, deadline).await,
             Channel::Mqtt(mqtt) => mqtt.send(message, deadline).await,
+            Channel::Nats(nats) => nats.send(message, deadline).await,
         }
     }
 
@@ -85,7 +90,7 @@ impl Channel {
     #[must_use]
     pub fn watch(&self) -> Watch {
         match self {
-            Channel::Webhook(_) | Channel::Mllp(_) => Watch::None,
+            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Nats(_) => Watch::None,
             Channel::Mqtt(mqtt) => mqtt.watch(),
             Channel::File(file) => file.watch(),
         }
@@ -99,7 +104,7 @@ impl Channel {
     /// The place could not be looked at by `deadline`.
     pub async fn look(&self, awaited: &[Awaited], deadline: Instant) -> Result<Vec<Heard>, Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) => Ok(Vec::new()),
+            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) | Channel::Nats(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
         }
     }
@@ -111,7 +116,7 @@ impl Channel {
     /// It could not be removed; it is only found again.
     pub async fn settle(&self, awaited: &Awaited, deadline: Instant) -> Result<(), Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) => Ok(()),
+            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) | Channel::Nats(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
         }
     }
@@ -122,7 +127,9 @@ impl Channel {
         match self {
             Channel::Mqtt(mqtt) => mqtt.listen(heard).await,
             // None of the others has anything to listen to.
-            Channel::Webhook(_) | Channel::File(_) | Channel::Mllp(_) => std::future::pending().await,
+            Channel::Webhook(_) | Channel::File(_) | Channel::Mllp(_) | Channel::Nats(_) => {
+                std::future::pending().await
+            }
         }
     }
 
@@ -131,6 +138,7 @@ impl Channel {
         match self {
             Channel::Webhook(webhook) => webhook.sweep(),
             Channel::Mllp(mllp) => mllp.sweep(),
+            Channel::Nats(nats) => nats.sweep(),
             // A broker keeps the connection of one that is silent by its own rules.
             Channel::File(_) | Channel::Mqtt(_) => {}
         }

@@ -51,6 +51,18 @@ pub(crate) const MQTT: [Scheme; 2] = [
     Scheme { word: "mqtt", security: Security::Plain, port: 1883 },
 ];
 
+/// The schemes of NATS. TLS begins after the server's first line, on the same port.
+pub(crate) const NATS: [Scheme; 2] = [
+    Scheme { word: "natss", security: Security::Tls, port: 4222 },
+    Scheme { word: "nats", security: Security::Plain, port: 4222 },
+];
+
+/// The schemes of AMQP 0.9.1.
+pub(crate) const AMQP: [Scheme; 2] = [
+    Scheme { word: "amqps", security: Security::Tls, port: 5671 },
+    Scheme { word: "amqp", security: Security::Plain, port: 5672 },
+];
+
 /// Where to dial and what to ask for there.
 #[derive(Debug)]
 pub(crate) struct Target {

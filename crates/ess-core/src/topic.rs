@@ -71,9 +71,21 @@ impl Topic {
         Self::parse(&String::from_utf8(bytes).map_err(|_| "a topic is UTF-8".to_owned())?)
     }
 
+    /// The template as it was written.
+    #[must_use]
+    pub fn template(&self) -> &str {
+        &self.0
+    }
+
     /// The topic for one message. Characters that have a meaning in topics stand as `%2F` and its like in a value.
     #[must_use]
     pub fn fill(&self, values: &Values<'_>) -> String {
+        self.fill_sparing(values, has_meaning_in_mqtt)
+    }
+
+    /// The topic for one message on a broker that gives these characters a meaning.
+    #[must_use]
+    pub fn fill_sparing(&self, values: &Values<'_>, has_meaning: fn(char) -> bool) -> String {
         let mut out = String::with_capacity(self.0.len() + 32);
         let mut rest = self.0.as_str();
         // In one pass, so that a value that holds `{id}` stays what it is.
@@ -81,10 +93,10 @@ impl Topic {
             out.push_str(&rest[..at]);
             let end = rest[at..].find('}').map_or(rest.len(), |length| at + length + 1);
             match &rest[at..end] {
-                "{subject}" => push_safe(&mut out, values.subject.as_str()),
-                "{id}" => push_safe(&mut out, values.event.as_str()),
+                "{subject}" => push_safe(&mut out, values.subject.as_str(), has_meaning),
+                "{id}" => push_safe(&mut out, values.event.as_str(), has_meaning),
                 "{version}" => out.push_str(&values.version.to_string()),
-                _ => push_safe(&mut out, values.partner.as_str()),
+                _ => push_safe(&mut out, values.partner.as_str(), has_meaning),
             }
             rest = &rest[end..];
         }
@@ -96,16 +108,19 @@ impl Topic {
     }
 }
 
-fn push_safe(out: &mut String, value: &str) {
+fn has_meaning_in_mqtt(character: char) -> bool {
+    matches!(character, '+' | '#' | '/')
+}
+
+fn push_safe(out: &mut String, value: &str, has_meaning: fn(char) -> bool) {
     for character in value.chars() {
-        match character {
-            '+' | '#' | '/' | '%' | '\0'..'\u{20}' | '\u{7F}'..='\u{9F}' => {
-                let mut bytes = [0; 4];
-                for byte in character.encode_utf8(&mut bytes).bytes() {
-                    out.push_str(&format!("%{byte:02X}"));
-                }
+        if character == '%' || character.is_control() || has_meaning(character) {
+            let mut bytes = [0; 4];
+            for byte in character.encode_utf8(&mut bytes).bytes() {
+                out.push_str(&format!("%{byte:02X}"));
             }
-            _ => out.push(character),
+        } else {
+            out.push(character);
         }
     }
 }
@@ -116,7 +131,7 @@ fn push_safe(out: &mut String, value: &str) {
 /// A wildcard that is not a level of its own, `#` before the end, or another word in braces.
 pub fn filter(template: &str, partner: &PartnerId) -> Result<String, String> {
     let mut name = String::new();
-    push_safe(&mut name, partner.as_str());
+    push_safe(&mut name, partner.as_str(), has_meaning_in_mqtt);
     let filled = template.replace("{partner}", &name);
     if filled.contains(['{', '}']) {
         return Err("known in braces there is {partner}".to_owned());
@@ -155,6 +170,16 @@ mod tests {
         assert_eq!(fill("{subject}/x", "{id}"), "{id}/x");
         assert_eq!(fill("r/{subject}", "Gebühr"), "r/Gebühr");
         assert_eq!(Topic::of_path("a%20b/%7Bid%7D"), Topic::parse("a b/{id}"));
+    }
+
+    #[test]
+    fn each_broker_has_characters_of_its_own() {
+        let partner = PartnerId::parse("CLINIC.A").unwrap();
+        let (event, subject) = (EventId::trusted("R.1-V3"), Subject::trusted("a.b*c>d e/f%"));
+        let values = Values { partner: &partner, event: &event, subject: &subject, version: Version(3) };
+        let topic = Topic::parse("rules.{partner}.{subject}").unwrap();
+        let filled = topic.fill_sparing(&values, |c| c.is_whitespace() || matches!(c, '.' | '*' | '>'));
+        assert_eq!(filled, "rules.CLINIC%2EA.a%2Eb%2Ac%3Ed%20e/f%25");
     }
 
     #[test]

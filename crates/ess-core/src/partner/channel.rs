@@ -135,7 +135,7 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::Nats,
         word: "nats",
-        is_built: false,
+        is_built: true,
         schemes: &["natss://", "nats://"],
         example: "natss://broker.example/rules.{subject}",
         acks: &[AckBy::Status, AckBy::Callback],
@@ -249,7 +249,7 @@ impl ChannelKind {
         if self == ChannelKind::Mllp && !matches!(&rest[end..], "" | "/") {
             return refuse("an address of mllp is a host and a port, without a path".to_owned());
         }
-        if self == ChannelKind::Mqtt {
+        if matches!(self, ChannelKind::Mqtt | ChannelKind::Nats) {
             if let Err(why) = check_topic(&rest[end..]) {
                 return refuse(why);
             }
