@@ -6,6 +6,7 @@ use ess_core::receipt::{Failure, Receipt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::amqp::Amqp;
 use crate::credential::Credential;
 use crate::dialer::Dialer;
 use crate::file::FileDrop;
@@ -45,6 +46,8 @@ pub enum Channel {
     Mqtt(Mqtt),
     /// NATS JetStream.
     Nats(Nats),
+    /// AMQP 0.9.1.
+    Amqp(Amqp),
 }
 
 impl Channel {
@@ -68,6 +71,7 @@ impl Channel {
             ChannelKind::Mllp => Mllp::open(partner, url, &credential, dialer).map(Channel::Mllp),
             ChannelKind::Mqtt => Mqtt::open(partner, url, credential, dialer).map(Channel::Mqtt),
             ChannelKind::Nats => Nats::open(partner, url, credential, dialer).map(Channel::Nats),
+            ChannelKind::Amqp => Amqp::open(partner, url, credential, dialer).map(Channel::Amqp),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
         }
@@ -83,6 +87,7 @@ impl Channel {
             Channel::Mllp(mllp) => mllp.send(message, deadline).await,
             Channel::Mqtt(mqtt) => mqtt.send(message, deadline).await,
             Channel::Nats(nats) => nats.send(message, deadline).await,
+            Channel::Amqp(amqp) => amqp.send(message, deadline).await,
         }
     }
 
@@ -90,7 +95,7 @@ impl Channel {
     #[must_use]
     pub fn watch(&self) -> Watch {
         match self {
-            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Nats(_) => Watch::None,
+            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Nats(_) | Channel::Amqp(_) => Watch::None,
             Channel::Mqtt(mqtt) => mqtt.watch(),
             Channel::File(file) => file.watch(),
         }
@@ -104,7 +109,7 @@ impl Channel {
     /// The place could not be looked at by `deadline`.
     pub async fn look(&self, awaited: &[Awaited], deadline: Instant) -> Result<Vec<Heard>, Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) | Channel::Nats(_) => Ok(Vec::new()),
+            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) | Channel::Nats(_) | Channel::Amqp(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
         }
     }
@@ -116,7 +121,7 @@ impl Channel {
     /// It could not be removed; it is only found again.
     pub async fn settle(&self, awaited: &Awaited, deadline: Instant) -> Result<(), Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) | Channel::Nats(_) => Ok(()),
+            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) | Channel::Nats(_) | Channel::Amqp(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
         }
     }
@@ -127,7 +132,7 @@ impl Channel {
         match self {
             Channel::Mqtt(mqtt) => mqtt.listen(heard).await,
             // None of the others has anything to listen to.
-            Channel::Webhook(_) | Channel::File(_) | Channel::Mllp(_) | Channel::Nats(_) => {
+            Channel::Webhook(_) | Channel::File(_) | Channel::Mllp(_) | Channel::Nats(_) | Channel::Amqp(_) => {
                 std::future::pending().await
             }
         }
@@ -139,6 +144,7 @@ impl Channel {
             Channel::Webhook(webhook) => webhook.sweep(),
             Channel::Mllp(mllp) => mllp.sweep(),
             Channel::Nats(nats) => nats.sweep(),
+            Channel::Amqp(amqp) => amqp.sweep(),
             // A broker keeps the connection of one that is silent by its own rules.
             Channel::File(_) | Channel::Mqtt(_) => {}
         }

@@ -23,17 +23,20 @@ pub(crate) struct Kept<S> {
     pub state: S,
     /// Bytes read since the exchange began.
     read: usize,
+    /// How many of them there may be.
+    read_max: usize,
 }
 
 impl<S> Kept<S> {
     /// A connection that was just made; what its log-in read ahead goes on being read.
     pub(crate) fn new(stream: Stream, ahead: BytesMut, state: S) -> Kept<S> {
-        Kept { stream, ahead, state, read: 0 }
+        Kept { stream, ahead, state, read: 0, read_max: ANSWER_BYTES_MAX }
     }
 
-    /// Notes that a message's exchange begins.
-    pub(crate) fn begin(&mut self) {
+    /// Notes that a message's exchange begins, in which so many bytes of it may come back.
+    pub(crate) fn begin(&mut self, echoed: usize) {
         self.read = 0;
+        self.read_max = ANSWER_BYTES_MAX.saturating_add(echoed).saturating_add(echoed / 64);
     }
 
     /// Whether not one byte came since the exchange began: a kept connection may just have gone stale.
@@ -69,8 +72,8 @@ impl<S> Kept<S> {
     /// Reads more into `ahead`; the end of the connection is a failure that says what was waited for.
     pub(crate) async fn read(&mut self, stage: Stage, awaited: &str) -> Result<(), Failure> {
         let refuse = |what: String| Failure { stage, reason: format!("{what} before {awaited}") };
-        if self.read >= ANSWER_BYTES_MAX {
-            return Err(refuse("512 KiB came".to_owned()));
+        if self.read >= self.read_max {
+            return Err(refuse("too many bytes came".to_owned()));
         }
         match self.stream.read_buf(&mut self.ahead).await {
             Ok(0) => Err(refuse("connection closed".to_owned())),

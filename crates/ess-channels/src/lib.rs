@@ -4,6 +4,7 @@
 //! starts no task but the one that drives an MQTT connection and ends with it, and opens no socket but through [`Dialer`]
 //! and no file but where the operator allowed it.
 
+mod amqp;
 mod channel;
 mod credential;
 mod dialer;
@@ -24,6 +25,7 @@ mod watch;
 mod webhook;
 mod wire;
 
+pub use amqp::Amqp;
 pub use channel::{Channel, ChannelError};
 pub use credential::Credential;
 pub use dialer::{Dialer, DialerOptions};

@@ -94,14 +94,14 @@ impl Nats {
     /// One exchange: on a kept connection if there is one, once more on a fresh one if the kept one was stale.
     async fn attempt(&self, message: &Message, progress: &Progress) -> Result<Receipt, Failure> {
         if let Some(mut line) = self.pool.take() {
-            line.begin();
+            line.begin(0);
             match self.exchange(&mut line, message, progress).await {
                 Err(_) if line.is_silent() => {}
                 outcome => return self.keep(line, outcome),
             }
         }
         let mut line = self.connect(progress).await?;
-        line.begin();
+        line.begin(0);
         let outcome = self.exchange(&mut line, message, progress).await;
         self.keep(line, outcome)
     }

@@ -115,7 +115,7 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::Amqp,
         word: "amqp",
-        is_built: false,
+        is_built: true,
         schemes: &["amqps://", "amqp://"],
         example: "amqps://broker.example/vhost/exchange/{subject}",
         acks: &[AckBy::Status, AckBy::Callback],
