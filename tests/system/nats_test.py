@@ -139,7 +139,7 @@ def test_a_server_that_was_away_gets_all_events_once_and_in_order(
     wait_for("the first ACKs", lambda: all(state(client, id) == "ack" for id in ids[:3]))
     server.stop()
     publish(client, *ids[3:])
-    wait_for("a failed attempt", lambda: state(client, ids[3]) == "retry")
+    wait_for("a failed attempt", lambda: state(client, ids[3]) == "retrying")
     server.start()
     wait_for("all ACKs", lambda: all(state(client, id) == "ack" for id in ids))
     assert [message.headers["x-hms-event-id"] for message in server.messages()] == ids

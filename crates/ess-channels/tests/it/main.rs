@@ -1,5 +1,6 @@
 //! The channels against real sockets on loopback: partners that behave, and partners that do not.
 
+mod amqp;
 mod conformance;
 mod file;
 mod guard;
@@ -10,5 +11,6 @@ mod nats;
 mod nats_server;
 mod oauth;
 mod partner;
+mod rabbit;
 mod tls;
 mod webhook;
