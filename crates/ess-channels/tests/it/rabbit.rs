@@ -97,8 +97,14 @@ impl Rabbit {
         wait_long_until("RabbitMQ lets a client in", || Client::try_connect(address).is_some()).await;
     }
 
-    /// Ends it at once, as a crash does.
-    pub(crate) fn kill(&mut self) {
+    /// Ends it at once, as a crash does, and waits until its port is closed.
+    pub(crate) async fn kill(&mut self) {
+        self.end();
+        let address = self.address;
+        wait_long_until("RabbitMQ is gone", || TcpStream::connect(address).is_err()).await;
+    }
+
+    fn end(&mut self) {
         if let Some(mut node) = self.node.take() {
             let group = rustix::process::Pid::from_child(&node);
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
@@ -113,7 +119,7 @@ impl Rabbit {
 
 impl Drop for Rabbit {
     fn drop(&mut self) {
-        self.kill();
+        self.end();
         let _ = self.names.kill();
         let _ = self.names.wait();
     }
