@@ -38,7 +38,7 @@ struct Suites {
 
 impl Suites {
     fn rust(&mut self) {
-        if let Err(error) = prepare::compiler() {
+        if let Err(error) = prepare::compiler().and_then(|()| prepare::brokers()) {
             self.leave_out("rust", &error);
             return;
         }
