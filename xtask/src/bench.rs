@@ -9,6 +9,7 @@ mod load;
 mod process;
 mod receiver;
 mod report;
+mod retention;
 mod scenarios;
 mod scripts;
 mod wire;
@@ -22,7 +23,7 @@ use receiver::Receiver;
 use report::Report;
 use scenarios::SCENARIOS;
 
-const USAGE: &str = "known: --scenario a|b|c|d|e|backlog|audience|scripts|all  --tls  --quick  --scale FACTOR  --hub-binary PATH  --json FILE";
+const USAGE: &str = "known: --scenario a|b|c|d|e|backlog|audience|scripts|retention|all  --tls  --quick  --scale FACTOR  --hub-binary PATH  --json FILE";
 /// Processor seconds a second that others may use before the figures are doubted.
 const OTHERS_MAX: f64 = 0.1;
 

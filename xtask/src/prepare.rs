@@ -16,6 +16,19 @@ pub(crate) fn compiler() -> anyhow::Result<()> {
     need("gcc", || shell::works("cc", &["--version"]), &["gcc", "libc6-dev"])
 }
 
+/// OpenSSH's server and its tools, for the tests of the sftp channel.
+pub(crate) fn sshd() -> anyhow::Result<()> {
+    let is_there = || ["/usr/sbin/sshd", "/usr/bin/ssh-keygen"].iter().all(|path| Path::new(path).exists());
+    need("OpenSSH's server", is_there, &["openssh-server", "openssh-client"])
+}
+
+/// Mosquitto and its clients, for the tests of the mqtt channel.
+pub(crate) fn mosquitto() -> anyhow::Result<()> {
+    let has = |name: &str| ["/usr/sbin", "/usr/bin"].iter().any(|dir| Path::new(dir).join(name).exists());
+    let is_there = || ["mosquitto", "mosquitto_pub", "mosquitto_sub", "mosquitto_passwd"].iter().all(|name| has(name));
+    need("Mosquitto", is_there, &["mosquitto", "mosquitto-clients"])
+}
+
 /// The brokers that the tests of the nats and amqp channels start.
 pub(crate) fn brokers() -> anyhow::Result<()> {
     need("the NATS server", || shell::works("nats-server", &["--version"]), &["nats-server"])?;
@@ -82,6 +95,12 @@ pub(crate) fn jsonata_reference() -> anyhow::Result<PathBuf> {
         shell::run("npm", &args).context("the JavaScript reference is missing: is npm's registry out of reach?")?;
     }
     Ok(module)
+}
+
+/// Prometheus' Alertmanager, which the hub is to speak to as it really is.
+pub(crate) fn alertmanager() -> anyhow::Result<()> {
+    let is_there = || shell::works("prometheus-alertmanager", &["--version"]);
+    need("prometheus-alertmanager", is_there, &["prometheus-alertmanager"])
 }
 
 fn can_make_venv() -> bool {

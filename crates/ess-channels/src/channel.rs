@@ -13,6 +13,8 @@ use crate::file::FileDrop;
 use crate::mllp::Mllp;
 use crate::mqtt::Mqtt;
 use crate::nats::Nats;
+use crate::pull::Pull;
+use crate::sftp::SftpDrop;
 use crate::watch::{Awaited, Heard, Watch};
 use crate::webhook::Webhook;
 
@@ -37,17 +39,21 @@ pub enum ChannelError {
 #[derive(Debug)]
 pub enum Channel {
     /// HTTP POST.
-    Webhook(Webhook),
+    Webhook(Box<Webhook>),
     /// A drop in a directory.
     File(FileDrop),
     /// HL7 v2 over MLLP.
-    Mllp(Mllp),
+    Mllp(Box<Mllp>),
     /// MQTT.
-    Mqtt(Mqtt),
+    Mqtt(Box<Mqtt>),
     /// NATS JetStream.
-    Nats(Nats),
+    Nats(Box<Nats>),
     /// AMQP 0.9.1.
-    Amqp(Amqp),
+    Amqp(Box<Amqp>),
+    /// A drop by SFTP.
+    Sftp(SftpDrop),
+    /// The partner fetches its events.
+    Pull(Pull),
 }
 
 impl Channel {
@@ -65,13 +71,15 @@ impl Channel {
         match partner.channel {
             ChannelKind::Webhook => {
                 let connections_max = partner.limits.in_flight as usize;
-                Webhook::open(url, &credential, dialer, connections_max).map(Channel::Webhook)
+                Webhook::open(url, &credential, dialer, connections_max).map(Box::new).map(Channel::Webhook)
             }
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
-            ChannelKind::Mllp => Mllp::open(partner, url, &credential, dialer).map(Channel::Mllp),
-            ChannelKind::Mqtt => Mqtt::open(partner, url, credential, dialer).map(Channel::Mqtt),
-            ChannelKind::Nats => Nats::open(partner, url, credential, dialer).map(Channel::Nats),
-            ChannelKind::Amqp => Amqp::open(partner, url, credential, dialer).map(Channel::Amqp),
+            ChannelKind::Mllp => Mllp::open(partner, url, &credential, dialer).map(Box::new).map(Channel::Mllp),
+            ChannelKind::Mqtt => Mqtt::open(partner, url, credential, dialer).map(Box::new).map(Channel::Mqtt),
+            ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Channel::Sftp),
+            ChannelKind::Pull => Ok(Channel::Pull(Pull::default())),
+            ChannelKind::Nats => Nats::open(partner, url, credential, dialer).map(Box::new).map(Channel::Nats),
+            ChannelKind::Amqp => Amqp::open(partner, url, credential, dialer).map(Box::new).map(Channel::Amqp),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
         }
@@ -88,6 +96,8 @@ impl Channel {
             Channel::Mqtt(mqtt) => mqtt.send(message, deadline).await,
             Channel::Nats(nats) => nats.send(message, deadline).await,
             Channel::Amqp(amqp) => amqp.send(message, deadline).await,
+            Channel::Sftp(sftp) => sftp.send(message, deadline).await,
+            Channel::Pull(pull) => pull.send(message, deadline).await,
         }
     }
 
@@ -95,9 +105,10 @@ impl Channel {
     #[must_use]
     pub fn watch(&self) -> Watch {
         match self {
-            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Nats(_) | Channel::Amqp(_) => Watch::None,
+            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Nats(_) | Channel::Amqp(_) => Watch::None,
             Channel::Mqtt(mqtt) => mqtt.watch(),
             Channel::File(file) => file.watch(),
+            Channel::Sftp(sftp) => sftp.watch(),
         }
     }
 
@@ -109,8 +120,9 @@ impl Channel {
     /// The place could not be looked at by `deadline`.
     pub async fn look(&self, awaited: &[Awaited], deadline: Instant) -> Result<Vec<Heard>, Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) | Channel::Nats(_) | Channel::Amqp(_) => Ok(Vec::new()),
+            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Mqtt(_) | Channel::Nats(_) | Channel::Amqp(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
+            Channel::Sftp(sftp) => sftp.look(awaited, deadline).await,
         }
     }
 
@@ -121,8 +133,9 @@ impl Channel {
     /// It could not be removed; it is only found again.
     pub async fn settle(&self, awaited: &Awaited, deadline: Instant) -> Result<(), Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Mllp(_) | Channel::Mqtt(_) | Channel::Nats(_) | Channel::Amqp(_) => Ok(()),
+            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Mqtt(_) | Channel::Nats(_) | Channel::Amqp(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
+            Channel::Sftp(sftp) => sftp.settle(awaited, deadline).await,
         }
     }
 
@@ -132,7 +145,7 @@ impl Channel {
         match self {
             Channel::Mqtt(mqtt) => mqtt.listen(heard).await,
             // None of the others has anything to listen to.
-            Channel::Webhook(_) | Channel::File(_) | Channel::Mllp(_) | Channel::Nats(_) | Channel::Amqp(_) => {
+            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Nats(_) | Channel::Amqp(_) => {
                 std::future::pending().await
             }
         }
@@ -145,8 +158,18 @@ impl Channel {
             Channel::Mllp(mllp) => mllp.sweep(),
             Channel::Nats(nats) => nats.sweep(),
             Channel::Amqp(amqp) => amqp.sweep(),
+            Channel::Sftp(sftp) => sftp.sweep(),
             // A broker keeps the connection of one that is silent by its own rules.
-            Channel::File(_) | Channel::Mqtt(_) => {}
+            Channel::File(_) | Channel::Pull(_) | Channel::Mqtt(_) => {}
+        }
+    }
+
+    /// The inbox that the partner fetches from, if it has one.
+    #[must_use]
+    pub fn pull(&self) -> Option<&Pull> {
+        match self {
+            Channel::Pull(pull) => Some(pull),
+            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Mllp(_) | Channel::Mqtt(_) | Channel::Nats(_) | Channel::Amqp(_) => None,
         }
     }
 }

@@ -54,6 +54,12 @@ pub(crate) const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// `Retry-After` beyond this is cut down to it.
 pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Length of one line of a mail server's reply (RFC 5321: 512).
+pub(crate) const SMTP_LINE_BYTES_MAX: usize = 2 * 1024;
+
+/// Lines of one reply of a mail server.
+pub(crate) const SMTP_LINES_MAX: usize = 100;
+
 /// Threads that one partner's directory may hold. One that hangs, as on a share whose server is gone, goes on until the
 /// system ends it.
 pub(crate) const FILE_THREADS_MAX: usize = 4;

@@ -110,18 +110,18 @@ impl Mqtt {
 
     pub(crate) async fn send(&self, message: &Message, deadline: Instant) -> Receipt {
         let progress = Progress::begin(deadline);
-        let receipt = timeout_at(deadline, self.attempt(message, &progress)).await;
+        let mut given_at = None;
+        let receipt = timeout_at(deadline, self.attempt(message, &progress, &mut given_at)).await;
         match receipt {
             Ok(Ok(receipt)) => receipt,
             Ok(Err(failure)) => Receipt::Failed(one_line(failure)),
             Err(_) => {
-                let failure = progress.timed_out();
-                if failure.stage == Stage::Await
-                    && let Some(line) = self.current()
+                if let (Some(since), Some(line)) = (given_at, self.current())
+                    && !line.doubt(since)
                 {
-                    line.doubt(progress.started());
+                    self.forget(&line);
                 }
-                Receipt::Failed(one_line(failure))
+                Receipt::Failed(one_line(progress.timed_out()))
             }
         }
     }
@@ -140,7 +140,12 @@ impl Mqtt {
         })
     }
 
-    async fn attempt(&self, message: &Message, progress: &Progress) -> Result<Receipt, Failure> {
+    async fn attempt(
+        &self,
+        message: &Message,
+        progress: &Progress,
+        given_at: &mut Option<Instant>,
+    ) -> Result<Receipt, Failure> {
         let values = Values {
             partner: &self.partner,
             event: &message.event_id,
@@ -161,6 +166,7 @@ impl Mqtt {
             };
             progress.enter(Stage::Send);
             let (reply, answer) = oneshot::channel();
+            *given_at = Some(Instant::now());
             if line.give(Order { message: encoded, reply }).await.is_err() {
                 continue;
             }
@@ -207,6 +213,13 @@ impl Mqtt {
 
     fn current(&self) -> Option<Arc<Line>> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|line| line.is_open())
+    }
+
+    fn forget(&self, line: &Arc<Line>) {
+        let mut kept = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, line)) {
+            *kept = None;
+        }
     }
 
     /// The connection of now; one is made by one at a time when there is none.

@@ -27,11 +27,6 @@ impl Progress {
         self.deadline
     }
 
-    /// When the attempt began.
-    pub(crate) fn started(&self) -> Instant {
-        self.started
-    }
-
     /// Notes the step that begins.
     pub(crate) fn enter(&self, stage: Stage) {
         self.stage.store(stage as u8, Ordering::Relaxed);

@@ -51,6 +51,15 @@ pub(crate) const MQTT: [Scheme; 2] = [
     Scheme { word: "mqtt", security: Security::Plain, port: 1883 },
 ];
 
+/// A mail server: TLS from the first byte, or by STARTTLS before anything is said. The port of the one is not the other's.
+pub(crate) const SMTP: [Scheme; 2] = [
+    Scheme { word: "smtps", security: Security::Tls, port: 465 },
+    Scheme { word: "smtp", security: Security::Own, port: 587 },
+];
+
+/// A mail server of the operator's own network, without TLS.
+pub(crate) const SMTP_PLAIN: [Scheme; 1] = [Scheme { word: "smtp", security: Security::Plain, port: 25 }];
+
 /// The schemes of NATS. TLS begins after the server's first line, on the same port.
 pub(crate) const NATS: [Scheme; 2] = [
     Scheme { word: "natss", security: Security::Tls, port: 4222 },

@@ -43,7 +43,11 @@ impl std::fmt::Debug for Webhook {
 }
 
 impl Webhook {
-    pub(crate) fn open(
+    /// Sets it up; nothing is dialled yet. At most `connections_max` idle connections are kept.
+    ///
+    /// # Errors
+    /// The address or the login can't be used.
+    pub fn open(
         url: &str,
         credential: &Credential,
         dialer: &Dialer,
@@ -76,7 +80,8 @@ impl Webhook {
         })
     }
 
-    pub(crate) async fn send(&self, message: &Message, deadline: Instant) -> Receipt {
+    /// Sends the message once and reports what came back, by `deadline` at the latest.
+    pub async fn send(&self, message: &Message, deadline: Instant) -> Receipt {
         let progress = Progress::begin(deadline);
         let outcome = match timeout_at(deadline, self.attempt(message, &progress)).await {
             Ok(outcome) => outcome,

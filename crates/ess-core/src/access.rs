@@ -14,7 +14,7 @@ pub enum Role {
     },
     /// One partner: its own inbox, ACKs and deliveries.
     Partner(PartnerId),
-    /// Runs the hub day by day: everything but tokens.
+    /// Runs the hub day by day: everything but tokens, redaction and the lifting of legal holds.
     Operator,
     /// Reads everything, changes nothing.
     Auditor,
@@ -40,7 +40,7 @@ impl Role {
     pub fn permits(&self, act: &Act<'_>) -> bool {
         match (self, act) {
             (Role::Admin, _) => true,
-            (Role::Operator, act) => !matches!(act, Act::Tokens),
+            (Role::Operator, act) => !matches!(act, Act::Tokens | Act::Redact),
             (Role::Auditor, act) => matches!(act, Act::Read | Act::ReadPartner(_) | Act::ReadEvents),
             (Role::Publisher { subjects }, Act::Publish(subject)) => {
                 subjects.is_empty() || subjects.iter().any(|glob| glob.matches(subject.as_str()))
@@ -70,6 +70,8 @@ pub enum Act<'a> {
     Operate,
     /// Create, list and revoke tokens.
     Tokens,
+    /// Take a payload away for good, and lift a legal hold.
+    Redact,
 }
 
 /// The bearer of a token.

@@ -278,6 +278,7 @@ mod tests {
             trace: crate::event::Trace::default(),
             content_digest: crate::id::Digest([0; 32]),
             message_uuid: uuid::Uuid::nil(),
+            gone: None,
         };
         let headers = binary(&event, Version(3));
         assert!(headers.contains(&("ce-source".to_owned(), "a%20%C3%A9%22%25".to_owned())));

@@ -34,6 +34,20 @@ pub fn format(span: Duration) -> String {
     fitting.map_or_else(|| format!("{millis}ms"), |(name, unit)| format!("{}{name}", millis / unit))
 }
 
+/// A span as one says it, in its two largest units: `15m 5s`, `2d 3h`.
+#[must_use]
+pub fn spoken(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let units = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
+    let Some(first) = units.iter().position(|(_, unit)| seconds >= *unit) else { return "0s".to_owned() };
+    let (name, unit) = units[first];
+    let whole = format!("{}{name}", seconds / unit);
+    match units.get(first + 1) {
+        Some((name, next)) if seconds % unit >= *next => format!("{whole} {}{name}", seconds % unit / next),
+        _ => whole,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +61,13 @@ mod tests {
         }
         for bad in ["", "5", "s", "-5s", "5 s", "5S", "1.5s", "99999999999999999999s", "101y"] {
             assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_span_is_spoken_in_its_two_largest_units() {
+        for (seconds, said) in [(0, "0s"), (59, "59s"), (60, "1m"), (905, "15m 5s"), (3_605, "1h"), (90_000, "1d 1h")] {
+            assert_eq!(spoken(Duration::from_secs(seconds)), said);
         }
     }
 

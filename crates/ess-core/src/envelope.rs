@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::event::{Event, Kind, Priority};
+use crate::event::{Event, GoneCause, Kind, Priority};
 use crate::id::{EventId, Version};
 
 /// Marks that are not the publisher's.
@@ -37,10 +37,15 @@ struct Envelope<'a> {
     effective: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    expired: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    redacted: bool,
 }
 
 /// `{"id","version","subject","time","sequence","payload"}`, and what else the publisher said.
 ///
+/// An event whose payload is gone says `"expired": true` or `"redacted": true`; it is shown, never sent.
 /// `payload` is JSON text in `version`; it goes out byte for byte. `time` is the publisher's, else that of the recording.
 #[must_use]
 pub fn envelope(event: &Event, version: Version, payload: &str, marks: Marks) -> String {
@@ -62,6 +67,8 @@ pub fn envelope(event: &Event, version: Version, payload: &str, marks: Marks) ->
         source: content.source.as_deref(),
         effective: content.effective.as_deref(),
         expires: content.expires.as_deref(),
+        expired: event.gone.as_ref().is_some_and(|gone| gone.cause == GoneCause::Expired),
+        redacted: event.gone.as_ref().is_some_and(|gone| gone.cause != GoneCause::Expired),
     };
     // Invariant: strings, numbers and checked JSON always serialise.
     serde_json::to_string(&envelope).expect("an envelope serialises")

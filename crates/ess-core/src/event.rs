@@ -102,7 +102,7 @@ impl Kind {
     }
 }
 
-/// Trace headers of the publish, carried to every partner, log line and ledger entry.
+/// Where a publish came from: its trace headers, which are carried to every partner, log line and ledger entry, and who it was.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {
     /// W3C Trace Context `traceparent`.
@@ -111,6 +111,8 @@ pub struct Trace {
     pub trace_id: Option<String>,
     /// `x-hms-docket-id`.
     pub docket_id: Option<String>,
+    /// Public name of the token that published it; kept on record, never sent.
+    pub publisher: Option<String>,
 }
 
 impl Trace {
@@ -123,7 +125,7 @@ impl Trace {
                 .filter(|text| text.bytes().all(|byte| (b' '..=b'~').contains(&byte)))
                 .map(str::to_owned)
         };
-        Self { traceparent: keep(traceparent), trace_id: keep(trace_id), docket_id: keep(docket_id) }
+        Self { traceparent: keep(traceparent), trace_id: keep(trace_id), docket_id: keep(docket_id), publisher: None }
     }
 }
 
@@ -142,6 +144,42 @@ pub struct Event {
     pub content_digest: Digest,
     /// The part of the message id that all its deliveries share.
     pub message_uuid: Uuid,
+    /// The payload is not there any more, and why: it reads `null`.
+    pub gone: Option<Gone>,
+}
+
+/// A payload that went, by age or by an admin's word. The event's digest stays, so that its receipts still prove.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone {
+    /// When it went.
+    pub at: Time,
+    /// By what.
+    pub cause: GoneCause,
+}
+
+/// What took a payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GoneCause {
+    /// Its time was over.
+    Expired,
+    /// An admin redacted it.
+    Redacted {
+        /// The token's public name.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Gone {
+    /// In words: `redacted at 2026-11-23T16:00:00Z by tok_3f9a0c12: a minor is named`.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match &self.cause {
+            GoneCause::Expired => format!("expired at {}", self.at),
+            GoneCause::Redacted { by, reason } => format!("redacted at {} by {by}: {reason}", self.at),
+        }
+    }
 }
 
 impl Content {

@@ -4,7 +4,9 @@
 //! says; nothing here knows how it is stored.
 
 pub mod checkpoint;
+pub mod export;
 pub mod merkle;
+pub mod packet;
 pub mod proof;
 
 use serde::{Deserialize, Serialize};

@@ -52,10 +52,16 @@ pub const HEADER_BYTES_MAX: usize = 4_096;
 pub const GLOBS_MAX: usize = 256;
 /// Bytes of an address.
 pub const URL_BYTES_MAX: usize = 2_048;
+/// Legal holds at a time: each event whose time has come is compared with all of them.
+pub const HOLDS_MAX: usize = 1_000;
 /// The longest that a partner may ask the hub to wait.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of the pattern that names a receipt file.
 pub const PATTERN_BYTES_MAX: usize = 200;
+/// Keys of one host that may be pinned.
+pub const HOST_KEYS_MAX: usize = 8;
+/// Bytes of a line that pins a host's key.
+pub const HOST_KEY_BYTES_MAX: usize = 4_096;
 /// Bytes of a topic.
 pub const TOPIC_BYTES_MAX: usize = 1_024;
 /// Bytes of a client id at a broker.

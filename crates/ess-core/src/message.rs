@@ -72,3 +72,19 @@ pub fn receipt_name(pattern: &str, event: &EventId, version: Version, extension:
 pub fn message_id(uuid: uuid::Uuid, test: bool) -> String {
     format!("{}msg_{}", if test { "test_" } else { "" }, uuid.simple())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drop_and_its_receipt_are_called_after_the_event_and_a_dry_run_is_marked() {
+        let event = EventId::trusted("RULE-X-V3");
+        let receipt = |pattern: &str, test: bool| receipt_name(pattern, &event, Version(2), "xml", test);
+        assert_eq!(file_name(&event, Version(2), "xml", false), "RULE-X-V3.v2.xml");
+        assert_eq!(file_name(&event, Version(2), "xml", true), "test_RULE-X-V3.v2.xml");
+        assert_eq!(receipt("{id}.ack", false), "RULE-X-V3.ack");
+        assert_eq!(receipt("out/{id}-{version}.ack", true), "out/test_RULE-X-V3-2.ack");
+        assert_eq!(receipt("{name}.ok", true), "test_RULE-X-V3.v2.xml.ok");
+    }
+}

@@ -38,6 +38,8 @@ pub enum Code {
     EventConflict,
     /// 409: the change does not fit what is there.
     Conflict,
+    /// 410: the event's payload is not there any more.
+    PayloadGone,
     /// 413: over the limit.
     TooLarge,
     /// 415: a media type that is not understood.
@@ -69,6 +71,7 @@ impl Code {
             Code::MethodNotAllowed => "method_not_allowed",
             Code::EventConflict => "event_conflict",
             Code::Conflict => "conflict",
+            Code::PayloadGone => "payload_gone",
             Code::TooLarge => "too_large",
             Code::UnsupportedMediaType => "unsupported_media_type",
             Code::SchemaViolation => "schema_violation",
@@ -92,6 +95,7 @@ impl Code {
             Code::MethodNotAllowed => "The path knows other methods",
             Code::EventConflict => "The id is taken by an event with other content",
             Code::Conflict => "The change does not fit what is there",
+            Code::PayloadGone => "The event's payload is gone",
             Code::TooLarge => "Over the size limit",
             Code::UnsupportedMediaType => "The media type is not understood",
             Code::SchemaViolation => "The payload does not fit its schema",
@@ -104,7 +108,7 @@ impl Code {
     }
 
     /// Every code, for the documentation and its test.
-    pub const ALL: [Code; 16] = [
+    pub const ALL: [Code; 17] = [
         Code::Malformed,
         Code::Invalid,
         Code::Unauthenticated,
@@ -113,6 +117,7 @@ impl Code {
         Code::MethodNotAllowed,
         Code::EventConflict,
         Code::Conflict,
+        Code::PayloadGone,
         Code::TooLarge,
         Code::UnsupportedMediaType,
         Code::SchemaViolation,
@@ -134,6 +139,7 @@ impl Code {
             Code::MethodNotAllowed => 405,
             Code::RequestTimeout => 408,
             Code::EventConflict | Code::Conflict => 409,
+            Code::PayloadGone => 410,
             Code::TooLarge => 413,
             Code::UnsupportedMediaType => 415,
             Code::Invalid | Code::SchemaViolation | Code::ScriptFailed => 422,

@@ -63,6 +63,7 @@ impl Caller {
             Act::Read => ("read this", "auditor"),
             Act::Operate => ("change this", "operator"),
             Act::Tokens => ("handle tokens", "admin"),
+            Act::Redact => ("redact payloads or lift legal holds", "admin"),
         };
         Err(forbidden(format!("a token of role {role} may not {what}"))
             .with_hint(format!("use one of role {who}: `hms-ess token create --role {who}`")))
@@ -122,6 +123,16 @@ impl<S: Sync> FromRequestParts<S> for Reason {
         }
         Ok(Self((!text.is_empty()).then(|| text.to_owned())))
     }
+}
+
+/// A reason that must be given: in the body or in the header.
+pub(crate) fn need_reason(reason: Option<String>, Reason(told): Reason) -> Result<String, Problem> {
+    let reason = reason.or(told).unwrap_or_default().trim().to_owned();
+    if reason.is_empty() || reason.len() > REASON_BYTES_MAX {
+        let detail = format!("say why, in 1 to {REASON_BYTES_MAX} bytes: `reason`, or the header X-HMS-Reason");
+        return Err(Problem::new(Code::Invalid, detail).with_field("reason"));
+    }
+    Ok(reason)
 }
 
 fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {
@@ -197,6 +208,7 @@ mod tests {
             Act::Read,
             Act::Operate,
             Act::Tokens,
+            Act::Redact,
         ];
         let stranger = caller(Role::Partner(ess_core::id::PartnerId::trusted("OTHER")));
         for act in acts {

@@ -12,6 +12,8 @@ mod edge;
 mod limits;
 mod metrics;
 mod openapi;
+mod packet_page;
+mod pieces;
 mod query;
 mod refusal;
 mod routes;

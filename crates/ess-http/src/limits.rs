@@ -22,6 +22,10 @@ pub(crate) const PAGE_ITEMS_DEFAULT: u32 = 100;
 pub(crate) const QUERY_VALUE_BYTES_MAX: usize = 512;
 /// Longest `?wait=`.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Messages of one answer of an inbox.
+pub(crate) const INBOX_ITEMS_MAX: u64 = 100;
+/// Messages of one answer of an inbox unless asked otherwise.
+pub(crate) const INBOX_ITEMS_DEFAULT: u64 = 16;
 /// Lines of a bulk body that are on their way to the log at once.
 pub(crate) const BULK_AT_ONCE: usize = 256;
 /// An `x-request-id` of the caller's own.

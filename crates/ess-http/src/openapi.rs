@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 
 use crate::api::{
-    acks, audit, backup, bridges, bulk, dead_letters, deliveries, events, health, keys, ledger, partner_events,
-    partners, publish, schemas, stream, tables, tokens,
+    acks, audit, backup, bridges, bulk, dead_letters, deliveries, escalations, events, health, holds, inbox, keys,
+    ledger, ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, targets, tokens,
 };
 use crate::refusal;
 use crate::routes::OPEN;
@@ -24,14 +24,15 @@ use crate::routes::OPEN;
         (name = "Bridges", description = "Scripts that turn one version of a payload into another."),
         (name = "Schemas and tables", description = "What payloads must look like, and what scripts look up."),
         (name = "Deliveries", description = "What is still open, and what was given up."),
-        (name = "Audit", description = "The Ack Ledger and the audit trail."),
+        (name = "Escalation", description = "Trouble of partners, and where Ops are told of it."),
+        (name = "Audit", description = "The Ack Ledger, the audit trail, legal holds."),
         (name = "Tokens", description = "Who may do what."),
         (name = "Hub", description = "The hub itself: its health, its life, its backup."),
     ),
     paths(
         publish::publish_event, events::list_events, events::read_event, events::read_event_status,
-        events::list_event_deliveries, events::replay_event,
-        acks::acknowledge, keys::list_keys, partner_events::list_partner_events, partner_events::list_partner_deliveries,
+        events::list_event_deliveries, events::replay_event, events::redact_event,
+        acks::acknowledge, keys::list_keys, inbox::read_inbox, partner_events::list_partner_events, partner_events::list_partner_deliveries,
         partners::add_partner, partners::list_partners, partners::read_one, partners::set_partner,
         partners::remove_partner, partners::pause_partner, partners::resume_partner, partners::test_partner,
         partners::rotate_secret,
@@ -41,8 +42,10 @@ use crate::routes::OPEN;
         tables::add_table, tables::list_tables, tables::remove_table,
         deliveries::list_unacked, dead_letters::list_dead_letters, dead_letters::redrive_dead_letters,
         dead_letters::discard_dead_letters,
+        escalations::list_escalations, targets::list_targets, targets::test_target,
         ledger::list_ledger, ledger::read_checkpoint, ledger::make_checkpoint, ledger::prove_receipt,
-        ledger::prove_consistency, ledger::verify_ledger, audit::list_audit,
+        ledger::prove_consistency, ledger::verify_ledger, ledger_export::export_ledger, packet::read_packet, audit::list_audit,
+        holds::place_hold, holds::list_holds, holds::lift_hold,
         tokens::create_token, tokens::list_tokens, tokens::revoke_token,
         health::read_health, health::read_readiness, stream::follow_stream, backup::back_up,
     ),
@@ -97,10 +100,13 @@ fn roles(method: &str, path: &str) -> &'static [&'static str] {
     match (method, path) {
         (_, path) if OPEN.contains(&path) => &[],
         ("post", "/v1/events") => &["publisher", "operator", "admin"],
+        ("get", "/v1/events/{id}/audit") => &["operator", "auditor", "admin"],
         ("get", path) if path.starts_with("/v1/events") => &["publisher", "operator", "auditor", "admin"],
         ("post", "/v1/acks") => &["partner", "operator", "admin"],
+        ("get", "/v1/partners/{id}/inbox") => &["partner", "operator", "admin"],
         ("get", path) if path.starts_with("/v1/partners/{id}") => &["partner", "operator", "auditor", "admin"],
         (_, path) if path.starts_with("/v1/tokens") || path == "/v1/backup" => &["admin"],
+        ("post", "/v1/events/{id}/redact") | ("delete", "/v1/holds/{id}") => &["admin"],
         ("get", _) | ("post", "/v1/ledger/verify" | "/v1/ledger/checkpoint") => &["operator", "auditor", "admin"],
         _ => &["operator", "admin"],
     }

@@ -9,8 +9,8 @@ use axum::routing::{MethodFilter, on};
 use ess_core::problem::{Code, Problem};
 
 use crate::api::{
-    acks, audit, backup, bridges, dead_letters, deliveries, events, health, keys, ledger, partner_events, partners,
-    publish, schemas, stream, tables, tokens,
+    acks, audit, backup, bridges, dead_letters, deliveries, escalations, events, health, holds, inbox, keys, ledger,
+    ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, targets, tokens,
 };
 use crate::docs;
 use crate::refusal::Refusal;
@@ -48,6 +48,7 @@ pub(crate) fn routes() -> Routes {
         // Partners.
         .post("/v1/acks", acks::acknowledge)
         .get("/v1/partners/{id}", partners::read_one)
+        .get("/v1/partners/{id}/inbox", inbox::read_inbox)
         .get("/v1/partners/{id}/events", partner_events::list_partner_events)
         .get("/v1/partners/{id}/deliveries", partner_events::list_partner_deliveries)
         // Auditors.
@@ -57,13 +58,18 @@ pub(crate) fn routes() -> Routes {
         .get("/v1/tables", tables::list_tables)
         .get("/v1/dead-letters", dead_letters::list_dead_letters)
         .get("/v1/unacked", deliveries::list_unacked)
+        .get("/v1/escalations", escalations::list_escalations)
+        .get("/v1/targets", targets::list_targets)
         .get("/v1/ledger", ledger::list_ledger)
         .get("/v1/ledger/checkpoint", ledger::read_checkpoint)
         .post("/v1/ledger/checkpoint", ledger::make_checkpoint)
         .get("/v1/ledger/proof", ledger::prove_receipt)
         .get("/v1/ledger/consistency", ledger::prove_consistency)
+        .get("/v1/ledger/export", ledger_export::export_ledger)
         .post("/v1/ledger/verify", ledger::verify_ledger)
+        .get("/v1/events/{id}/audit", packet::read_packet)
         .get("/v1/audit", audit::list_audit)
+        .get("/v1/holds", holds::list_holds)
         .get("/v1/stream", stream::follow_stream)
         // Operators.
         .post("/v1/events/{id}/replay", events::replay_event)
@@ -82,13 +88,17 @@ pub(crate) fn routes() -> Routes {
         .delete("/v1/schemas/{id}", schemas::remove_schema)
         .post("/v1/tables", tables::add_table)
         .delete("/v1/tables/{id}", tables::remove_table)
+        .post("/v1/holds", holds::place_hold)
         .post("/v1/dead-letters/redrive", dead_letters::redrive_dead_letters)
         .post("/v1/dead-letters/discard", dead_letters::discard_dead_letters)
+        .post("/v1/targets/{name}/test", targets::test_target)
         // Admins.
         .post("/v1/tokens", tokens::create_token)
         .get("/v1/tokens", tokens::list_tokens)
         .delete("/v1/tokens/{id}", tokens::revoke_token)
         .post("/v1/backup", backup::back_up)
+        .post("/v1/events/{id}/redact", events::redact_event)
+        .delete("/v1/holds/{id}", holds::lift_hold)
 }
 
 /// The router over them; whatever else is asked for is a problem, too.

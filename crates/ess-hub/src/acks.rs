@@ -92,6 +92,12 @@ impl Hub {
                 self.lanes.word(registered.no, lane_word).await;
             }
         }
+        if let Ok(channel) = registered.channel_for(test)
+            && let Some(pull) = channel.pull()
+        {
+            // It was said: it is not offered again.
+            pull.recall(&id, test);
+        }
         tracing::info!(partner.id = %partner, event.id = %id, evidence = evidence.word(), "a partner's word for {id}");
         self.delivery.store.record_durably(Vec::new()).await.map_err(|error| unavailable(&error))
     }

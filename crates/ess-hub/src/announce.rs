@@ -18,6 +18,9 @@ pub fn tell_record(delivery: &Delivery, happenings: &Happenings, registered: &Re
             delivery.metrics.ack_seconds.observe(at.since(cell.event.recorded_at).as_secs_f64());
         }
     }
+    if matches!(record, Record::Health(_) | Record::Ended { .. }) {
+        delivery.attention.mark(registered.no);
+    }
     let partner = &registered.partner.id;
     if let Record::Ended { open, ended } = record
         && matches!(ended.state, State::Dead | State::Nack)
@@ -67,6 +70,7 @@ pub fn tell_record(delivery: &Delivery, happenings: &Happenings, registered: &Re
 
 /// Tells what else a lane asks for.
 pub fn tell_action(delivery: &Delivery, happenings: &Happenings, registered: &Registered, action: &Action, now: Time) {
+    delivery.attention.mark(registered.no);
     let partner = &registered.partner.id;
     let (kind, seq, detail) = match action {
         Action::BecameBlocked { seq, .. } => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ess_core::delivery::{DeliveryKey, State};
-use ess_core::event::Event;
+use ess_core::event::{Event, Priority};
 use ess_core::id::{EventId, PartnerId, PartnerNo, Seq};
 use ess_core::message::message_id;
 use ess_core::problem::{Code, Problem};
@@ -14,6 +14,7 @@ use ess_store::{Recorded, StoreError, StoredDelivery, Word as LedgerWord};
 use crate::hub::Hub;
 use crate::publish::unavailable;
 use crate::registry::{Registered, Snapshot};
+use crate::verify::damaged;
 use crate::view::{AttemptView, AuditView, DeliveryView, EventView, LedgerHead, LedgerView, Page};
 
 /// Outcomes by which the store's words for attempts are known outside.
@@ -144,6 +145,12 @@ impl Hub {
 
     async fn envelope_for(&self, snapshot: &Snapshot, registered: &Registered, seq: Seq) -> Result<String, Problem> {
         let recorded = self.event_at(seq).await?;
+        let event = &recorded.event;
+        if event.gone.is_some() {
+            // The partner's counter has no gap; what it missed can't be read any more.
+            let marks = ess_core::envelope::Marks { replay: true };
+            return Ok(ess_core::envelope::envelope(event, event.content.version, "null", marks));
+        }
         let cell = self.delivery.cells.keep(&recorded.event);
         let content = &recorded.event.content;
         let version = registered.version_of(&content.subject, content.version);
@@ -215,10 +222,11 @@ impl Hub {
         match self.delivery.store.verify_ledger().await {
             Ok((size, chain)) => {
                 self.verify_tree().await?;
+                self.verify_tiles().await?;
+                self.verify_events().await?;
                 Ok(LedgerHead { size, chain })
             }
-            Err(StoreError::Damaged(what)) => Err(Problem::new(Code::Conflict, what)
-                .with_hint("keep the database file as it is for the investigation, and restore the last back-up")),
+            Err(StoreError::Damaged(what)) => Err(damaged(what)),
             Err(error) => Err(unavailable(&error)),
         }
     }
@@ -308,7 +316,7 @@ fn event_view(recorded: &Recorded) -> EventView {
     EventView { event: recorded.event.clone(), partners }
 }
 
-fn view(delivery: StoredDelivery, event: &Arc<Event>, snapshot: &Snapshot) -> Option<DeliveryView> {
+pub(crate) fn view(delivery: StoredDelivery, event: &Arc<Event>, snapshot: &Snapshot) -> Option<DeliveryView> {
     let registered = snapshot.by_no.get(&delivery.key.partner);
     let is_open = !delivery.state.is_end();
     let state = if registered.is_none() && is_open { State::Cancelled } else { delivery.state };
@@ -339,6 +347,9 @@ fn view(delivery: StoredDelivery, event: &Arc<Event>, snapshot: &Snapshot) -> Op
         ended_at: delivery.ended_at,
         evidence: delivery.evidence,
         body_digest: delivery.body_digest.filter(|digest| digest.0 != [0; 32]),
+        scripts: delivery.scripts,
+        urgent: event.content.priority == Priority::Urgent,
+        recorded_at: event.recorded_at,
         state,
     })
 }

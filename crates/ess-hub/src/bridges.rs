@@ -302,6 +302,7 @@ impl Hub {
             recorded_at: self.now(),
             content_digest: Digest([0; 32]),
             message_uuid: uuid::Uuid::nil(),
+            gone: None,
             trace: Trace::default(),
             content,
         })

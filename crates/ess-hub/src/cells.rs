@@ -1,6 +1,6 @@
 //! Events in memory with what was made of them: one conversion per version, one body per shape, however many partners want it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -133,6 +133,8 @@ struct Kept {
     cells: HashMap<Seq, Arc<Cell>>,
     order: VecDeque<Seq>,
     bytes: usize,
+    /// Redacted since the start: whoever read one just before does not bring it back.
+    redacted: HashSet<Seq>,
 }
 
 impl Cells {
@@ -148,6 +150,9 @@ impl Cells {
             return cell.clone();
         }
         let cell = Cell::new(event.clone());
+        if kept.redacted.contains(&event.seq) {
+            return cell;
+        }
         kept.bytes += cell.weight();
         kept.cells.insert(event.seq, cell.clone());
         kept.order.push_back(event.seq);
@@ -158,6 +163,21 @@ impl Cells {
             }
         }
         cell
+    }
+
+    /// Forgets an event whose payload is gone, with what was made of it.
+    pub fn drop_expired(&self, seq: Seq) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gone) = kept.cells.remove(&seq) {
+            kept.bytes -= gone.weight();
+            kept.order.retain(|other| *other != seq);
+        }
+    }
+
+    /// The same, and it does not come back.
+    pub fn drop_redacted(&self, seq: Seq) {
+        self.drop_expired(seq);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).redacted.insert(seq);
     }
 
     /// Forgets every conversion, because bridges changed.

@@ -13,6 +13,7 @@ use crate::ask::delivery_cursor;
 use crate::hub::{FIRST, Hub};
 use crate::lanes::{Input, ToLane, offer_of};
 use crate::publish::unavailable;
+use crate::replay::check_payload_is_there;
 use crate::view::{DeliveryView, Page};
 
 /// How many dead letters are looked at in one step.
@@ -61,6 +62,9 @@ impl Hub {
     pub async fn redrive(&self, letters: &Letters, reason: Option<String>, by: &Principal) -> Result<u64, Problem> {
         self.audit_bulk("dead_letters.redrive", letters, reason, by).await?;
         let chosen = self.choose_letters(letters).await?;
+        if let Some(seq) = chosen.event {
+            check_payload_is_there(&self.event_at(seq).await?.event)?;
+        }
         let (mut count, mut partners) = (0, BTreeSet::new());
         let mut after = FIRST;
         while let Some(found) = self.next_letters(&chosen, &mut after).await? {
@@ -170,7 +174,7 @@ impl Hub {
     }
 
     /// A dead letter as an open delivery: its attempts are remembered, its patience begins anew.
-    async fn reopened(&self, letter: StoredDelivery) -> Result<OpenDelivery, Problem> {
+    pub(crate) async fn reopened(&self, letter: StoredDelivery) -> Result<OpenDelivery, Problem> {
         let recorded = self.event_at(letter.key.seq).await?;
         Ok(OpenDelivery {
             key: letter.key,

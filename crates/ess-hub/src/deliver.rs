@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ess_channels::Channel;
+use ess_channels::{Channel, Slot};
 use ess_core::id::Seq;
 use ess_core::lane::{Attempt, Outcome, Report, Sent, Tried};
-use ess_core::partner::AckPolicy;
+use ess_core::partner::{AckPolicy, ChannelKind};
 use ess_core::receipt::{Receipt, Verdict};
 use ess_store::Store;
 
 use crate::cells::{Cell, Cells};
 use crate::clock::Clock;
+use crate::escalation::Attention;
 use crate::metrics::{AttemptLabels, Metrics};
 use crate::prepare::{Marking, Workshop};
 use crate::registry::{Registered, Registry};
@@ -42,6 +43,8 @@ pub struct Delivery {
     pub watches: Watches,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Partners whose trouble may have changed.
+    pub attention: Attention,
 }
 
 impl Delivery {
@@ -68,6 +71,10 @@ impl Delivery {
         way: Way,
         announce: impl FnOnce(Sent),
     ) -> Report {
+        let slot = match self.turn(registered, attempt, way).await {
+            Ok(slot) => slot,
+            Err(report) => return *report,
+        };
         let cell = match self.cell(attempt.seq).await {
             Ok(cell) => cell,
             Err(reason) => {
@@ -81,6 +88,10 @@ impl Delivery {
                 );
             }
         };
+        if let Some(gone) = &cell.event.gone {
+            let outcome = Outcome::Withdrawn { reason: format!("the payload is gone: {}", gone.told()) };
+            return self.report(registered, attempt, outcome, None, None);
+        }
         let snapshot = self.registry.snapshot();
         let made = self.workshop.body(&cell, &snapshot, registered, attempt.round > 0).await;
         let (version, body) = match made {
@@ -107,7 +118,12 @@ impl Delivery {
         let now = self.clock.now();
         let message = self.workshop.message(&cell.event, registered, version, &body, marking, now);
         let deadline = tokio::time::Instant::now() + registered.partner.timeout;
-        let receipt = channel.send(&message, deadline).await;
+        let receipt = match slot.map(|slot| slot.fill(message.clone())) {
+            None => channel.send(&message, deadline).await,
+            Some(true) => Receipt::Taken,
+            // Who asked is gone; the next one gets it.
+            Some(false) => return self.report(registered, attempt, Outcome::Recalled, None, None),
+        };
         let verdict = Verdict::of(&receipt, policy, &cell.event.content.id, &body.digest);
         let sent = receipt.may_have_arrived().then_some(sent);
         let mut report = self.report(registered, attempt, Outcome::Verdict(verdict), sent, status_of(&receipt));
@@ -116,6 +132,30 @@ impl Delivery {
         }
         self.log(registered, &cell, &report);
         report
+    }
+
+    /// At a partner that fetches, an attempt begins when it asks. That nobody asks is no failure, and so there is no deadline.
+    async fn turn(&self, registered: &Registered, attempt: Attempt, way: Way) -> Result<Option<Slot>, Box<Report>> {
+        if registered.partner.channel != ChannelKind::Pull || way == Way::Fallback {
+            return Ok(None);
+        }
+        let report = |outcome| Err(Box::new(self.report(registered, attempt, outcome, None, None)));
+        let content = match self.cell(attempt.seq).await {
+            Ok(cell) => (cell.event.content.id.clone(), cell.event.content.test),
+            Err(reason) => {
+                tracing::error!(event.seq = attempt.seq.0, reason, "could not load an event to deliver it");
+                return report(self.retry("the hub could not load the event".to_owned()));
+            }
+        };
+        let channel = match self.channel(registered, content.1, way) {
+            Ok((channel, _)) => channel,
+            Err(reason) => return report(self.retry(reason.clone())),
+        };
+        let Some(pull) = channel.pull() else { return Ok(None) };
+        match pull.turn(&content.0, content.1).await {
+            Some(slot) => Ok(Some(slot)),
+            None => report(Outcome::Recalled),
+        }
     }
 
     fn channel<'a>(
@@ -144,6 +184,12 @@ impl Delivery {
         status: Option<u16>,
     ) -> Report {
         let (word, reason) = words(&outcome);
+        if matches!(outcome, Outcome::Recalled) {
+            // It did not take place, so it is not counted.
+            let (number, at) = (attempt.number, attempt.started);
+            let tried = Tried { number, at, took: Duration::ZERO, status: None, outcome: word, reason };
+            return Report { attempt, outcome, sent, tried };
+        }
         let labels = AttemptLabels { outcome: word, channel: registered.partner.channel.word() };
         self.metrics.attempts.get_or_create(&labels).inc();
         let took: Duration = self.clock.now().since(attempt.started);
@@ -185,6 +231,8 @@ pub(crate) fn status_of(receipt: &Receipt) -> Option<u16> {
 fn words(outcome: &Outcome) -> (&'static str, String) {
     match outcome {
         Outcome::Blocked { reason, .. } => ("blocked", reason.clone()),
+        Outcome::Recalled => ("withdrawn", String::new()),
+        Outcome::Withdrawn { reason } => ("withdrawn", reason.clone()),
         Outcome::Verdict(verdict) => match verdict {
             Verdict::Acked(_) => ("acked", String::new()),
             Verdict::Received => ("received", String::new()),

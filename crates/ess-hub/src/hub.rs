@@ -20,6 +20,8 @@ use crate::access::Access;
 use crate::cells::Cells;
 use crate::clock::Clock;
 use crate::deliver::Delivery;
+use crate::elsewhere;
+use crate::escalation::{self, EscalationOptions, Ops};
 use crate::filters::Filters;
 use crate::happenings::Happenings;
 use crate::lanes::{Input, Lanes, LanesHandle, Retractions, Wish};
@@ -27,12 +29,14 @@ use crate::metrics::Metrics;
 use crate::notary::{self, Notary, NotaryOptions};
 use crate::prepare::Workshop;
 use crate::publish::unavailable;
+use crate::redact;
 use crate::registry::{FindSecret, Opener, Registered, Registry, Snapshot};
+use crate::retention::{self, RetentionOptions};
 use crate::rules::Rules;
 use crate::scripts::Scripts;
 use crate::view::Happening;
 use crate::watch::{self, Watches};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// The setting that holds the seed of the key for messages.
 const SIGNING_SEED: &str = "signing_seed";
@@ -57,6 +61,10 @@ pub struct HubOptions {
     pub free_bytes_min: u64,
     /// When the ledger's checkpoints are made, and where they go.
     pub notary: NotaryOptions,
+    /// What is kept for how long.
+    pub retention: RetentionOptions,
+    /// Whom to tell of trouble.
+    pub escalation: EscalationOptions,
 }
 
 /// The engine; cheap to clone.
@@ -70,6 +78,9 @@ pub struct Hub {
     pub(crate) filters: Arc<Filters>,
     pub(crate) retractions: Arc<Retractions>,
     pub(crate) notary: Arc<Notary>,
+    /// A redaction left bytes in the write-ahead log, as somebody reads from it.
+    pub(crate) unwiped: Arc<Notify>,
+    pub(crate) ops: Arc<Ops>,
     space: Arc<Space>,
     /// Guards the loops' handles until they are joined.
     loops: Arc<Mutex<Vec<tokio::task::JoinHandle<()>>>>,
@@ -89,12 +100,14 @@ impl Hub {
     /// # Errors
     /// What is stored can't be read.
     pub async fn start(options: HubOptions) -> Result<Self, StoreError> {
-        let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min, notary } = options;
+        let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min, notary, retention, escalation } =
+            options;
         let Opened { store, recorded, start } = opened;
         let metrics = Arc::new(Metrics::default());
         let key = Arc::new(signing_key(&store, SIGNING_SEED).await?);
         let notary = Arc::new(Notary::new(signing_key(&store, LEDGER_SEED).await?, notary));
         let opener = Arc::new(Opener { dialer, find_secret });
+        let ops = Arc::new(Ops::open(escalation, notary.name(), &opener));
         let registry = Registry::default();
         let rules = Rules::read(&start.rules).map_err(StoreError::Damaged)?;
         scripts.set_tables(rules.tables.clone());
@@ -109,6 +122,7 @@ impl Hub {
             clock: Clock::start(),
             watches,
             metrics,
+            attention: Default::default(),
         });
         let happenings = Arc::new(Happenings::default());
         let mut seed = [0u8; 8];
@@ -128,6 +142,8 @@ impl Hub {
             filters: Arc::default(),
             retractions,
             notary,
+            unwiped: Arc::default(),
+            ops,
             space,
             loops: Arc::default(),
         };
@@ -139,6 +155,10 @@ impl Hub {
         let loops = vec![
             tokio::spawn(watch_space(hub.space.clone())),
             tokio::spawn(notary::run(hub.clone())),
+            tokio::spawn(elsewhere::run(hub.clone())),
+            tokio::spawn(retention::run(hub.clone(), retention)),
+            tokio::spawn(redact::run(hub.clone())),
+            tokio::spawn(escalation::run(hub.clone(), start.escalations)),
             tokio::spawn(grant(hub.clone(), wishes)),
             tokio::spawn(watch::run(hub.clone(), orders)),
             tokio::spawn(loop_.run()),
@@ -215,6 +235,12 @@ impl Hub {
     #[must_use]
     pub fn metrics_text(&self) -> String {
         self.delivery.metrics.text()
+    }
+
+    /// The hub's time: what ages are told by.
+    #[must_use]
+    pub fn time(&self) -> Time {
+        self.now()
     }
 
     pub(crate) fn now(&self) -> Time {

@@ -23,11 +23,12 @@ use crate::records;
 use crate::registry::Registered;
 
 mod errands;
+mod inboxes;
 mod input;
 mod retractions;
 mod seats;
 
-pub use input::{Input, LaneReport, LanesHandle, Retraction, ToLane, Wish, Word};
+pub use input::{Input, LaneGlance, LaneReport, LanesHandle, Retraction, ToLane, Wish, Word};
 use retractions::take_back_at;
 pub use retractions::{Retractions, offer_of};
 
@@ -215,14 +216,21 @@ impl Lanes {
                 self.reseat(registered, now);
                 self.pump(no);
             }
-            Input::Unseat(no) => drop(self.seats.remove(&no)),
+            Input::Unseat(no) => {
+                if let Some(seat) = self.seats.remove(&no) {
+                    inboxes::close(&seat.registered);
+                }
+            }
             Input::Inspect(no, reply) => self.inspect(no, reply),
+            Input::InspectAll(reply) => self.inspect_all(reply),
             Input::Settle(reply) => {
                 self.flush();
                 let _ = reply.send(());
             }
             Input::Drain(reply) => {
                 self.is_draining = true;
+                // What waits for its partner to ask would wait for ever.
+                self.seats.values().for_each(|seat| inboxes::close(&seat.registered));
                 self.draining.push(reply);
             }
         }
@@ -253,7 +261,10 @@ impl Lanes {
             ToLane::OpenLoaded(opened, next) => lane.on_open_loaded(opened, next, now),
             ToLane::Opened(opened) => lane.on_opened(opened, now),
             ToLane::EndedInStore(place, subject, test) => lane.on_ended_in_store(place, &subject, test, now),
-            ToLane::Cancel(open, reason) => lane.on_command(Command::Cancel { open, reason }, now),
+            ToLane::Cancel(open, reason) => {
+                inboxes::recall_all(&seat.registered);
+                lane.on_command(Command::Cancel { open, reason }, now);
+            }
             ToLane::Redrive => lane.on_command(Command::Redrive, now),
         }
     }
@@ -315,6 +326,7 @@ impl Lanes {
             let Some(seat) = self.seats.get_mut(no) else { continue };
             let is_taken = seat.lane.offer(&offer, now);
             if let Some(retraction) = &retraction {
+                inboxes::recall_all(&seat.registered);
                 take_back_at(&mut seat.lane, &offer, retraction, now);
             }
             if is_taken || is_urgent {
@@ -328,6 +340,7 @@ impl Lanes {
 
     fn take_back(&mut self, partners: &[PartnerNo], retraction: &Retraction, now: Time) {
         for no in partners {
+            inboxes::recall_waiting(self.seats.get(no));
             self.with_lane(*no, |lane| take_back_at(lane, &retraction.offer, retraction, now));
             self.pump(*no);
         }

@@ -3,9 +3,6 @@
 //! The tree follows the ledger off the path of deliveries, at each checkpoint. A leaf is a receipt's line with the names of
 //! event and partner in it, so that a proof says everything by itself.
 
-use std::fs::File;
-use std::io::Write as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,10 +16,12 @@ use ess_core::problem::{Code, Problem};
 use ess_core::signature::Ed25519Key;
 use ess_store::{LedgerEntry, StoreError, StoredCheckpoint, Word};
 
+use crate::elsewhere::{Elsewhere, Place};
 use crate::hub::Hub;
 use crate::publish::unavailable;
 use crate::registry::Snapshot;
-use crate::view::{CheckpointView, ConsistencyView};
+use crate::verify::damaged;
+use crate::view::{CheckpointView, ConsistencyView, PlaceView};
 
 /// Receipts that are read, hashed and written together.
 const PAGE: usize = 1_024;
@@ -31,9 +30,10 @@ const TILE: u64 = 256;
 
 /// Signs the ledger's checkpoints.
 pub struct Notary {
-    key: Ed25519Key,
-    verifier: VerifierKey,
-    options: NotaryOptions,
+    pub(crate) key: Ed25519Key,
+    pub(crate) verifier: VerifierKey,
+    pub(crate) elsewhere: Elsewhere,
+    every: Duration,
     /// The tree grows in one place at a time.
     growing: tokio::sync::Mutex<()>,
 }
@@ -43,8 +43,8 @@ pub struct Notary {
 pub struct NotaryOptions {
     /// How often.
     pub every: Duration,
-    /// A directory that each one is written to as well: another disk, or one that is copied away.
-    pub dir: Option<PathBuf>,
+    /// Where each one is brought to as well.
+    pub places: Vec<Place>,
 }
 
 impl Notary {
@@ -52,13 +52,22 @@ impl Notary {
         // The name tells two hubs' ledgers apart; it follows from the key, so that nobody has to think of one.
         let digest = Digest::of(&key.public_key().bytes()).to_string();
         let verifier = VerifierKey::of(&key, &format!("hms-ess/{}", &digest[..16]));
-        Self { key, verifier, options, growing: tokio::sync::Mutex::default() }
+        let NotaryOptions { every, places } = options;
+        let elsewhere = Elsewhere::new(places);
+        Self { key, verifier, elsewhere, every, growing: tokio::sync::Mutex::default() }
+    }
+}
+
+impl Notary {
+    /// The ledger's name, which is the hub's where two of them report to one place.
+    pub(crate) fn name(&self) -> &str {
+        self.verifier.name()
     }
 }
 
 /// Makes a checkpoint whenever it is time and there is something new.
 pub(crate) async fn run(hub: Hub) {
-    let mut ticks = tokio::time::interval(hub.notary.options.every);
+    let mut ticks = tokio::time::interval(hub.notary.every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -106,31 +115,14 @@ impl Hub {
         let checkpoint = Checkpoint { origin: self.notary.verifier.name().to_owned(), size, root };
         let stored = StoredCheckpoint { size, at: self.now(), note: checkpoint.sign(&self.notary.key) };
         store.put_checkpoint(stored.clone()).await.map_err(|error| unavailable(&error))?;
-        self.export(&stored);
+        self.notary.elsewhere.new.notify_one();
         Ok(CheckpointView::of(stored))
     }
 
-    /// Writes a checkpoint to the directory elsewhere. One that can't be written is in the store all the same.
-    fn export(&self, checkpoint: &StoredCheckpoint) {
-        let Some(dir) = &self.notary.options.dir else { return };
-        let path = dir.join(format!("{:020}.checkpoint", checkpoint.size));
-        let part = path.with_extension("part");
-        // Whole or not there, also after a power cut.
-        let write = || -> std::io::Result<()> {
-            std::fs::create_dir_all(dir)?;
-            // The directory's own name may be new.
-            if let Some(Ok(above)) = dir.parent().map(File::open) {
-                above.sync_all()?;
-            }
-            let mut file = File::create(&part)?;
-            file.write_all(checkpoint.note.as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&part, &path)?;
-            File::open(dir)?.sync_all()
-        };
-        if let Err(error) = write() {
-            tracing::error!(%error, path = %path.display(), "could not write a checkpoint of the ledger elsewhere");
-        }
+    /// The places that checkpoints are brought to, and how they fare.
+    #[must_use]
+    pub fn checkpoint_places(&self) -> Vec<PlaceView> {
+        self.notary.elsewhere.view()
     }
 
     /// Brings the tree to the ledger's head; answers how many leaves it has.
@@ -153,7 +145,7 @@ impl Hub {
     }
 
     /// The receipts from a place on.
-    async fn receipts(&self, from: u64, count: usize) -> Result<Vec<Receipt>, Problem> {
+    pub(crate) async fn receipts(&self, from: u64, count: usize) -> Result<Vec<Receipt>, Problem> {
         let entries = self.delivery.store.ledger(from, count).await.map_err(|error| unavailable(&error))?;
         let snapshot = self.delivery.registry.snapshot();
         let mut receipts = Vec::with_capacity(entries.len());
@@ -186,13 +178,27 @@ impl Hub {
             return Err(Problem::new(Code::NotFound, detail)
                 .with_hint(format!("`hms-ess status {id}` shows who acknowledged it")));
         };
-        let last = store.last_checkpoint().await.map_err(|error| unavailable(&error))?;
-        let checkpoint = match last.filter(|last| last.size > entry.index) {
-            Some(last) => CheckpointView::of(last),
-            None => self.make_checkpoint().await?,
-        };
-        let path = store.tree_inclusion(entry.index, checkpoint.size).await.map_err(|error| unavailable(&error))?;
-        Ok(Proof { receipt: receipt(&event, &snapshot, entry), index: entry.index, path, checkpoint: checkpoint.note })
+        let checkpoint = self.checkpoint_over(entry.index).await?;
+        self.proof(receipt(&event, &snapshot, entry), entry.index, &checkpoint).await
+    }
+
+    /// A checkpoint that covers the receipt of this place: the last one, or a new one.
+    pub(crate) async fn checkpoint_over(&self, index: u64) -> Result<CheckpointView, Problem> {
+        let last = self.delivery.store.last_checkpoint().await.map_err(|error| unavailable(&error))?;
+        match last.filter(|last| last.size > index) {
+            Some(last) => Ok(CheckpointView::of(last)),
+            None => self.make_checkpoint().await,
+        }
+    }
+
+    /// The proof of the receipt at this place, up to a checkpoint that covers it.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn proof(&self, receipt: Receipt, index: u64, checkpoint: &CheckpointView) -> Result<Proof, Problem> {
+        let path = self.delivery.store.tree_inclusion(index, checkpoint.size).await;
+        let path = path.map_err(|error| unavailable(&error))?;
+        Ok(Proof { receipt, index, path, checkpoint: checkpoint.note.clone() })
     }
 
     /// The proof that the ledger of `from` receipts was continued, not rewritten.
@@ -211,16 +217,14 @@ impl Hub {
 
     /// Makes the tree anew from events, partners and receipts, and compares; then every checkpoint. What was changed is named.
     pub(crate) async fn verify_tree(&self) -> Result<(), Problem> {
-        let damaged = |what: String| {
-            Problem::new(Code::Conflict, what)
-                .with_hint("keep the database file as it is for the investigation, and restore the last back-up")
-        };
         let store = &self.delivery.store;
         for tile in 0.. {
             let leaves = store.tree_leaves(tile).await.map_err(|error| unavailable(&error))?;
             let receipts = match self.receipts(tile * TILE, leaves.len()).await {
                 Ok(receipts) => receipts,
                 Err(problem) => {
+                    // An event that can't be read is named.
+                    self.verify_events().await?;
                     return Err(damaged(format!("ledger entries from {}: {}", tile * TILE, problem.detail)));
                 }
             };
@@ -260,7 +264,7 @@ impl Hub {
 }
 
 /// A receipt as the tree holds it.
-fn receipt(event: &Event, snapshot: &Snapshot, line: &LedgerEntry) -> Receipt {
+pub(crate) fn receipt(event: &Event, snapshot: &Snapshot, line: &LedgerEntry) -> Receipt {
     let entry = &line.entry;
     let (word, reason) = match &entry.word {
         Word::Ack => ("ack", None),
@@ -269,8 +273,11 @@ fn receipt(event: &Event, snapshot: &Snapshot, line: &LedgerEntry) -> Receipt {
     Receipt {
         event: event.content.id.to_string(),
         sequence: event.seq.0,
-        // Made anew: a payload that was changed in the database shows.
-        event_sha256: event.content.digest().to_string(),
+        // Made anew: a payload that was changed in the database shows. Of one that is gone the digest was kept, and the tree holds it.
+        event_sha256: match event.gone {
+            None => event.content.digest().to_string(),
+            Some(_) => event.content_digest.to_string(),
+        },
         test: event.content.test,
         partner: snapshot.name(entry.partner).to_string(),
         word: word.to_owned(),

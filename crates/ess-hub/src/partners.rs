@@ -41,6 +41,9 @@ impl Hub {
         if let Some(known) = &known {
             keep_sealed(&mut partner, &known.partner);
         }
+        if known.as_ref().is_none_or(|known| known.partner.escalate != partner.escalate) {
+            self.ops.check(&partner)?;
+        }
         self.check_scripts(&partner).await?;
         match known {
             Some(known) if *known.partner == partner => {
@@ -164,6 +167,7 @@ impl Hub {
         removed.map_err(|error| unavailable(&error))?;
         self.delivery.registry.remove(id);
         self.lanes.tell(Input::Unseat(registered.no));
+        self.delivery.attention.mark(registered.no);
         self.delivery.watches.leave(registered.no);
         Ok(())
     }
@@ -212,6 +216,7 @@ impl Hub {
         let registered = Arc::new(known.with(since, known.secrets.clone()));
         self.delivery.registry.put(registered.clone());
         self.lanes.tell(Input::Reseat(registered.clone()));
+        self.delivery.attention.mark(known.no);
         self.partner_view(&registered).await
     }
 
@@ -305,6 +310,7 @@ impl Hub {
             recorded_at: self.now(),
             content_digest: Digest([0; 32]),
             message_uuid: uuid::Uuid::now_v7(),
+            gone: None,
             trace: Trace::default(),
             content,
         }

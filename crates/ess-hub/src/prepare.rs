@@ -46,6 +46,11 @@ impl Workshop {
     /// The payload in `version`, converted once per event and version.
     pub async fn payload(&self, cell: &Cell, snapshot: &Snapshot, version: Version) -> Result<Converted, Blocked> {
         let event = &cell.event;
+        if let Some(gone) = &event.gone {
+            // Nobody should come here with it; nothing may be made of it all the same.
+            let mend = format!("hms-ess status {}", event.content.id);
+            return Err(Blocked { reason: format!("the payload is gone: {}", gone.told()), mend });
+        }
         if version == event.content.version {
             let payload = Arc::from(event.content.payload.get());
             return Ok(Converted { payload, scripts: [].into() });

@@ -49,7 +49,7 @@ impl Hub {
         let new = NewEvent {
             content_digest: content.digest(),
             content,
-            trace,
+            trace: Trace { publisher: Some(by.token_id.clone()), ..trace },
             message_uuid: uuid::Uuid::now_v7(),
             recorded_at: self.delivery.clock.now(),
             audience: audience.clone(),
@@ -105,6 +105,7 @@ impl Hub {
             recorded_at: self.delivery.clock.now(),
             content_digest: Digest([0; 32]),
             message_uuid: uuid::Uuid::nil(),
+            gone: None,
             trace: Trace::default(),
             content,
         });
@@ -239,6 +240,9 @@ impl Hub {
     async fn blocked(&self, snapshot: &Snapshot, event: &Arc<Event>, audience: &Audience) -> Vec<BlockedPartner> {
         let content = &event.content;
         let wanting = snapshot.wanting(&content.subject, content.test);
+        if event.gone.is_some() {
+            return Vec::new();
+        }
         let foreign: Vec<_> = wanting.versions.iter().filter(|version| **version != content.version).collect();
         if foreign.is_empty() {
             return Vec::new();

@@ -132,7 +132,8 @@ impl Opener {
         Channel::open(partner, url, credential, &self.dialer).map(Arc::new).map_err(|error| error.to_string())
     }
 
-    fn credential(&self, auth: Option<&Auth>) -> Result<Credential, String> {
+    /// A login with its secrets.
+    pub(crate) fn credential(&self, auth: Option<&Auth>) -> Result<Credential, String> {
         let find = |secret: &SecretRef| (self.find_secret)(secret);
         Ok(match auth {
             None => Credential::None,

@@ -2,6 +2,7 @@
 
 use ess_core::access::Principal;
 use ess_core::delivery::DeliveryKey;
+use ess_core::event::Event;
 use ess_core::id::PartnerNo;
 use ess_core::lane::OpenDelivery;
 use ess_core::problem::{Code, Problem};
@@ -19,6 +20,7 @@ impl Hub {
     /// There is no such event or partner, or a newer acknowledged event of the subject has overtaken it and `force` is not set.
     pub async fn replay(&self, request: ReplayRequest, by: &Principal) -> Result<ReplayReceipt, Problem> {
         let recorded = self.recorded(&request.event, false).await?;
+        check_payload_is_there(&recorded.event)?;
         let content = &recorded.event.content;
         let snapshot = self.delivery.registry.snapshot();
         let deliveries = self.stored_deliveries(&recorded).await?;
@@ -60,6 +62,14 @@ impl Hub {
         }
         Ok(ReplayReceipt { id: content.id.clone(), replayed })
     }
+}
+
+/// What is gone can't be sent again.
+pub(crate) fn check_payload_is_there(event: &Event) -> Result<(), Problem> {
+    let Some(gone) = &event.gone else { return Ok(()) };
+    let id = &event.content.id;
+    Err(Problem::new(Code::PayloadGone, format!("the payload of {id} is gone: {}", gone.told()))
+        .with_hint(format!("publish the change anew under a new id, with {id} among its references")))
 }
 
 fn replay_of(recorded: &Recorded, partner: PartnerNo, deliveries: &[StoredDelivery]) -> OpenDelivery {

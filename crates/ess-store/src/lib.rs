@@ -7,6 +7,7 @@
 mod audience;
 mod error;
 mod ledger;
+mod retention;
 mod seal;
 mod sqlite;
 mod store;
@@ -15,9 +16,10 @@ mod types;
 pub use audience::Audience;
 pub use error::StoreError;
 pub use ledger::{Entry, Word};
+pub use retention::{AttemptPlace, Hold, HoldOn, Lifted, NewHold, Redaction, Step, Sweep, Swept};
 pub use store::{Opened, Options, Store};
 pub use types::{
-    AckReceipt, Audit, AuditLine, Backlog, Change, LaneStart, LedgerEntry, NewEvent, NewPartner, Publication, Recorded,
-    RuleKind, Start, StoredAttempt, StoredCheckpoint, StoredDelivery, StoredPartner, StoredRules, StoredToken,
-    UrgentBacklog,
+    AckReceipt, Audit, AuditLine, Backlog, Change, FoundTrouble, LaneStart, LedgerEntry, NewEvent, NewPartner,
+    PartnerTroubles, Publication, Recorded, RuleKind, Start, StoredAttempt, StoredCheckpoint, StoredDelivery,
+    StoredEscalation, StoredPartner, StoredRules, StoredToken, UrgentBacklog,
 };

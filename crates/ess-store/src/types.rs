@@ -281,6 +281,61 @@ pub struct StoredCheckpoint {
     pub note: String,
 }
 
+/// What Ops were told of a partner's trouble and was not taken back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEscalation {
+    /// Whose.
+    pub partner: PartnerNo,
+    /// The cause's word.
+    pub cause: String,
+    /// The target's name.
+    pub target: String,
+    /// When it was told.
+    pub told_at: Time,
+    /// Since when the trouble was there.
+    pub since: Time,
+    /// It was told as urgent.
+    pub urgent: bool,
+}
+
+/// How a partner fares, as far as Ops care.
+#[derive(Debug, Default)]
+pub struct PartnerTroubles {
+    /// Deliveries without a bridge or a script result.
+    pub blocked: Option<FoundTrouble>,
+    /// Dead letters.
+    pub dead: Option<FoundTrouble>,
+    /// Delivered without a receipt, and not sent again.
+    pub outstanding: Option<FoundTrouble>,
+    /// What is open, oldest first.
+    pub open: Option<FoundTrouble>,
+    /// The oldest urgent one that is open.
+    pub open_urgent_since: Option<Time>,
+    /// Since when it is offline.
+    pub offline_since: Option<Time>,
+    /// When it was given up.
+    pub gave_up_at: Option<Time>,
+}
+
+/// Deliveries of one kind.
+#[derive(Debug, Clone)]
+pub struct FoundTrouble {
+    /// How many, as far as they were counted.
+    pub count: u64,
+    /// There may be more.
+    pub has_more: bool,
+    /// The event of the oldest.
+    pub oldest: String,
+    /// Since when the oldest is so.
+    pub since: Time,
+    /// Why, of the one that has a reason and is newest.
+    pub reason: Option<String>,
+    /// The command that mends it.
+    pub mend: Option<String>,
+    /// One of them is urgent.
+    pub urgent: bool,
+}
+
 /// What the store holds when it is opened.
 #[derive(Debug, Default)]
 pub struct Start {
@@ -292,6 +347,8 @@ pub struct Start {
     pub tokens: Vec<StoredToken>,
     /// The last recorded event.
     pub head: Seq,
+    /// What Ops were told and was not taken back.
+    pub escalations: Vec<StoredEscalation>,
 }
 
 /// What a lane needs to go on where it was.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    apply, backup, bridge, config_show, dead_letters, jsonata, ledger, partner, publish, replay, retract, schema,
-    status, table, tap, token, unacked,
+    apply, audit, backup, bridge, config_show, dead_letters, hold, jsonata, ledger, listen, partner, publish, redact,
+    replay, retract, schema, status, table, tap, target, token, unacked,
 };
 use crate::config::ServeArgs;
 use crate::demo::DemoArgs;
@@ -80,13 +80,25 @@ pub(crate) enum Command {
     Ledger(ledger::LedgerCommand),
     /// Prove that a partner acknowledged an event, in a file that needs no hub.
     Prove(ledger::ProveArgs),
-    /// List deliveries that lack their ACK, oldest first.
+    /// Write all that is on record about an event, with proofs, into a packet for a court.
+    Audit(audit::AuditArgs),
+    /// List deliveries that lack their ACK: urgent first, then oldest, each with what to run.
     Unacked(unacked::UnackedArgs),
+    /// Legal holds: what they cover is not removed, however old.
+    #[command(subcommand)]
+    Hold(hold::HoldCommand),
+    /// Take an event's payload away for good; its proofs stay valid.
+    Redact(redact::RedactArgs),
+    /// Where Ops are told of trouble.
+    #[command(subcommand)]
+    Target(target::TargetCommand),
     /// Access tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
     /// Copy the hub's store to a file on the hub's machine, while it runs.
     Backup(backup::BackupArgs),
+    /// Fetch a partner's events from its inbox and hand each to a local webhook.
+    Listen(listen::ListenArgs),
     /// Follow what happens, live.
     Tap(tap::TapArgs),
     /// Evaluate one JSONata script.

@@ -52,7 +52,7 @@ pub(crate) enum Body<'a> {
     /// A JSON value.
     Json(&'a Value),
     /// Bytes of this media type.
-    Bytes(&'static str, Bytes),
+    Bytes(&'a str, Bytes),
 }
 
 struct Origin {
@@ -126,7 +126,27 @@ impl Client {
         method: Method,
         path: &str,
         body: Body<'_>,
-        headers: &[(&'static str, &str)],
+        headers: &[(&str, &str)],
+        patience: Duration,
+    ) -> Result<Reply> {
+        self.taken(self.send(method, path, body, headers, patience).await?)
+    }
+
+    /// The answer, unless it is a refusal.
+    pub(crate) fn taken(&self, reply: Reply) -> Result<Reply> {
+        if reply.status.as_u16() >= 400 {
+            return Err(self.problem(reply.status, &reply.body));
+        }
+        Ok(reply)
+    }
+
+    /// The same, whatever the answer is: only its absence is a failure.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body<'_>,
+        headers: &[(&str, &str)],
         patience: Duration,
     ) -> Result<Reply> {
         let request = self.request(method, path, body, headers)?;
@@ -135,9 +155,6 @@ impl Client {
             Failure::refused(format!("the hub at {} did not answer in time", self.target.hub))
                 .with_hint("ask `/readyz` of the hub, or look at its log")
         })??;
-        if status.as_u16() >= 400 {
-            return Err(self.problem(status, &body));
-        }
         Ok(Reply { status, body })
     }
 
@@ -161,7 +178,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Body<'_>,
-        headers: &[(&'static str, &str)],
+        headers: &[(&str, &str)],
     ) -> Result<Request<Full<Bytes>>> {
         let host = &self.origin.host;
         let mut request = Request::builder()

@@ -50,8 +50,16 @@ pub(crate) async fn run(args: &ServeArgs, output: &Output) -> Result<()> {
         // It is a convenience for clients; a full disk is no reason not to serve.
         tracing::warn!("{}; clients need --hub or HMS_ESS_HUB, and HMS_ESS_TOKEN", failure.detail);
     }
-    output.line(format_args!("listening on {}", running.listening))?;
-    asked_to_stop().await;
+    let mut stop = std::pin::pin!(asked_to_stop());
+    // Asked once before the hub says that it is ready: a signal right after the line finds somebody who listens.
+    tokio::select! {
+        biased;
+        () = &mut stop => {}
+        () = std::future::ready(()) => {
+            output.line(format_args!("listening on {}", running.listening))?;
+            stop.await;
+        }
+    }
     let bound = running.config.stop_within;
     let stopping = running.stop();
     tokio::select! {

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ess_channels::{Dialer, DialerOptions};
+use ess_channels::{Channel, Credential, Dialer, DialerOptions};
 use ess_core::access::{Principal, Role};
+use ess_core::partner::Partner;
 use ess_hub::scripts::{Scripts, ScriptsOptions};
-use ess_hub::{Hub, HubOptions, NotaryOptions};
+use ess_hub::{Hub, HubOptions, NotaryOptions, Place, RetentionOptions};
 use ess_store::{Options, Store};
 
 use crate::config::{Config, find_secret};
@@ -46,6 +47,7 @@ pub(crate) async fn hub(config: &Config) -> Result<Hub> {
         proxy: None,
     })
     .map_err(|error| refused(&error))?;
+    let places = checkpoint_places(config, &dialer)?;
     let scripts = Scripts::start(ScriptsOptions {
         workers: config.script_workers,
         bounds: config.script_bounds.clone(),
@@ -58,9 +60,31 @@ pub(crate) async fn hub(config: &Config) -> Result<Hub> {
         scripts,
         find_secret: Arc::new(find_secret),
         free_bytes_min: config.free_bytes_min,
-        notary: NotaryOptions { every: config.checkpoint_every, dir: config.checkpoint_dir.clone() },
+        notary: NotaryOptions { every: config.checkpoint_every, places },
+        retention: RetentionOptions { keep: config.keep, every: config.retention_every },
+        escalation: config.escalation.clone(),
     };
     Hub::start(options).await.map_err(|error| refused(&error))
+}
+
+/// Where the ledger's checkpoints go as well; disks first, as a URL may hang.
+fn checkpoint_places(config: &Config, dialer: &Dialer) -> Result<Vec<Place>> {
+    let dir = config.checkpoint_dir.clone().map(Place::Directory);
+    let file = config.checkpoint_file.clone().map(Place::File);
+    let mut places: Vec<Place> = dir.into_iter().chain(file).collect();
+    if let Some(url) = &config.checkpoint_url {
+        let wrong = |key: &str, why: &dyn std::fmt::Display| Failure::usage(format!("{key}: {why}"));
+        let credential = match &config.checkpoint_token {
+            None => Credential::None,
+            Some(secret) => Credential::Bearer(find_secret(secret).map_err(|why| wrong("checkpoint_token", &why))?),
+        };
+        // An archive is spoken to as a partner is.
+        let document = serde_json::json!({"id": "ledger-archive", "channel": "webhook", "url": url});
+        let partner = Partner::from_json(&document).map_err(|problem| wrong("checkpoint_url", &problem.detail))?;
+        let channel = Channel::open(&partner, url, credential, dialer);
+        places.push(Place::Url(Arc::new(channel.map_err(|why| wrong("checkpoint_url", &why))?)));
+    }
+    Ok(places)
 }
 
 /// Scripts run in processes of this same program.

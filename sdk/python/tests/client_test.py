@@ -214,3 +214,21 @@ def test_the_inbox_yields_events_and_answers_them(hub: Hub) -> None:
         {"ack": "E-V1"},
         {"nack": "E-V2", "reason": "unknown county", "retryable": False, "test": True},
     ]
+
+
+def test_a_message_knows_its_headers_and_one_whose_lease_is_over_is_left_alone(hub: Hub) -> None:
+    headers = {"x-hms-partner-seq": "7", "x-hms-test": "true"}
+    shaped = {"event_id": "E-V1", "test": True, "headers": headers, "lease_ms": 30_000, "envelope": {"cutoff": "16:00"}}
+    lines = {"event_id": "E-V2", "headers": {}, "lease_ms": 30_000, "text": "a,b"}
+    late = {"event_id": "E-V3", "headers": {}, "lease_ms": 0, "envelope": {"id": "E-V3"}}
+    hub.answers = [Answer(200, {"items": [shaped, lines, late]}), Answer(200, {"ok": True}), Answer(200, {"ok": True})]
+    hub.otherwise = Answer(200, {"items": []})
+    seen = []
+    for message in inbox("COURT-CAL", hub.url, wait=1, forever=False):
+        seen.append((message.get("cutoff"), message.get("text"), message.headers.get("x-hms-partner-seq")))
+        message.ack()
+    assert seen == [("16:00", None, "7"), (None, "a,b", None)]
+    assert [asked.json for asked in hub.asked if asked.method == "POST"] == [
+        {"ack": "E-V1", "test": True},
+        {"ack": "E-V2"},
+    ]

@@ -1,6 +1,7 @@
 //! The hub under test: the release binary on a fresh folder, spoken to only as any client would.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,9 @@ pub(super) struct Hub {
     pub(super) address: String,
     pub(super) token: String,
     metrics: String,
-    folder: tempfile::TempDir,
+    folder: PathBuf,
+    /// Goes with the hub.
+    own_folder: Option<tempfile::TempDir>,
 }
 
 /// Builds the release binary and answers its path.
@@ -38,15 +41,28 @@ impl Hub {
         let target = crate::prepare::target();
         // On the same disk as the build, not in a memory file system: the fsync is part of the figures.
         let folder = tempfile::tempdir_in(&target).context("no folder for the hub")?;
-        let log = std::fs::File::create(folder.path().join("log"))?;
+        let mut hub = Self::start_in(binary, receiver, folder.path(), &[])?;
+        hub.own_folder = Some(folder);
+        Ok(hub)
+    }
+
+    /// The same on a folder that stays, with these settings besides.
+    pub(super) fn start_in(
+        binary: &str,
+        receiver: &Receiver,
+        folder: &Path,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
+        let log = std::fs::File::create(folder.join("log"))?;
         // The hub does not say where its metrics are, so a port that was free a moment ago is named.
         let metrics = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let mut command = Command::new(binary);
         command
             .args(["serve", "--http", "--listen", "127.0.0.1:0", "--metrics-listen", &metrics])
             .args(["--allow-net", "127.0.0.0/8", "--data"])
-            .arg(folder.path().join("data"))
-            .env("HMS_ESS_PROFILE", folder.path().join("profile.json"))
+            .arg(folder.join("data"))
+            .envs(settings.iter().copied())
+            .env("HMS_ESS_PROFILE", folder.join("profile.json"))
             .env("RUST_LOG", "warn")
             .stderr(log)
             .stdout(Stdio::piped());
@@ -55,13 +71,22 @@ impl Hub {
         }
         let mut child = command.spawn().with_context(|| format!("could not start {binary}"))?;
         let stdout = child.stdout.take().context("no stdout")?;
-        let mut hub = Self { child, guard: None, address: String::new(), token: String::new(), metrics, folder };
+        let folder = folder.to_owned();
+        let mut hub = Self {
+            child,
+            guard: None,
+            address: String::new(),
+            token: String::new(),
+            metrics,
+            folder,
+            own_folder: None,
+        };
         hub.guard = Some(Process::start("guard-process", &[hub.child.id().to_string()])?);
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         let address = line.trim().strip_prefix("listening on http://");
         hub.address = address.with_context(|| format!("the hub did not start: {}", hub.log()))?.to_owned();
-        hub.token = std::fs::read_to_string(hub.folder.path().join("data/admin.token"))?.trim().to_owned();
+        hub.token = std::fs::read_to_string(hub.folder.join("data/admin.token"))?.trim().to_owned();
         Ok(hub)
     }
 
@@ -88,6 +113,16 @@ impl Hub {
     pub(super) fn add_partner(&self, receiver: &Receiver, id: &str, path: &str) -> Result<()> {
         let document = json!({"id": id, "url": format!("{}{path}", receiver.url), "channel": "webhook"});
         self.post(&mut Asker::connect(&self.address)?, "/v1/partners", &document.to_string(), 201)
+    }
+
+    /// Removes a partner.
+    pub(super) fn remove_partner(&self, id: &str) -> Result<()> {
+        let bytes = request("DELETE", &format!("/v1/partners/{id}"), &self.token, "", "");
+        let (status, text) = Asker::connect(&self.address)?.ask(&bytes)?;
+        if status >= 300 {
+            bail!("the removal of {id} was answered {status}: {text}");
+        }
+        Ok(())
     }
 
     /// Pauses partners `P0` to `P<count - 1>`.
@@ -161,7 +196,7 @@ impl Hub {
     }
 
     fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
     /// Stops the hub in order; one that does not stop is a failure of the run.

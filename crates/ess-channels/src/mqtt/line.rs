@@ -9,7 +9,9 @@
 //! once; nothing is sent a second time here, that is for the lane to decide.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use ess_core::id::EventId;
 use ess_core::partner::MqttProtocol;
@@ -59,6 +61,9 @@ pub(super) struct Line {
     /// Since when a sender waits that has given up.
     doubts: mpsc::Sender<Instant>,
     ended: Arc<OnceLock<Failure>>,
+    began: Instant,
+    /// When the broker last said anything, in milliseconds since the beginning.
+    heard_ms: Arc<AtomicU64>,
     /// The driver; it is aborted when this is dropped.
     _driver: JoinSet<()>,
 }
@@ -70,10 +75,11 @@ impl Line {
         let (doubts, doubted) = mpsc::channel(1);
         let ended = Arc::new(OnceLock::new());
         let terms = session.terms.clone();
-        let driver = Driver::new(session, ear);
+        let (began, heard_ms) = (Instant::now(), Arc::<AtomicU64>::default());
+        let driver = Driver::new(session, ear, began, Arc::clone(&heard_ms));
         let mut drivers = JoinSet::new();
         drivers.spawn(driver.drive(ordered, doubted, Arc::clone(&ended)));
-        Line { terms, orders, doubts, ended, _driver: drivers }
+        Line { terms, orders, doubts, ended, began, heard_ms, _driver: drivers }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -85,10 +91,13 @@ impl Line {
         self.orders.send(order).await.map_err(|refused| refused.0)
     }
 
-    /// Says that no answer came for a message that was given at `since`.
-    pub(super) fn doubt(&self, since: Instant) {
+    /// Says that no answer came for a message that was given at `since`. False when nothing at all has come since: then the
+    /// connection is not to be used again.
+    pub(super) fn doubt(&self, since: Instant) -> bool {
         // One doubt is enough.
         let _ = self.doubts.try_send(since);
+        let heard_at = self.began + Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
+        heard_at >= since
     }
 
     /// Waits for the connection's end.
@@ -106,10 +115,11 @@ struct Driver {
     last_id: u16,
     in_flight_max: usize,
     sent_at: Instant,
-    heard_at: Instant,
+    began: Instant,
+    heard_ms: Arc<AtomicU64>,
     /// Since when a ping is unanswered.
     pinged_at: Option<Instant>,
-    keep_alive: std::time::Duration,
+    keep_alive: Duration,
 }
 
 /// What wakes the driver.
@@ -122,19 +132,19 @@ enum Input {
 }
 
 impl Driver {
-    fn new(session: Session, ear: watch::Receiver<Ear>) -> Driver {
+    fn new(session: Session, ear: watch::Receiver<Ear>, began: Instant, heard_ms: Arc<AtomicU64>) -> Driver {
         let terms = &session.terms;
-        let wanted = terms.keep_alive_s.map_or(MQTT_KEEP_ALIVE, |s| std::time::Duration::from_secs(u64::from(s)));
+        let wanted = terms.keep_alive_s.map_or(MQTT_KEEP_ALIVE, |s| Duration::from_secs(u64::from(s)));
         let keep_alive = if wanted.is_zero() { MQTT_KEEP_ALIVE } else { wanted.min(MQTT_KEEP_ALIVE) };
         let in_flight_max = terms.in_flight_max.unwrap_or(MQTT_IN_FLIGHT_MAX).clamp(1, MQTT_IN_FLIGHT_MAX);
-        let now = Instant::now();
         Driver {
             ear,
             under_way: HashMap::new(),
             last_id: 0,
             in_flight_max: usize::from(in_flight_max),
-            sent_at: now,
-            heard_at: now,
+            sent_at: began,
+            began,
+            heard_ms,
             pinged_at: None,
             // Before the broker's patience ends, which is one and a half times this.
             keep_alive: keep_alive.mul_f32(0.8),
@@ -182,7 +192,8 @@ impl Driver {
                 Input::Read(Ok(0)) => return Err(failure("connection closed by the broker".to_owned())),
                 Input::Read(Err(error)) => return Err(failure(io_words(&error))),
                 Input::Read(Ok(read)) => {
-                    self.heard_at = Instant::now();
+                    let since = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    self.heard_ms.store(since, Ordering::Relaxed);
                     self.session.decoder.put(&bytes[..read]);
                     self.take_packets().await?;
                 }
@@ -241,7 +252,8 @@ impl Driver {
     /// such messages hold packet ids.
     fn judge_doubt(&self, since: Instant) -> Result<(), Failure> {
         let given_up = self.under_way.values().filter(|reply| reply.is_closed()).count();
-        if self.heard_at < since || given_up * 2 > self.in_flight_max {
+        let heard_at = self.began + Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
+        if heard_at < since || given_up * 2 > self.in_flight_max {
             return Err(failure("the broker no longer answers".to_owned()));
         }
         Ok(())

@@ -228,6 +228,10 @@ impl Decoder {
 
     /// The next whole packet; none when more bytes must come first.
     pub(super) fn next(&mut self, protocol: MqttProtocol) -> Result<Option<Incoming>, Malformed> {
+        // Told by its first byte, for what follows may be long in coming.
+        if self.buffer.first().is_some_and(|kind| kind >> 4 != 3 && kind & 0x0F != 0) {
+            return Err(Malformed("what came is not MQTT"));
+        }
         let mut rest = self.buffer.get(1..).unwrap_or_default();
         let Some(length) = take_length(&mut rest)? else { return Ok(None) };
         let head = self.buffer.len() - rest.len();

@@ -80,6 +80,8 @@ async fn amqp_conforms() {
             channel: channel(&url, login()),
             link: Some(link),
             delivered: Box::new(move || reader.delivered()),
+            shape: |message| message,
+            under_way: &[0, 600],
             _server: Box::new(()),
         }
     };

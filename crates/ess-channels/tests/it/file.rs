@@ -8,7 +8,9 @@ use ess_core::message::Message;
 use ess_core::receipt::{Evidence, Receipt, Said};
 use rustix::fs::{FileType, Mode};
 
+use crate::conformance::{Described, conforms};
 use crate::partner::{dialer_with_dir, document, failed, message, soon};
+use crate::sshd::Sshd;
 
 /// A directory that the operator allowed, with a channel into it.
 struct Share {
@@ -48,6 +50,24 @@ impl Share {
 
 fn awaited(message: &Message) -> Awaited {
     Awaited { event: message.event_id.clone(), version: message.version, test: message.test }
+}
+
+#[tokio::test]
+async fn file_does_what_every_channel_does() {
+    conforms(async || {
+        let Share { dir, channel } = share(serde_json::json!({}));
+        let inbox = dir.path().to_owned();
+        let delivered = Box::new(move || Sshd::delivered(&inbox));
+        Described {
+            channel,
+            link: None,
+            delivered,
+            shape: |message| message,
+            under_way: &[0, 600],
+            _server: Box::new(dir),
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ pub(crate) struct Link {
 #[derive(Default)]
 struct Shared {
     budget: AtomicI64,
-    from_server: AtomicUsize,
+    bytes_said: AtomicUsize,
     accepted: AtomicUsize,
     open: AtomicUsize,
 }
@@ -71,8 +71,8 @@ impl Link {
     }
 
     /// Bytes that came from the server so far.
-    pub(crate) fn from_server(&self) -> usize {
-        self.shared.from_server.load(Ordering::SeqCst)
+    pub(crate) fn bytes_said(&self) -> usize {
+        self.shared.bytes_said.load(Ordering::SeqCst)
     }
 
     /// Connections so far.
@@ -111,7 +111,7 @@ async fn carry(mut client: TcpStream, server: SocketAddr, shared: &Shared, mut f
             read = server.read(&mut down[..room]), if !is_spent => match read {
                 Ok(read) if read > 0 => {
                     shared.budget.fetch_sub(read as i64, Ordering::SeqCst);
-                    shared.from_server.fetch_add(read, Ordering::SeqCst);
+                    shared.bytes_said.fetch_add(read, Ordering::SeqCst);
                     if client.write_all(&down[..read]).await.is_err() {
                         return;
                     }

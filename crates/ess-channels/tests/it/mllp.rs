@@ -1,5 +1,6 @@
 //! HL7 over MLLP: which acknowledgement counts, what is skipped, and what a hostile receiver costs.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::conformance::{Described, conforms};
+use crate::link::Link;
 use crate::partner::{Partner, dialer, document, failed, message, soon};
 
 /// Control ids, in the order in which they came.
@@ -23,7 +26,11 @@ fn hl7(control_id: &str) -> Message {
 }
 
 fn open(partner: &Partner, more: Value) -> Channel {
-    let url = format!("mllp://{}", partner.address);
+    open_at(partner.address, more)
+}
+
+fn open_at(address: SocketAddr, more: Value) -> Channel {
+    let url = format!("mllp://{address}");
     let document = document("mllp", &url, more);
     Channel::open(&document, &url, Credential::None, &dialer(&["127.0.0.0/8"], Vec::new())).unwrap()
 }
@@ -77,6 +84,50 @@ fn said(receipt: Receipt) -> Said {
 
 fn short() -> Instant {
     Instant::now() + Duration::from_millis(300)
+}
+
+/// A message of the suite as HL7; its control id is what a drop of it would be called.
+fn shaped(message: Message) -> Message {
+    let (id, mark) = (message.file_name(), if message.test { "T" } else { "P" });
+    let text = String::from_utf8_lossy(&message.body).replace(['|', '\r'], " ");
+    let body = format!("MSH|^~\\&|HMS-ESS||||20261126||MFN^M02|{id}|{mark}|2.5.1\rNTE|1||{text}\r");
+    Message { body: Bytes::from(body), ..message }
+}
+
+#[tokio::test]
+async fn mllp_does_what_every_channel_does() {
+    conforms(async || {
+        // A receiver that takes a control id once, as they do.
+        let taken = Arc::<Mutex<Vec<(String, Vec<u8>)>>>::default();
+        let noted = Arc::clone(&taken);
+        let partner = Partner::start(move |mut stream, _| {
+            let noted = Arc::clone(&noted);
+            async move {
+                let mut bytes = Vec::new();
+                while stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {
+                    if !bytes.ends_with(b"\x1c\r") {
+                        continue;
+                    }
+                    let body = bytes[1..bytes.len() - 2].to_vec();
+                    bytes.clear();
+                    let id = String::from_utf8_lossy(&body).split('|').nth(9).unwrap().to_owned();
+                    if noted.lock().unwrap().iter().all(|(known, _)| *known != id) {
+                        noted.lock().unwrap().push((id.clone(), body));
+                    }
+                    if stream.write_all(&ack("AA", &id)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        })
+        .await;
+        let link = Link::to(partner.address).await;
+        let channel = open_at(link.address, json!({}));
+        let delivered = Box::new(move || taken.lock().unwrap().clone());
+        let under_way = &[0, 10];
+        Described { channel, link: Some(link), delivered, shape: shaped, under_way, _server: Box::new(partner) }
+    })
+    .await;
 }
 
 #[tokio::test]

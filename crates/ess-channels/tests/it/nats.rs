@@ -55,6 +55,8 @@ async fn nats_conforms() {
             channel: channel(&url, login()),
             link: Some(link),
             delivered: Box::new(delivered),
+            shape: |message| message,
+            under_way: &[0, 600],
             _server: Box::new(server),
         }
     };

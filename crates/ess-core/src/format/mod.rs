@@ -160,6 +160,7 @@ mod tests {
             trace: crate::event::Trace::default(),
             content_digest: crate::id::Digest([0; 32]),
             message_uuid: uuid::Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef),
+            gone: None,
         }
     }
 

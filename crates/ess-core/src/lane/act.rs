@@ -198,6 +198,13 @@ pub enum Outcome {
         /// The command that mends it.
         mend: String,
     },
+    /// Nothing was sent, and nobody is to blame: what waited for its partner to fetch it was taken back. It waits for its turn again.
+    Recalled,
+    /// There is nothing to send any more: the payload is gone. The delivery ends as cancelled.
+    Withdrawn {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// The identity of the bytes that went out.

@@ -34,6 +34,9 @@ impl Lane {
         let verdict = match outcome {
             Outcome::Verdict(verdict) => verdict,
             Outcome::Blocked { reason, .. } => Verdict::Refused { reason },
+            // A fallback never waits for its partner to ask.
+            Outcome::Recalled => Verdict::Refused { reason: "taken back".to_owned() },
+            Outcome::Withdrawn { reason } => return self.withdraw(place, reason, now),
         };
         let phase = match verdict {
             Verdict::Acked(evidence) => return self.end_acked(place, evidence, attempt.number, now, Some(tried)),

@@ -237,6 +237,8 @@ impl Lane {
         }
         match outcome {
             Outcome::Blocked { reason, mend } => self.block(place, reason, mend, now),
+            Outcome::Recalled => self.recall(place, now),
+            Outcome::Withdrawn { reason } => self.withdraw(place, reason, now),
             Outcome::Verdict(verdict) => {
                 entry.attempts = entry.attempts.max(attempt.number);
                 self.judge(place, verdict, tried, now, dice);

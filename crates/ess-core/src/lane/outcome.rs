@@ -148,6 +148,16 @@ impl Lane {
         }
     }
 
+    /// An attempt that did not take place: no attempt is counted, and a delivery that was cancelled meanwhile ends.
+    pub(super) fn recall(&mut self, place: Place, now: Time) {
+        let Some(entry) = self.entries.get_mut(&place) else { return };
+        if let Some(reason) = entry.cancel.take() {
+            let ended = Ended { state: State::Cancelled, reason, evidence: None, tried: None, at: now };
+            return self.end(place, ended);
+        }
+        self.settle(place, &Phase::Waiting, now);
+    }
+
     pub(super) fn block(&mut self, place: Place, reason: String, mend: String, now: Time) {
         let Some(entry) = self.entries.get_mut(&place) else {
             return;
@@ -166,6 +176,11 @@ impl Lane {
         }
         self.actions.push_back(Action::BecameBlocked { seq: place.0, round: place.1 });
         self.note_progress();
+    }
+
+    /// There is nothing to send any more.
+    pub(super) fn withdraw(&mut self, place: Place, reason: String, now: Time) {
+        self.end(place, Ended { state: State::Cancelled, reason, evidence: None, tried: None, at: now });
     }
 
     pub(super) fn end_acked(

@@ -165,3 +165,17 @@ impl Lane {
         Some(Action::LoadOpen { after, limit: self.room - self.entries.len() })
     }
 }
+
+/// What Ops care for.
+impl Lane {
+    /// The oldest first sending that has not ended and the oldest urgent one, dry runs left out; as far as they are in memory: what
+    /// is left in the store has records of its own.
+    #[must_use]
+    pub fn oldest(&self) -> [Option<Seq>; 2] {
+        let mut real = self.entries.iter().filter(|(place, entry)| place.1 == 0 && !entry.test);
+        let Some((first, entry)) = real.next() else { return [None, None] };
+        let is_urgent = |entry: &super::entry::Entry| entry.priority == crate::event::Priority::Urgent;
+        let urgent = if is_urgent(entry) { Some(first) } else { real.find(|(_, e)| is_urgent(e)).map(|(p, _)| p) };
+        [Some(first.0), urgent.map(|place| place.0)]
+    }
+}

@@ -8,7 +8,7 @@ use crate::delivery::DeliveryKey;
 use crate::event::{Kind, Priority};
 use crate::id::{Digest, Version};
 use crate::partner::{AckBy, Redrive};
-use crate::receipt::Verdict;
+use crate::receipt::{Evidence, Verdict};
 
 mod found;
 mod simulation;
@@ -82,6 +82,26 @@ fn report(lane: &mut Lane, attempt: Attempt, verdict: Verdict, now: Time) {
 
 fn failure() -> Verdict {
     Verdict::Retry { reason: "connection refused".to_owned(), retry_after: None }
+}
+
+#[test]
+fn an_attempt_that_was_taken_back_is_none_and_its_delivery_takes_its_turn_anew() {
+    let mut lane = lane(Order::Subject);
+    lane.offer(&offer(1, "A"), START);
+    let first = sends(&mut lane, START).remove(0);
+    let withdrawn = |attempt: Attempt| {
+        let tried = tried(&attempt, START);
+        Report { attempt, outcome: Outcome::Recalled, sent: None, tried }
+    };
+    let later = START.after(Duration::from_secs(90_000));
+    lane.on_report(withdrawn(first), later, 0.5);
+    assert_eq!((lane.in_flight(), lane.offline_since()), (0, None));
+    let again = sends(&mut lane, later).remove(0);
+    assert_eq!((again.seq, again.number), (Seq(1), 1));
+    // One that was acknowledged meanwhile is not sent again.
+    assert!(lane.on_ack(Seq(1), 0, Evidence::Callback, later));
+    lane.on_report(withdrawn(again), later, 0.5);
+    assert!(sends(&mut lane, later).is_empty() && lane.in_flight() == 0);
 }
 
 #[test]

@@ -104,10 +104,7 @@ impl Checkpoint {
     /// The signed note.
     #[must_use]
     pub fn sign(&self, key: &Ed25519Key) -> String {
-        let (text, verifier) = (self.text(), VerifierKey::of(key, &self.origin));
-        let mut signature = verifier.hash().to_vec();
-        signature.extend_from_slice(&key.sign(text.as_bytes()));
-        format!("{text}\n— {} {}\n", self.origin, STANDARD.encode(signature))
+        sign_note(&self.text(), key, &self.origin)
     }
 
     /// Reads a signed note and checks its signature.
@@ -115,21 +112,10 @@ impl Checkpoint {
     /// # Errors
     /// It has not the form, or this key did not sign it.
     pub fn open(note: &str, key: &VerifierKey) -> Result<Self, NoCheckpoint> {
-        let (text, signatures) = note.split_once("\n\n").ok_or(NoCheckpoint::Form("there is no signature"))?;
-        let text = format!("{text}\n");
-        let checkpoint = Self::read(&text)?;
-        let ours = signatures.lines().filter_map(|line| line.strip_prefix("— ")?.split_once(' '));
-        let ours = ours.filter(|(name, _)| *name == key.name).filter_map(|(_, encoded)| STANDARD.decode(encoded).ok());
-        for signature in ours {
-            let Some((hash, signature)) = signature.split_at_checked(4) else { continue };
-            if hash != key.hash() {
-                continue;
-            }
-            let signature: [u8; 64] = signature.try_into().map_err(|_| NoCheckpoint::Forged)?;
-            let fits = key.public.verify(text.as_bytes(), &signature) && checkpoint.origin == key.name;
-            return if fits { Ok(checkpoint) } else { Err(NoCheckpoint::Forged) };
-        }
-        Err(NoCheckpoint::Unsigned(key.name.clone()))
+        let text = note.split_once("\n\n").ok_or(NoCheckpoint::Form("there is no signature"))?.0;
+        let checkpoint = Self::read(&format!("{text}\n"))?;
+        open_note(note, key)?;
+        if checkpoint.origin == key.name { Ok(checkpoint) } else { Err(NoCheckpoint::Forged) }
     }
 
     fn read(text: &str) -> Result<Self, NoCheckpoint> {
@@ -145,6 +131,71 @@ impl Checkpoint {
             (_, None) => Err(NoCheckpoint::Form("the third line is no root")),
         }
     }
+}
+
+/// A text under a signature, as C2SP signed-note has it. What the text says must tell it apart from a checkpoint.
+#[must_use]
+pub fn sign_note(text: &str, key: &Ed25519Key, name: &str) -> String {
+    let mut signature = VerifierKey::of(key, name).hash().to_vec();
+    signature.extend_from_slice(&key.sign(text.as_bytes()));
+    format!("{text}\n— {name} {}\n", STANDARD.encode(signature))
+}
+
+/// The text of a signed note, its last line end included.
+///
+/// # Errors
+/// It has not the form, or this key did not sign it.
+pub fn open_note(note: &str, key: &VerifierKey) -> Result<String, NoCheckpoint> {
+    let (text, signatures) = note.split_once("\n\n").ok_or(NoCheckpoint::Form("there is no signature"))?;
+    let text = format!("{text}\n");
+    let ours = signatures.lines().filter_map(|line| line.strip_prefix("— ")?.split_once(' '));
+    let ours = ours.filter(|(name, _)| *name == key.name).filter_map(|(_, encoded)| STANDARD.decode(encoded).ok());
+    for signature in ours {
+        let Some((hash, signature)) = signature.split_at_checked(4) else { continue };
+        if hash != key.hash() {
+            continue;
+        }
+        let signature: [u8; 64] = signature.try_into().map_err(|_| NoCheckpoint::Forged)?;
+        return if key.public.verify(text.as_bytes(), &signature) { Ok(text) } else { Err(NoCheckpoint::Forged) };
+    }
+    Err(NoCheckpoint::Unsigned(key.name.clone()))
+}
+
+/// The notes of a file that holds one after the other, with an empty line between.
+pub fn notes(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        rest = rest.trim_start_matches('\n');
+        let end = note_end(rest)?;
+        let (note, after) = rest.split_at(end);
+        rest = after;
+        Some(note)
+    })
+}
+
+/// The last whole note of such a file, and where it ends. What stands before the first one is passed over: the file's end may be
+/// all that was read.
+#[must_use]
+pub fn last_note(text: &str) -> Option<(&str, usize)> {
+    // A signature's line begins with a long dash, the text before it stands between two empty lines.
+    let at = text.match_indices("\n\n— ").map(|(at, _)| at).filter(|at| text[at + 2..].contains('\n')).last()?;
+    let start = text[..at].rfind("\n\n").map_or(0, |before| before + 2);
+    let note = &text[start..];
+    let end = note_end(note)?;
+    Some((&note[..end], start + end))
+}
+
+/// Where the note at the text's beginning ends: after its last signature's line.
+fn note_end(text: &str) -> Option<usize> {
+    let mut end = text.find("\n\n")? + 2;
+    let start = end;
+    while let Some(line) = text[end..].split_inclusive('\n').next().filter(|line| line.starts_with("— ")) {
+        if !line.ends_with('\n') {
+            break;
+        }
+        end += line.len();
+    }
+    (end > start).then_some(end)
 }
 
 #[cfg(test)]

@@ -154,6 +154,67 @@ pub fn continues(old: (u64, &Digest), new: (u64, &Digest), path: &[Digest]) -> b
     last == 0 && old_hash == *old_root && new_hash == *new_root
 }
 
+/// A tree by the roots of the whole subtrees that it is made of, the largest first: enough to go on from, and to know its root.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Peaks {
+    size: u64,
+    hashes: Vec<Digest>,
+}
+
+impl Peaks {
+    /// The tree of `size` leaves with these peaks; `None` when it has not as many.
+    #[must_use]
+    pub fn new(size: u64, hashes: Vec<Digest>) -> Option<Self> {
+        (size.count_ones() as usize == hashes.len()).then_some(Self { size, hashes })
+    }
+
+    /// The tree of the first `size` leaves.
+    ///
+    /// # Errors
+    /// `node` gave one.
+    pub fn of<E>(size: u64, mut node: impl FnMut(u32, u64) -> Result<Digest, E>) -> Result<Self, E> {
+        let mut hashes = Vec::new();
+        let mut start = 0;
+        for level in (0..u64::BITS).rev().filter(|level| size >> level & 1 == 1) {
+            hashes.push(node(level, start >> level)?);
+            start += 1 << level;
+        }
+        Ok(Self { size, hashes })
+    }
+
+    /// Leaves.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The roots, the largest subtree's first.
+    #[must_use]
+    pub fn hashes(&self) -> &[Digest] {
+        &self.hashes
+    }
+
+    /// Adds a leaf at the right edge.
+    pub fn push(&mut self, leaf: Digest) {
+        let mut hash = leaf;
+        for _ in 0..self.size.trailing_ones() {
+            if let Some(left) = self.hashes.pop() {
+                hash = node_hash(&left, &hash);
+            }
+        }
+        self.hashes.push(hash);
+        self.size += 1;
+    }
+
+    /// The tree's root.
+    #[must_use]
+    pub fn root(&self) -> Digest {
+        let mut from_the_right = self.hashes.iter().rev().copied();
+        let last = from_the_right.next().unwrap_or_else(|| Digest(Sha256::digest([]).into()));
+        from_the_right.fold(last, |right, left| node_hash(&left, &right))
+    }
+}
+
 /// The largest power of two below `size`, which is 2 at least.
 fn split(size: u64) -> u64 {
     1 << (63 - (size - 1).leading_zeros())
@@ -277,6 +338,19 @@ mod tests {
                 prop_assert_eq!(&steps, &naive_subproof(old, &leaves, true));
             }
             prop_assert!(continues((old as u64, &before), (size as u64, &whole), &steps));
+        }
+
+        #[test]
+        fn peaks_grow_leaf_by_leaf_to_the_same_tree(size in 0_usize..200, from in 0_usize..200) {
+            let (leaves, from) = (leaves(size), from % (size + 1));
+            let mut peaks = Peaks::of(from as u64, of(&leaves)).unwrap();
+            prop_assert_eq!(Peaks::new(from as u64, peaks.hashes().to_vec()), Some(peaks.clone()));
+            prop_assert_eq!(peaks.root(), naive_root(&leaves[..from]));
+            for leaf in &leaves[from..] {
+                peaks.push(*leaf);
+            }
+            prop_assert_eq!(&peaks, &Peaks::of(size as u64, of(&leaves)).unwrap());
+            prop_assert_eq!((peaks.size(), peaks.root()), (size as u64, naive_root(&leaves)));
         }
 
         #[test]

@@ -18,6 +18,9 @@ const PATTERN_DEFAULT: &str = "{id}.ack";
 /// A receipt file is written by people or by a nightly run, so it may take longer than an answer.
 const FILE_WITHIN_DEFAULT: Duration = Duration::from_secs(15 * 60);
 
+/// What a partner fetched and did not acknowledge is offered again only when it asks again: it can't be flooded.
+const PULL_RESEND_DEFAULT: u32 = 100;
+
 pub(super) fn read_ack(part: &Part<'_>, channel: ChannelKind) -> Result<AckPolicy, Problem> {
     let empty = json!({});
     let ack = Part::of(part.get("ack").unwrap_or(&empty), "ack", &["by", "within", "resend", "pattern", "topic"])?;
@@ -38,7 +41,7 @@ pub(super) fn read_ack(part: &Part<'_>, channel: ChannelKind) -> Result<AckPolic
     let policy = AckPolicy {
         by,
         within: ack.span("within", within_default)?,
-        resend: ack.count("resend", 3, 0..=100)?,
+        resend: ack.count("resend", if channel == ChannelKind::Pull { PULL_RESEND_DEFAULT } else { 3 }, 0..=100)?,
         place: read_place(&ack, by)?,
     };
     if policy.within.is_zero() {

@@ -11,7 +11,7 @@ use crate::problem::Problem;
 /// Every word that `auth` may begin with, whatever the channel.
 const WORDS: [&str; 8] = ["bearer", "basic", "oauth2", "mtls", "user", "password", "key", "passphrase"];
 
-pub(super) fn read_auth(value: &Value, channel: ChannelKind) -> Result<Auth, Problem> {
+pub(crate) fn read_auth(value: &Value, channel: ChannelKind) -> Result<Auth, Problem> {
     let part = Part::of(value, "auth", &WORDS)?;
     let fitting = channel.rule().auths;
     if let Some(word) = part.map.keys().find(|word| !fitting.contains(&word.as_str())) {
@@ -66,7 +66,7 @@ fn only(part: &Part<'_>, fitting: &[&str]) -> Result<(), Problem> {
     }
 }
 
-pub(super) fn write_auth(auth: &Auth, secrets: Secrets) -> Value {
+pub(crate) fn write_auth(auth: &Auth, secrets: Secrets) -> Value {
     match auth {
         Auth::Bearer(token) => json!({"bearer": token.write(secrets)}),
         Auth::Basic { user, password } => json!({"basic": {"user": user, "password": password.write(secrets)}}),
@@ -95,7 +95,7 @@ fn put(document: &mut Value, name: &str, value: Option<String>) {
 }
 
 impl SecretRef {
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         match text.split_once(':') {
             Some(("env", name)) => SecretRef::Env(name.to_owned()),
             Some(("file", path)) => SecretRef::File(path.to_owned()),
@@ -103,7 +103,7 @@ impl SecretRef {
         }
     }
 
-    fn write(&self, secrets: Secrets) -> String {
+    pub(crate) fn write(&self, secrets: Secrets) -> String {
         match (self, secrets) {
             (SecretRef::Env(name), _) => format!("env:{name}"),
             (SecretRef::File(path), _) => format!("file:{path}"),

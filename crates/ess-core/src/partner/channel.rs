@@ -75,12 +75,12 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::Sftp,
         word: "sftp",
-        is_built: false,
+        is_built: true,
         schemes: &["sftp://"],
         example: "sftp://user@sftp.clinic.example/inbox",
         acks: &[AckBy::Status, AckBy::File, AckBy::Callback],
         auths: &["user", "password", "key", "passphrase"],
-        fields: &["host_key", "write", "clean"],
+        fields: &["host_key", "write"],
     },
     Rule {
         kind: ChannelKind::Mqtt,
@@ -105,7 +105,7 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::Pull,
         word: "pull",
-        is_built: false,
+        is_built: true,
         schemes: &[],
         example: "",
         acks: &[AckBy::Callback],
@@ -160,7 +160,7 @@ pub(super) const RULES: [Rule; 11] = [
         example: "file:///mnt/court/inbox",
         acks: &[AckBy::Status, AckBy::File, AckBy::Callback],
         auths: &[],
-        fields: &["clean"],
+        fields: &[],
     },
     Rule {
         kind: ChannelKind::S3,
@@ -170,7 +170,7 @@ pub(super) const RULES: [Rule; 11] = [
         example: "s3://bucket/prefix",
         acks: &[AckBy::Status, AckBy::File, AckBy::Callback],
         auths: &["user", "password"],
-        fields: &["endpoint", "region", "clean"],
+        fields: &["endpoint", "region"],
     },
 ];
 
@@ -306,4 +306,127 @@ pub(super) fn own_fields() -> impl Iterator<Item = &'static str> {
 /// An `https://` or `http://` address, without user information or fragment.
 pub(super) fn checked_http_url(url: &str, field: &str) -> Result<String, Problem> {
     ChannelKind::Webhook.check_url(url, field)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::partner::{Partner, Secrets, Settings, Write};
+    use crate::partner_file::PartnerFile;
+
+    fn read(more: Value) -> Result<Partner, Problem> {
+        let mut document = json!({"id": "P"});
+        document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Partner::from_json(&document)
+    }
+
+    #[track_caller]
+    fn check_refused(more: Value, field: &str, hint: &str) {
+        let problem = read(more).expect_err(field);
+        assert_eq!(problem.field.as_deref(), Some(field), "{problem:?}");
+        assert!(problem.hint.clone().unwrap_or_default().contains(hint), "{problem:?}");
+    }
+
+    #[track_caller]
+    fn check_read_back(more: Value) -> Partner {
+        let partner = read(more).unwrap();
+        assert_eq!(Partner::from_json(&partner.to_json(Secrets::Shown)).unwrap(), partner);
+        partner
+    }
+
+    #[test]
+    fn each_channels_page_begins_with_a_partner_that_is_taken() {
+        for page in
+            [include_str!("../../../../docs/channels/file.md"), include_str!("../../../../docs/channels/sftp.md")]
+        {
+            let yaml = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+            PartnerFile::parse(yaml, "p.yaml").unwrap().check().unwrap();
+        }
+    }
+
+    #[test]
+    fn each_channel_has_a_row_and_examples_that_fit_it() {
+        for rule in &RULES {
+            assert_eq!(rule.kind.word(), rule.word);
+            assert!(!rule.acks.is_empty());
+            if !rule.schemes.is_empty() {
+                rule.kind.check_url(rule.example, "url").unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_a_channel_is_refused_by_name() {
+        let webhook = json!({"url": "https://p.example", "host_key": "ssh-ed25519 AAAA"});
+        check_refused(webhook, "host_key", "it belongs to sftp");
+        check_refused(json!({"channel": "file", "url": "file:///x", "headers": {"a": "b"}}), "headers", "webhook");
+        check_refused(json!({"channel": "file", "url": "file:///x", "auth": {"bearer": "t"}}), "auth.bearer", "leave");
+        check_refused(
+            json!({"channel": "sftp", "url": "sftp://x/y", "auth": {"bearer": "t"}}),
+            "auth.bearer",
+            "password",
+        );
+        check_refused(json!({"url": "https://p.example", "auth": {"password": "t"}}), "auth.password", "bearer");
+        check_refused(json!({"channel": "sftp", "url": "sftp://x/y", "ack": {"by": "body"}}), "ack.by", "status, file");
+        check_refused(json!({"url": "https://p.example", "ack": {"pattern": "{id}.ack"}}), "ack.by", "callback");
+        check_refused(json!({"channel": "telex", "url": "x"}), "channel", "this build delivers by webhook");
+        check_refused(json!({"channel": "webhok", "url": "x"}), "channel", "`webhook`");
+    }
+
+    #[test]
+    fn an_address_has_the_scheme_of_its_channel() {
+        for (channel, url) in [
+            ("webhook", "sftp://x"),
+            ("sftp", "https://x/y"),
+            ("sftp", "sftp:///dir"),
+            ("sftp", "sftp://user:password@x/y"),
+            ("sftp", "sftp://x/y#z"),
+            ("file", "file://host/dir"),
+            ("file", "file:///mnt/../etc"),
+            ("file", "/mnt/x"),
+        ] {
+            check_refused(json!({"channel": channel, "url": url}), "url", "://");
+        }
+    }
+
+    #[test]
+    fn a_receipts_default_is_the_channels_and_a_pattern_means_a_file() {
+        let by = |more: Value| read(more).unwrap().ack;
+        let drop = |ack: Value| json!({"channel": "file", "url": "file:///x", "ack": ack});
+        assert_eq!(by(json!({"url": "https://p.example"})).by, AckBy::Body);
+        assert_eq!(by(drop(json!({}))).by, AckBy::Status);
+        let ack = by(drop(json!({"pattern": "out/{name}.ack"})));
+        assert_eq!((ack.by, ack.place.as_deref()), (AckBy::File, Some("out/{name}.ack")));
+        assert_eq!(by(drop(json!({"by": "file"}))).place.as_deref(), Some("{id}.ack"));
+        for pattern in ["x.ack", "../{id}.ack", "/{id}", "a//{id}", "{id}.{x}", "{id}\u{0}", "{id}.part", "", "{id}/"] {
+            check_refused(drop(json!({"by": "file", "pattern": pattern})), "ack.pattern", "{id}.ack");
+        }
+        assert!(read(drop(json!({"by": "status", "pattern": "{id}"}))).is_err());
+    }
+
+    #[test]
+    fn what_only_sftp_has_is_read_back_as_it_was() {
+        let sftp = |more: Value| {
+            let mut document =
+                json!({"channel": "sftp", "url": "sftp://hms@x/y", "auth": {"key": "k", "passphrase": "p"}});
+            document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            document
+        };
+        let line = "[x]:2222 ssh-ed25519 AAAAC3Nz comment";
+        let fingerprint = format!("SHA256:{}", "a".repeat(43));
+        let partner = check_read_back(sftp(json!({"host_key": [line, fingerprint], "write": "once"})));
+        let Settings::Sftp(settings) = &partner.settings else { panic!("no settings") };
+        assert_eq!(settings.host_key, ["ssh-ed25519 AAAAC3Nz".to_owned(), fingerprint]);
+        assert_eq!(settings.write, Write::Once);
+        let shown = partner.to_json(Secrets::Masked)["auth"].to_string();
+        assert_eq!(shown, r#"{"key":"(sealed)","passphrase":"(sealed)"}"#);
+        check_read_back(sftp(json!({"host_key": "ssh-ed25519 AAAAC3Nz", "auth": {"user": "u", "password": "x"}})));
+        check_read_back(sftp(json!({})));
+        for wrong in [json!("ed25519"), json!(""), json!([]), json!("SHA256:abc"), json!("ssh-ed25519 key")] {
+            check_refused(sftp(json!({"host_key": wrong})), "host_key", "partner test");
+        }
+        check_refused(sftp(json!({"auth": {"key": "k", "password": "p"}})), "auth.password", "");
+    }
 }

@@ -339,7 +339,11 @@ fn read_fallback(value: &Value, id: &PartnerId, shape: &Shape<'_>) -> Result<Fal
         let field = problem.field.as_ref().map_or_else(|| "fallback".to_owned(), |field| format!("fallback.{field}"));
         problem.with_field(&field)
     };
-    Ok(Fallback { after, partner: Box::new(Partner::from_json(&document).map_err(within)?) })
+    let partner = Partner::from_json(&document).map_err(within)?;
+    if partner.channel == ChannelKind::Pull {
+        return Err(invalid("fallback.channel", "a fallback brings the event to the partner; pull waits for it"));
+    }
+    Ok(Fallback { after, partner: Box::new(partner) })
 }
 
 fn write_fallback(fallback: &Fallback, secrets: Secrets) -> Value {

@@ -8,9 +8,11 @@ mod part;
 mod settings;
 mod words;
 
+pub(crate) use auth::{read_auth, write_auth};
 pub use channel::ChannelKind;
 pub use document::{Secrets, differences};
-pub use settings::{FileSettings, MllpSettings, MqttProtocol, MqttSettings, Settings};
+pub(crate) use part::{Part, expected, invalid};
+pub use settings::{MllpSettings, MqttProtocol, MqttSettings, Settings, SftpSettings, Write};
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -9,13 +9,13 @@ use crate::nearest::nearest;
 use crate::problem::{Code, Problem};
 
 /// A map with its place in the document, for errors that name the field.
-pub(super) struct Part<'a> {
-    pub(super) map: &'a Map<String, Value>,
-    pub(super) path: &'a str,
+pub(crate) struct Part<'a> {
+    pub(crate) map: &'a Map<String, Value>,
+    pub(crate) path: &'a str,
 }
 
 impl<'a> Part<'a> {
-    pub(super) fn of(value: &'a Value, path: &'a str, known: &[&str]) -> Result<Self, Problem> {
+    pub(crate) fn of(value: &'a Value, path: &'a str, known: &[&str]) -> Result<Self, Problem> {
         let Value::Object(map) = value else { return Err(expected(path, "a map", value)) };
         for name in map.keys() {
             if !known.contains(&name.as_str()) {
@@ -30,15 +30,15 @@ impl<'a> Part<'a> {
         Ok(Self { map, path })
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
-    pub(super) fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         join(self.path, name)
     }
 
-    pub(super) fn text(&self, name: &str) -> Result<Option<String>, Problem> {
+    pub(crate) fn text(&self, name: &str) -> Result<Option<String>, Problem> {
         match self.get(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
@@ -46,18 +46,18 @@ impl<'a> Part<'a> {
         }
     }
 
-    pub(super) fn need_text(&self, name: &str) -> Result<String, Problem> {
+    pub(crate) fn need_text(&self, name: &str) -> Result<String, Problem> {
         self.text(name)?.ok_or_else(|| missing(&self.path(name)))
     }
 
-    pub(super) fn span(&self, name: &str, default: Duration) -> Result<Duration, Problem> {
+    pub(crate) fn span(&self, name: &str, default: Duration) -> Result<Duration, Problem> {
         match self.text(name)? {
             None => Ok(default),
             Some(text) => duration::parse(&text).map_err(|wrong| invalid(&self.path(name), &wrong)),
         }
     }
 
-    pub(super) fn number(
+    pub(crate) fn number(
         &self,
         name: &str,
         default: f64,
@@ -70,7 +70,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    pub(super) fn count(&self, name: &str, default: u32, range: std::ops::RangeInclusive<u32>) -> Result<u32, Problem> {
+    pub(crate) fn count(&self, name: &str, default: u32, range: std::ops::RangeInclusive<u32>) -> Result<u32, Problem> {
         let Some(value) = self.get(name) else { return Ok(default) };
         match value.as_u64().and_then(|number| u32::try_from(number).ok()) {
             Some(number) if range.contains(&number) => Ok(number),
@@ -80,7 +80,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    pub(super) fn word<T: Copy>(&self, name: &str, default: T, words: &[(&str, T)]) -> Result<T, Problem> {
+    pub(crate) fn word<T: Copy>(&self, name: &str, default: T, words: &[(&str, T)]) -> Result<T, Problem> {
         let Some(text) = self.text(name)? else { return Ok(default) };
         words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
             let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
@@ -101,7 +101,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    pub(super) fn texts(&self, name: &str) -> Result<Option<Vec<String>>, Problem> {
+    pub(crate) fn texts(&self, name: &str) -> Result<Option<Vec<String>>, Problem> {
         let path = self.path(name);
         let Some(value) = self.get(name) else { return Ok(None) };
         let Value::Array(items) = value else { return Err(expected(&path, "a list", value)) };
@@ -113,7 +113,7 @@ impl<'a> Part<'a> {
     }
 }
 
-pub(super) fn shown(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     let text = match value {
         Value::Null => "(default)".to_owned(),
         Value::String(text) => text.replace('\n', "⏎"),
@@ -123,23 +123,23 @@ pub(super) fn shown(value: &Value) -> String {
 }
 
 /// `2` rather than `2.0`, as people write it.
-pub(super) fn plain(number: f64) -> Value {
+pub(crate) fn plain(number: f64) -> Value {
     if number.fract() == 0.0 && number.abs() < 1e15 { json!(number as i64) } else { json!(number) }
 }
 
-pub(super) fn join(path: &str, name: &str) -> String {
+pub(crate) fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-pub(super) fn invalid(field: &str, what: &str) -> Problem {
+pub(crate) fn invalid(field: &str, what: &str) -> Problem {
     Problem::new(Code::Invalid, format!("{field}: {what}")).with_field(field)
 }
 
-pub(super) fn missing(field: &str) -> Problem {
+pub(crate) fn missing(field: &str) -> Problem {
     invalid(field, "this field is missing")
         .with_hint("a partner needs id, url, accepts_version and channel; all else has a default")
 }
 
-pub(super) fn expected(field: &str, what: &str, found: &Value) -> Problem {
+pub(crate) fn expected(field: &str, what: &str, found: &Value) -> Problem {
     invalid(field, &format!("expected {what}, found {}", shown(found)))
 }

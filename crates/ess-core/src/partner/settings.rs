@@ -1,14 +1,11 @@
 //! What only some channels have, in a partner's document: a variant for each, read and written beside each other.
 
-use std::time::Duration;
-
 use serde_json::{Map, Value, json};
 
 use super::ChannelKind;
 use super::part::{Part, invalid};
-use super::words::word_of;
-use crate::duration;
-use crate::limits::CLIENT_ID_BYTES_MAX;
+use super::words::{WRITES, word_of};
+use crate::limits::{CLIENT_ID_BYTES_MAX, HOST_KEY_BYTES_MAX, HOST_KEYS_MAX};
 use crate::msa::{ACK_CODES, AckCode, AckCodes, Meaning};
 use crate::problem::Problem;
 
@@ -17,12 +14,30 @@ use crate::problem::Problem;
 pub enum Settings {
     /// The channel has nothing of its own.
     None,
-    /// Of `file`.
-    File(FileSettings),
+    /// Of `sftp`.
+    Sftp(SftpSettings),
     /// Of `mllp`.
     Mllp(MllpSettings),
     /// Of `mqtt`.
     Mqtt(MqttSettings),
+}
+
+/// What `channel: sftp` has of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SftpSettings {
+    /// Keys (`ssh-ed25519 AAAA…`) or fingerprints (`SHA256:…`) of the host; without one nothing is sent.
+    pub host_key: Vec<String>,
+    /// How a drop gets its name.
+    pub write: Write,
+}
+
+/// How a drop gets its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// It is written beside and renamed, so that it is whole or not there.
+    Rename,
+    /// It is written once under its own name, for servers without a rename.
+    Once,
 }
 
 /// What `channel: mqtt` has of its own.
@@ -53,18 +68,14 @@ pub struct MllpSettings {
     pub codes: AckCodes,
 }
 
-/// What `channel: file` has of its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileSettings {
-    /// Drops that were acknowledged are removed when they are this old; never, when absent.
-    pub clean_after: Option<Duration>,
-}
-
 impl Settings {
     pub(super) fn read(part: &Part<'_>, channel: ChannelKind) -> Result<Self, Problem> {
         channel.check_fields(part)?;
         Ok(match channel {
-            ChannelKind::File => Settings::File(FileSettings { clean_after: read_clean(part)? }),
+            ChannelKind::Sftp => Settings::Sftp(SftpSettings {
+                host_key: read_host_keys(part)?,
+                write: part.word("write", Write::Rename, &WRITES)?,
+            }),
             ChannelKind::Mllp => Settings::Mllp(MllpSettings { codes: read_codes(part)? }),
             ChannelKind::Mqtt => Settings::Mqtt(read_mqtt(part)?),
             _ => Settings::None,
@@ -74,9 +85,16 @@ impl Settings {
     pub(super) fn write(&self, document: &mut Map<String, Value>) {
         match self {
             Settings::None => {}
-            Settings::File(FileSettings { clean_after }) => write_clean(*clean_after, document),
-            Settings::Mqtt(mqtt) => write_mqtt(mqtt, document),
             Settings::Mllp(MllpSettings { codes }) => write_codes(codes, document),
+            Settings::Mqtt(mqtt) => write_mqtt(mqtt, document),
+            Settings::Sftp(SftpSettings { host_key, write }) => {
+                match host_key.as_slice() {
+                    [] => {}
+                    [one] => drop(document.insert("host_key".to_owned(), json!(one))),
+                    many => drop(document.insert("host_key".to_owned(), json!(many))),
+                }
+                document.insert("write".to_owned(), json!(word_of(&WRITES, *write)));
+            }
         }
     }
 }
@@ -137,20 +155,39 @@ fn write_mqtt(mqtt: &MqttSettings, document: &mut Map<String, Value>) {
     }
 }
 
-/// `clean: {after: 30d}`.
-fn read_clean(part: &Part<'_>) -> Result<Option<Duration>, Problem> {
-    let Some(value) = part.get("clean") else { return Ok(None) };
-    let clean = Part::of(value, "clean", &["after"])?;
-    clean.need_text("after")?;
-    let after = clean.span("after", Duration::ZERO)?;
-    if after < Duration::from_secs(60) {
-        return Err(invalid("clean.after", "expected at least 1m: the partner must have time to take the drop away"));
+/// One pin, or several while the host's key changes.
+fn read_host_keys(part: &Part<'_>) -> Result<Vec<String>, Problem> {
+    let lines = match part.get("host_key") {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(_)) => part.texts("host_key")?.unwrap_or_default(),
+        Some(_) => vec![part.need_text("host_key")?],
+    };
+    let refuse = |why: &str| {
+        invalid("host_key", why).with_hint(
+            "write \"ssh-ed25519 AAAA…\", a line of known_hosts or \"SHA256:…\"; without it `hms-ess partner test` shows it",
+        )
+    };
+    if lines.is_empty() || lines.len() > HOST_KEYS_MAX {
+        return Err(refuse("expected one to eight keys"));
     }
-    Ok(Some(after))
+    lines.iter().map(|line| pin_of(line).ok_or_else(|| refuse("not a host key"))).collect()
 }
 
-fn write_clean(after: Option<Duration>, document: &mut Map<String, Value>) {
-    if let Some(after) = after {
-        document.insert("clean".to_owned(), json!({"after": duration::format(after)}));
+/// The key, or its fingerprint, without host and comment.
+fn pin_of(line: &str) -> Option<String> {
+    if line.len() > HOST_KEY_BYTES_MAX {
+        return None;
     }
+    let is_base64 = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte));
+    let words: Vec<&str> = line.split_whitespace().collect();
+    if let [fingerprint] = words.as_slice() {
+        let digest = fingerprint.strip_prefix("SHA256:")?.trim_end_matches('=');
+        return (digest.len() == 43 && is_base64(digest)).then(|| format!("SHA256:{digest}"));
+    }
+    words.windows(2).find_map(|pair| {
+        let [kind, key] = pair else { return None };
+        let is_key =
+            (kind.starts_with("ssh-") || kind.starts_with("ecdsa-sha2-")) && key.starts_with("AAAA") && is_base64(key);
+        is_key.then(|| format!("{kind} {key}"))
+    })
 }

@@ -1,6 +1,6 @@
 //! The contract's words for a partner's choices.
 
-use super::{AckBy, Format, Order, Redrive};
+use super::{AckBy, Format, Order, Redrive, Write};
 
 pub(super) const ORDERS: [(&str, Order); 3] =
     [("subject", Order::Subject), ("latest", Order::Latest), ("none", Order::None)];
@@ -22,6 +22,8 @@ pub(super) const FORMATS: [(&str, Format); 8] = [
     ("cloudevents-binary", Format::CloudEventsBinary),
 ];
 pub(super) const REDRIVES: [(&str, Redrive); 2] = [("on_recovery", Redrive::OnRecovery), ("manual", Redrive::Manual)];
+
+pub(super) const WRITES: [(&str, Write); 2] = [("rename", Write::Rename), ("once", Write::Once)];
 
 impl Format {
     /// The contract's word.

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use ess_core::access::Act;
 use ess_core::id::{EventId, PartnerId};
-use ess_core::limits::REASON_BYTES_MAX;
-use ess_core::problem::{Code, Problem};
+use ess_core::problem::Problem;
 use ess_hub::Letters;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::api::deliveries::Delivery;
 use crate::api::{Answer, List, ok, read_json};
-use crate::caller::{Caller, Reason};
+use crate::caller::{Caller, Reason, need_reason};
 use crate::document;
 use crate::limits::SMALL_BODY_BYTES_MAX;
 use crate::query::Query;
@@ -127,18 +126,14 @@ pub(crate) async fn discard_dead_letters(
     State(site): State<Arc<Site>>,
     caller: Caller,
     query: Query,
-    Reason(told): Reason,
+    told: Reason,
     request: Request,
 ) -> Answer {
     caller.permit(&Act::Operate)?;
     query.only(&[])?;
     let body = read_json(&site, request, SMALL_BODY_BYTES_MAX).await?;
     let Discard { partner, event, matching, reason } = document::read(&body.bytes)?;
-    let reason = reason.or(told).unwrap_or_default().trim().to_owned();
-    if reason.is_empty() || reason.len() > REASON_BYTES_MAX {
-        let detail = format!("say why, in 1 to {REASON_BYTES_MAX} bytes: `reason`, or the header X-HMS-Reason");
-        return Err(Problem::new(Code::Invalid, detail).with_field("reason").into());
-    }
+    let reason = need_reason(reason, told)?;
     let letters = letters(partner.as_deref(), event.as_deref(), matching.as_deref())?;
     ok(Discarded { discarded: site.hub.discard(&letters, reason, &caller.0).await? })
 }

@@ -59,6 +59,22 @@ pub(crate) struct Delivery {
     /// SHA-256 of the bytes sent, in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     body_sha256: Option<String>,
+    /// SHA-256 of the bridges, adapters and tables that made them, in hex.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    scripts: Vec<String>,
+    /// The event is of priority urgent.
+    urgent: bool,
+    /// When the event was recorded.
+    recorded_at: String,
+}
+
+/// A delivery that lacks its ACK.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Unacked {
+    #[serde(flatten)]
+    delivery: Delivery,
+    /// Seconds since the event was recorded.
+    age_s: u64,
 }
 
 /// One try.
@@ -101,6 +117,9 @@ impl Delivery {
             ended_at: view.ended_at.map(|time| time.to_string()),
             evidence: view.evidence.map(Evidence::word),
             body_sha256: view.body_digest.map(|digest| digest.to_string()),
+            scripts: view.scripts.iter().map(ToString::to_string).collect(),
+            urgent: view.urgent,
+            recorded_at: view.recorded_at.to_string(),
         }
     }
 }
@@ -130,11 +149,16 @@ impl Attempt {
         ("after" = Option<String>, Query, description = "The `next` of the page before."),
         ("limit" = Option<u32>, Query, description = "1 to 1000; 100 unless given."),
     ),
-    responses((status = 200, description = "A page of deliveries.", body = List<Delivery>)),
+    responses((status = 200, description = "A page of deliveries.", body = List<Unacked>)),
 )]
 pub(crate) async fn list_unacked(State(site): State<Arc<Site>>, caller: Caller, query: Query) -> Answer {
     caller.permit(&Act::Read)?;
     query.only(&["after", "limit"])?;
     let page = site.hub.unacked(query.text("after"), query.limit()?).await?;
-    ok(List::of(page, Delivery::of))
+    let now = site.hub.time();
+    let shape = |view: DeliveryView| {
+        let age_s = now.since(view.recorded_at).as_secs();
+        Unacked { delivery: Delivery::of(view), age_s }
+    };
+    ok(List::of(page, shape))
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use ess_core::access::Act;
+use ess_core::event::{Gone, GoneCause};
 use ess_core::id::{EventId, PartnerId, Seq};
 use ess_core::problem::{Code, Problem};
 use ess_hub::view::{EventView, ReplayRequest};
@@ -16,7 +17,7 @@ use utoipa::ToSchema;
 
 use crate::api::deliveries::Delivery;
 use crate::api::{Answer, List, OfEvent, answer, ok, read_json};
-use crate::caller::{Caller, Reason};
+use crate::caller::{Caller, Reason, need_reason};
 use crate::document;
 use crate::limits::{REPLAY_PARTNERS_MAX, SMALL_BODY_BYTES_MAX, WAIT_MAX};
 use crate::query::Query;
@@ -31,8 +32,21 @@ pub(crate) struct RecordedEvent {
     /// Its place in the log.
     sequence: u64,
     recorded_at: String,
-    #[schema(value_type = serde_json::Value)]
-    payload: Arc<RawValue>,
+    /// Absent when it is gone.
+    #[schema(value_type = Option<serde_json::Value>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<Arc<RawValue>>,
+    /// The payload went when its time was over.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    expired: bool,
+    /// An admin took the payload away.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    redacted: bool,
+    /// How the payload went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gone: Option<PayloadGone>,
+    /// SHA-256 of the content in canonical form, as receipts and proofs name it.
+    sha256: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,6 +69,45 @@ pub(crate) struct RecordedEvent {
     docket_id: Option<String>,
 }
 
+/// How a payload went.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PayloadGone {
+    at: String,
+    /// The token's public name; absent when its time was over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+impl PayloadGone {
+    fn of(gone: &Gone) -> Self {
+        let (by, reason) = match &gone.cause {
+            GoneCause::Expired => (None, None),
+            GoneCause::Redacted { by, reason } => (Some(by.clone()), Some(reason.clone())),
+        };
+        Self { at: gone.at.to_string(), by, reason }
+    }
+}
+
+/// Why a payload is taken away.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Redact {
+    /// Why; stands beside the event and in the audit trail. May come in `X-HMS-Reason` instead.
+    reason: Option<String>,
+}
+
+/// What a redaction did.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Redacted {
+    #[serde(flatten)]
+    event: RecordedEvent,
+    /// False while somebody still reads from the write-ahead log, such as a back-up: the bytes leave it right after, or at the
+    /// hub's next start.
+    wiped: bool,
+}
+
 impl RecordedEvent {
     fn of(view: EventView) -> Self {
         let event = &view.event;
@@ -65,7 +118,11 @@ impl RecordedEvent {
             subject: content.subject.to_string(),
             sequence: event.seq.0,
             recorded_at: event.recorded_at.to_string(),
-            payload: content.payload.clone(),
+            payload: event.gone.is_none().then(|| content.payload.clone()),
+            expired: event.gone.as_ref().is_some_and(|gone| gone.cause == GoneCause::Expired),
+            redacted: event.gone.as_ref().is_some_and(|gone| gone.cause != GoneCause::Expired),
+            gone: event.gone.as_ref().map(PayloadGone::of),
+            sha256: event.content_digest.to_string(),
             source: content.source.clone(),
             time: content.time.clone(),
             effective: content.effective.clone(),
@@ -279,4 +336,36 @@ pub(crate) async fn replay_event(
     let replayed =
         receipt.replayed.into_iter().map(|(partner, round)| ReplayedTo { partner: partner.to_string(), round });
     answer(StatusCode::ACCEPTED, Replayed { id: receipt.id.to_string(), replayed: replayed.collect() })
+}
+
+/// Redact an event's payload
+///
+/// Takes the payload away at once and for good, wherever the hub keeps it; who, when and why stand beside the event instead. Its digest stays, so that receipts and proofs still verify. Deliveries that have not ended are cancelled, dead letters discarded. What a partner got is with the partner. Refused under legal hold.
+#[utoipa::path(
+    post,
+    path = "/v1/events/{id}/redact",
+    tag = "Events",
+    operation_id = "redact_event",
+    params(
+        ("id" = String, Path, description = "The event's id.", example = "RULE-COURT-DEADLINE-V3"),
+        ("test" = Option<bool>, Query, description = "The dry run of this id."),
+        ("X-HMS-Reason" = Option<String>, Header, description = "Why, instead of `reason`."),
+    ),
+    request_body(content = Redact, example = json!({"reason": "order of 2026-11-23: a minor is named"})),
+    responses((status = 200, description = "The event as it is now.", body = Redacted, example = json!({"id": "RULE-COURT-DEADLINE-V3", "version": 3, "subject": "RULE-COURT-DEADLINE", "sequence": 41, "recorded_at": "2026-11-23T16:00:00.123456Z", "redacted": true, "gone": {"at": "2026-11-24T09:00:00Z", "by": "tok_3f9a0c12", "reason": "order of 2026-11-23: a minor is named"}, "sha256": "9c56cc51b374c3ba189210d5b6d4bf57790d351c96c47c02190ecf1e430635ab", "priority": "routine", "references": [], "kind": "change", "test": false, "partners": 3, "wiped": true}))),
+)]
+pub(crate) async fn redact_event(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    OfEvent(id): OfEvent,
+    query: Query,
+    told: Reason,
+    request: Request,
+) -> Answer {
+    caller.permit(&Act::Redact)?;
+    let test = query.only(&["test"])?.flag("test")?;
+    let body = read_json(&site, request, SMALL_BODY_BYTES_MAX).await?;
+    let Redact { reason } = document::read_optional(&body.bytes)?;
+    let receipt = site.hub.redact(&id, test, need_reason(reason, told)?, &caller.0).await?;
+    ok(Redacted { event: RecordedEvent::of(receipt.event), wiped: receipt.is_wiped })
 }

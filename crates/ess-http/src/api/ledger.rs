@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use ess_core::access::Act;
 use ess_core::id::{EventId, PartnerId};
 use ess_core::receipt::Evidence;
-use ess_hub::view::{CheckpointView, ConsistencyView, LedgerHead, LedgerView};
+use ess_hub::view::{CheckpointView, ConsistencyView, LedgerHead, LedgerView, PlaceView};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -56,6 +56,34 @@ pub(crate) struct LedgerState {
     /// What checkpoints and proofs are verified by; keep it apart from the hub.
     #[schema(example = "hms-ess/1f2e3d4c5b6a7988+0a1b2c3d+AQ…")]
     verifier_key: String,
+    /// Where checkpoints are brought to as well, as the configuration says.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    elsewhere: Vec<Place>,
+}
+
+/// A place that checkpoints are brought to, and how it fares.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CheckpointPlace)]
+pub(crate) struct Place {
+    /// `directory`, `file` or `url`.
+    #[schema(example = "url")]
+    to: &'static str,
+    /// Receipts of the last checkpoint that it took since the hub began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    /// Since when it takes none; it is tried again, every five minutes at last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failing_since: Option<String>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl Place {
+    fn of(view: PlaceView) -> Self {
+        let PlaceView { to, size, failing_since, error } = view;
+        Self { to, size, failing_since: failing_since.map(|time| time.to_string()), error }
+    }
 }
 
 /// A signed checkpoint.
@@ -146,7 +174,8 @@ pub(crate) async fn read_checkpoint(State(site): State<Arc<Site>>, caller: Calle
     query.only(&[])?;
     let LedgerHead { size, chain } = site.hub.ledger_head().await?;
     let checkpoint = site.hub.last_checkpoint().await?.map(Checkpoint::of);
-    ok(LedgerState { size, chain: chain.to_string(), checkpoint, verifier_key: site.hub.verifier_key() })
+    let elsewhere = site.hub.checkpoint_places().into_iter().map(Place::of).collect();
+    ok(LedgerState { size, chain: chain.to_string(), checkpoint, verifier_key: site.hub.verifier_key(), elsewhere })
 }
 
 /// Sign a checkpoint now

@@ -7,9 +7,10 @@ use std::time::Duration;
 use ess_channels::{Dialer, DialerOptions};
 use ess_core::access::{Principal, Role};
 use ess_core::partner::{AllowDir, AllowNet};
+use ess_core::retention::Keep;
 use ess_http::{ServerError, ServerOptions};
 use ess_hub::scripts::{Scripts, ScriptsOptions, worker_main};
-use ess_hub::{Hub, HubOptions, NotaryOptions};
+use ess_hub::{Hub, HubOptions, NotaryOptions, RetentionOptions};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -116,8 +117,13 @@ async fn open(dir: &std::path::Path) -> Hub {
     let scripts = Scripts::start(ScriptsOptions::of_program(std::env::current_exe().unwrap(), args));
     let find_secret: ess_hub::FindSecret = Arc::new(|_| Err("there are no secrets in tests".to_owned()));
     let dir = dir.to_owned();
-    let notary = NotaryOptions { every: Duration::from_secs(3_600), dir: None };
-    let options = HubOptions { opened, dir, dialer: dialer.unwrap(), scripts, find_secret, free_bytes_min: 0, notary };
+    let notary = NotaryOptions { every: Duration::from_secs(3_600), places: Vec::new() };
+    let span = Duration::from_secs(86_400);
+    let keep = Keep { events: span, tests: span, attempts: span, audit: span };
+    let retention = RetentionOptions { keep, every: span };
+    let (dialer, escalation) = (dialer.unwrap(), ess_hub::EscalationOptions::default());
+    let options =
+        HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min: 0, notary, retention, escalation };
     Hub::start(options).await.unwrap()
 }
 

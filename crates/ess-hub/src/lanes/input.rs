@@ -31,6 +31,8 @@ pub enum Input {
     Unseat(PartnerNo),
     /// How a lane fares.
     Inspect(PartnerNo, oneshot::Sender<LaneReport>),
+    /// How all lanes fare.
+    InspectAll(oneshot::Sender<Vec<(PartnerNo, LaneGlance)>>),
     /// Answers when everything before it was taken, and what lanes recorded was handed to the store.
     Settle(oneshot::Sender<()>),
     /// Send nothing more; answers when nothing is under way.
@@ -70,7 +72,8 @@ impl Input {
             Self::Lane(_, input) => {
                 !matches!(input, ToLane::Opened(..) | ToLane::EndedInStore(..) | ToLane::Cancel(..) | ToLane::Redrive)
             }
-            Self::Beaten => true,
+            // Nobody's word: no event has to be there before it.
+            Self::Beaten | Self::InspectAll(..) => true,
             _ => false,
         }
     }
@@ -109,6 +112,15 @@ pub struct LaneReport {
     pub last_error: Option<String>,
 }
 
+/// What Ops care for, at a glance.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LaneGlance {
+    /// The oldest delivery that has not ended, and the oldest urgent one, as far as they are in memory.
+    pub oldest: [Option<Seq>; 2],
+    /// Since when the partner is offline.
+    pub offline_since: Option<Time>,
+}
+
 /// What lanes ask of the registry.
 #[derive(Debug)]
 pub enum Wish {
@@ -137,6 +149,13 @@ impl LanesHandle {
         let (reply, answer) = oneshot::channel();
         self.tell(Input::Inspect(no, reply));
         answer.await.unwrap_or_default()
+    }
+
+    /// How all lanes fare; `None` when the loop has ended.
+    pub async fn inspect_all(&self) -> Option<Vec<(PartnerNo, LaneGlance)>> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Input::InspectAll(reply));
+        answer.await.ok()
     }
 
     /// Passes a partner's word on; true when the delivery was open.

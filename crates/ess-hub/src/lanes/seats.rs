@@ -8,7 +8,7 @@ use ess_core::time::Time;
 use ess_store::LaneStart;
 use tokio::sync::oneshot;
 
-use super::{HELD_MAX, LaneReport, Lanes, Seat, errands};
+use super::{HELD_MAX, LaneGlance, LaneReport, Lanes, Seat, errands, inboxes};
 use crate::heartbeat::Beat;
 use crate::registry::Registered;
 
@@ -43,7 +43,10 @@ impl Lanes {
         }
         if is_paused != seat.lane.is_paused() {
             seat.lane.on_command(if is_paused { Command::Pause } else { Command::Resume }, now);
+            // What waits for the partner to ask waits for it no longer.
+            inboxes::recall_all(&registered);
         }
+        inboxes::change(&seat.registered, &registered);
         seat.registered = registered;
     }
 
@@ -54,6 +57,13 @@ impl Lanes {
             last_error: seat.last_error.clone(),
         });
         drop(reply.send(report.unwrap_or_default()));
+    }
+
+    pub(super) fn inspect_all(&self, reply: oneshot::Sender<Vec<(PartnerNo, LaneGlance)>>) {
+        let glance = |(no, seat): (&PartnerNo, &Seat)| {
+            (*no, LaneGlance { oldest: seat.lane.oldest(), offline_since: seat.lane.offline_since() })
+        };
+        drop(reply.send(self.seats.iter().map(glance).collect()));
     }
 
     /// Partners who want to know that the hub is there and have heard nothing for a while are told.

@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 
 use super::registry::Act;
 use crate::error::StoreError;
+use crate::retention::{Sweep, Swept};
 use crate::types::{Change, NewEvent, Publication};
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -21,6 +22,8 @@ pub(super) enum Item {
     Durable(Vec<Change>, oneshot::Sender<Result<()>>),
     Act(Box<Act>, oneshot::Sender<Result<u32>>),
     BytesMax(Option<u64>, oneshot::Sender<()>),
+    Sweep(Box<Sweep>, oneshot::Sender<Result<Swept>>),
+    WipeLog(oneshot::Sender<Result<bool>>),
     Close(oneshot::Sender<()>),
 }
 
@@ -72,7 +75,7 @@ impl Batch {
             }
             Item::Close(reply) => self.closing = Some(reply),
             // The writer keeps these itself.
-            Item::Changes(_) | Item::Durable(..) | Item::BytesMax(..) => {}
+            Item::Changes(_) | Item::Durable(..) | Item::BytesMax(..) | Item::Sweep(..) | Item::WipeLog(_) => {}
         }
     }
 

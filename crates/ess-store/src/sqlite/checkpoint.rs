@@ -35,6 +35,8 @@ pub(super) struct Checkpointer {
 struct Seen {
     log_pages: AtomicU64,
     has_failed: AtomicBool,
+    /// Whatever is in the log is to be moved, however little it is.
+    moves_all: AtomicBool,
 }
 
 impl Checkpointer {
@@ -77,6 +79,15 @@ impl Checkpointer {
         self.seen.has_failed.load(Ordering::Relaxed)
     }
 
+    /// Has the whole log moved soon: only then the database file gets shorter.
+    pub(super) fn move_all(&mut self) {
+        self.seen.moves_all.store(true, Ordering::Relaxed);
+        if let Some(wake) = &self.wake {
+            // Full: it is on its way already.
+            let _ = wake.try_send(());
+        }
+    }
+
     /// Ends the thread and waits for it.
     pub(super) fn stop(&mut self) {
         self.wake = None;
@@ -90,7 +101,8 @@ impl Checkpointer {
 fn run(db: &Connection, woken: &Receiver<()>, seen: &Seen) {
     while woken.recv().is_ok() {
         let (log, moved) = measure(db);
-        if log.saturating_sub(moved) >= MOVE_PAGES {
+        let moves_all = seen.moves_all.swap(false, Ordering::Relaxed);
+        if moves_all || log.saturating_sub(moved) >= MOVE_PAGES {
             checkpoint(db, seen);
         }
         seen.log_pages.store(log, Ordering::Relaxed);

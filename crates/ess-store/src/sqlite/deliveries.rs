@@ -67,6 +67,14 @@ pub(crate) fn deliveries_of_event(reader: &Reader<'_>, seq: Seq) -> Result<Vec<S
             (Word::Nack(_), None) => {}
         }
     }
+    if let Some(gone) = &recorded.event.gone {
+        // Lanes end them when they come to them; nothing of it is sent any more.
+        for delivery in found.values_mut().filter(|delivery| !delivery.state.is_end()) {
+            delivery.state = State::Cancelled;
+            delivery.reason = Some(gone.told());
+            (delivery.mend, delivery.due_at, delivery.ended_at) = (None, None, Some(gone.at));
+        }
+    }
     add_attempts(db, seq, &mut found)?;
     let given_up = GivenUp::read(db)?;
     let mut deliveries: Vec<StoredDelivery> = found.into_values().collect();

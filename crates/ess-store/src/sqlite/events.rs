@@ -21,22 +21,22 @@ const SCAN_MAX: usize = 16_384;
 const REMEMBERED_PARTNERS_MAX: usize = 262_144;
 
 pub(super) const BY_ID: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience, \
-    message, digest, rest, payload from event where id = ?1 and test = ?2";
+    message, digest, rest, payload, gone_at, gone_by, gone_why from event where id = ?1 and test = ?2";
 pub(super) const BY_SEQ: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience, \
-    message, digest, rest, payload from event where seq = ?1";
+    message, digest, rest, payload, gone_at, gone_by, gone_why from event where seq = ?1";
 const IS_DRY_RUN: &str = "select test from event where seq = ?1";
 const HEAD: &str = "select coalesce(max(seq), 0) from event";
 pub(super) const AFTER: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience, \
-    message, digest, rest, payload from event where seq > ?1 order by seq limit ?2";
+    message, digest, rest, payload, gone_at, gone_by, gone_why from event where seq > ?1 order by seq limit ?2";
 pub(super) const AFTER_OF_SUBJECT: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, \
-    audience, message, digest, rest, payload from event where subject = ?3 and seq > ?1 order by seq limit ?2";
+    audience, message, digest, rest, payload, gone_at, gone_by, gone_why from event where subject = ?3 and seq > ?1 order by seq limit ?2";
 pub(super) const IDENTITY: &str = "select seq, digest from event where id = ?1 and test = ?2";
 pub(super) const OFFERS_AFTER: &str = "select seq, audience, subject, priority, kind, test, recorded_at \
     from event where seq > ?1 order by seq limit ?2";
 pub(super) const URGENT_AFTER: &str = "select seq, audience, subject, priority, kind, test, recorded_at \
     from event where (priority = 1 or kind = 2) and seq > ?1 order by seq limit ?2";
 pub(super) const LAST_RETRACTIONS: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience, \
-    message, digest, rest, payload from event where (priority = 1 or kind = 2) and kind = 2 order by seq desc limit ?1";
+    message, digest, rest, payload, gone_at, gone_by, gone_why from event where (priority = 1 or kind = 2) and kind = 2 order by seq desc limit ?1";
 pub(super) const OLDER_OF_SUBJECT: &str = "select audience from event \
     where subject = ?1 and seq > ?2 and seq < ?3 and test = 0 order by seq";
 pub(super) const COUNT_BETWEEN: &str = "select audience, count(*) from event where seq > ?1 and seq <= ?2 \

@@ -26,7 +26,8 @@ pub(super) const OPEN_GIVEN_UP: &str = "select partner, seq, round, subject, tes
     fallback_at, (select recorded_at from event where event.seq = open_delivery.seq) \
     from open_delivery where partner = ?1 and (seq, round) > (?2, ?3) and test = 0 \
     and state in ('pending', 'retrying') order by seq, round limit ?4";
-pub(super) const AUDIENCES_FROM: &str = "select seq, audience, test from event where seq >= ?1 order by seq limit ?2";
+pub(super) const AUDIENCES_FROM: &str =
+    "select seq, audience, test or gone_at is not null from event where seq >= ?1 order by seq limit ?2";
 
 /// Partners that are given up, with the words for it.
 pub(super) struct GivenUp(BTreeMap<PartnerNo, String>);

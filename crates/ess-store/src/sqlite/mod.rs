@@ -9,14 +9,17 @@ mod checkpoint;
 pub(crate) mod deliveries;
 pub(crate) mod events;
 mod given_up;
+pub(crate) mod holds;
 pub(crate) mod lane;
 pub(crate) mod ledger;
 mod mend;
 mod readers;
 pub(crate) mod registry;
+pub(crate) mod retention;
 mod rows;
 mod schema;
 pub(crate) mod tree;
+pub(crate) mod trouble;
 mod writer;
 
 use std::fs::{DirBuilder, File};
@@ -38,6 +41,7 @@ use self::readers::Readers;
 use self::registry::Act;
 use self::writer::{Heads, Shared, State, Writer};
 use crate::error::StoreError;
+use crate::retention::{Sweep, Swept};
 use crate::seal::Seal;
 use crate::store::Options;
 use crate::types::{Change, NewEvent, Publication, Recorded, Start};
@@ -96,7 +100,9 @@ impl Sqlite {
         schema::migrate(&mut db, found)?;
         set_bytes_max(&db, options.bytes_max);
         // A hub whose disk fails or is full can show what it has; it sends nothing before it can write.
-        let failing = rewritten.and_then(|()| mend::mark(&db)).err();
+        // What was redacted just before a crash leaves the log here at the latest.
+        let failing =
+            rewritten.and_then(|()| mend::mark(&db)).and_then(|()| retention::wipe_log(&db).map(|_| ())).err();
         if let Some(error) = &failing {
             tracing::error!(%error, "the store can't write; it is tried again by itself, and nothing is sent before");
         }
@@ -203,6 +209,20 @@ impl Sqlite {
         answer.await.map_err(gone)?
     }
 
+    /// One step of retention, when the writer has nothing more urgent to do.
+    pub(crate) async fn sweep(&self, sweep: Sweep) -> Result<Swept> {
+        let (reply, answer) = oneshot::channel();
+        self.hand_over(Item::Sweep(Box::new(sweep), reply))?;
+        answer.await.map_err(gone)?
+    }
+
+    /// Tries to empty the write-ahead log; false while somebody still reads from it.
+    pub(crate) async fn wipe_log(&self) -> Result<bool> {
+        let (reply, answer) = oneshot::channel();
+        self.hand_over(Item::WipeLog(reply))?;
+        answer.await.map_err(gone)?
+    }
+
     /// Asks a question of one snapshot.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
@@ -290,13 +310,16 @@ fn open_seal(path: &Path, found: schema::Found) -> Result<Seal> {
 
 fn configure_writer(db: &Connection) -> rusqlite::Result<()> {
     db.busy_timeout(BUSY)?;
-    db.set_prepared_statement_cache_capacity(64);
-    // Takes effect on a fresh database only.
+    db.set_prepared_statement_cache_capacity(96);
+    // These take effect on a fresh database only.
     db.pragma_update(None, "page_size", PAGE_BYTES)?;
+    db.pragma_update(None, "auto_vacuum", "incremental")?;
     db.pragma_update(None, "cache_size", -2_048)?;
     db.pragma_update(None, "journal_mode", "wal")?;
     db.pragma_update(None, "synchronous", "full")?;
     db.pragma_update(None, "foreign_keys", true)?;
+    // What is deleted is overwritten, so that a payload that was redacted is not found in a page that nobody uses.
+    db.pragma_update(None, "secure_delete", true)?;
     db.pragma_update(None, "wal_autocheckpoint", LOG_PAGES_MAX)?;
     db.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)
 }

@@ -5,11 +5,13 @@ use ess_core::time::Time;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::events::{self, Reader};
-use super::{rows, tree};
+use super::{holds, retention, rows, tree, trouble};
 use crate::error::StoreError;
+use crate::retention::{Lifted, NewHold, Redaction};
 use crate::seal::Seal;
 use crate::types::{
-    Audit, AuditLine, NewPartner, RuleKind, Start, StoredCheckpoint, StoredPartner, StoredRules, StoredToken,
+    Audit, AuditLine, NewPartner, RuleKind, Start, StoredCheckpoint, StoredEscalation, StoredPartner, StoredRules,
+    StoredToken,
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -47,6 +49,11 @@ pub(crate) enum Deed {
         leaves: Vec<Digest>,
     },
     PutCheckpoint(StoredCheckpoint),
+    PutHold(NewHold),
+    LiftHold(u64, Lifted),
+    Redact(Redaction),
+    PutEscalation(StoredEscalation),
+    RemoveEscalation(StoredEscalation),
     /// The audit line alone.
     Note,
 }
@@ -137,6 +144,11 @@ pub(super) fn apply(tx: &Transaction<'_>, seal: &Seal, act: &Act) -> Result<u32>
         }
         Deed::GrowTree { first, leaves } => tree::grow(tx, *first, leaves)?,
         Deed::PutCheckpoint(checkpoint) => tree::put_checkpoint(tx, checkpoint)?,
+        Deed::PutHold(hold) => answer = holds::put(tx, hold)?,
+        Deed::LiftHold(number, lifted) => holds::lift(tx, *number, lifted)?,
+        Deed::Redact(redaction) => retention::redact(tx, redaction)?,
+        Deed::PutEscalation(told) => trouble::put(tx, told)?,
+        Deed::RemoveEscalation(told) => trouble::remove(tx, told)?,
         Deed::Note => {}
     }
     if let Some(audit) = &act.audit {
@@ -189,7 +201,7 @@ pub(super) fn start(db: &Connection, seal: &Seal) -> Result<Start> {
     };
     let rules =
         StoredRules { bridges: all(RuleKind::Bridge)?, schemas: all(RuleKind::Schema)?, tables: all(RuleKind::Table)? };
-    Ok(Start { partners: partners(db, seal)?, rules, tokens: tokens(db)?, head })
+    Ok(Start { partners: partners(db, seal)?, rules, tokens: tokens(db)?, head, escalations: trouble::all(db)? })
 }
 
 fn partners(db: &Connection, seal: &Seal) -> Result<Vec<StoredPartner>> {

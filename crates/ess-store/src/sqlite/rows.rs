@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ess_core::delivery::{DeliveryKey, State};
-use ess_core::event::{Content, Event, Kind, Priority, Trace};
+use ess_core::event::{Content, Event, Gone, GoneCause, Kind, Priority, Trace};
 use ess_core::id::{Digest, EventId, PartnerNo, Seq, Subject, Version};
 use ess_core::lane::{OpenDelivery, OpenState, Sent};
 use ess_core::time::Time;
@@ -32,6 +32,8 @@ pub(super) struct Rest {
     trace_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     docket_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    publisher: Option<String>,
 }
 
 impl Rest {
@@ -45,6 +47,7 @@ impl Rest {
             traceparent: trace.traceparent.clone(),
             trace_id: trace.trace_id.clone(),
             docket_id: trace.docket_id.clone(),
+            publisher: trace.publisher.clone(),
         };
         // Invariant: strings always serialise.
         serde_json::to_string(&rest).expect("an event's rest serialises")
@@ -57,7 +60,7 @@ pub(super) fn place(seq: Seq) -> i64 {
 }
 
 /// The event of a row, and its audience's id. Columns: seq, id, test, subject, version, kind, priority, recorded_at, audience,
-/// message, digest, rest, payload.
+/// message, digest, rest, payload, gone_at, gone_by, gone_why.
 pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<(Event, i64)> {
     let rest: Rest = serde_json::from_str(row.get_ref(11)?.as_str()?).map_err(|_| damaged(11))?;
     let payload: Box<RawValue> = RawValue::from_string(row.get(12)?).map_err(|_| damaged(12))?;
@@ -75,7 +78,12 @@ pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<(Event, i64)> {
         expires: rest.expires,
         references: rest.references.iter().map(|id| EventId::trusted(id)).collect(),
     };
-    let trace = Trace { traceparent: rest.traceparent, trace_id: rest.trace_id, docket_id: rest.docket_id };
+    let trace = Trace {
+        traceparent: rest.traceparent,
+        trace_id: rest.trace_id,
+        docket_id: rest.docket_id,
+        publisher: rest.publisher,
+    };
     let event = Event {
         seq: Seq(row.get(0)?),
         recorded_at: Time::from_micros(row.get(7)?),
@@ -83,8 +91,19 @@ pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<(Event, i64)> {
         trace,
         content_digest: digest(row, 10)?.ok_or_else(|| damaged(10))?,
         message_uuid: uuid(row, 9)?.ok_or_else(|| damaged(9))?,
+        gone: gone(row)?,
     };
     Ok((event, row.get(8)?))
+}
+
+/// Why the payload of an event's row is not there any more.
+fn gone(row: &Row<'_>) -> rusqlite::Result<Option<Gone>> {
+    let Some(at) = time(row, 13)? else { return Ok(None) };
+    let cause = match (row.get(14)?, row.get(15)?) {
+        (Some(by), Some(reason)) => GoneCause::Redacted { by, reason },
+        _ => GoneCause::Expired,
+    };
+    Ok(Some(Gone { at, cause }))
 }
 
 /// An open delivery of a row. Columns: partner, seq, round, subject, test, kind, priority, state, attempts, resends, due_at,
@@ -219,8 +238,9 @@ mod tests {
             traceparent: Some("p".to_owned()),
             trace_id: Some("i".to_owned()),
             docket_id: Some("d".to_owned()),
+            publisher: Some("k".to_owned()),
         };
-        let golden = r#"{"source":"s","time":"t","effective":"f","expires":"x","references":["A-V0"],"traceparent":"p","trace_id":"i","docket_id":"d"}"#;
+        let golden = r#"{"source":"s","time":"t","effective":"f","expires":"x","references":["A-V0"],"traceparent":"p","trace_id":"i","docket_id":"d","publisher":"k"}"#;
         assert_eq!(Rest::write(&content, &trace), golden);
     }
 }

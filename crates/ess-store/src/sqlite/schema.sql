@@ -59,7 +59,7 @@ create table audience (
     partners blob not null
 ) strict;
 
--- The payload comes last, so that what is asked for often is read without it.
+-- The payload comes last, so that what is asked for often is read without it; only what says why it is gone comes after it.
 create table event (
     seq integer primary key check (seq >= 1),
     id text not null check (length(id) between 1 and 128),
@@ -73,7 +73,10 @@ create table event (
     message blob not null check (length(message) = 16),
     digest blob not null check (length(digest) = 32),
     rest text not null,
-    payload text not null
+    payload text not null,
+    gone_at integer,
+    gone_by text check (gone_by is null or length(gone_by) <= 128),
+    gone_why text check (gone_why is null or length(gone_why) <= 4096)
 ) strict;
 create unique index event_id on event (id, test);
 create index event_subject on event (subject, seq);
@@ -174,3 +177,43 @@ create table checkpoint (
     at integer not null,
     note text not null
 ) strict;
+
+create table legal_hold (
+    number integer primary key,
+    event text check (event is null or length(event) between 1 and 128),
+    subject text check (subject is null or length(subject) between 1 and 256),
+    at integer not null,
+    actor text not null,
+    reason text not null check (length(reason) between 1 and 4096),
+    lifted_at integer,
+    lifted_by text,
+    lifted_why text check (lifted_why is null or length(lifted_why) <= 4096),
+    check ((event is null) <> (subject is null))
+) strict;
+
+-- How far the log was looked through for payloads whose time has come; what was needed still is looked at again by its place.
+create table retention_mark (
+    what text primary key check (what in ('events', 'tests')),
+    seq integer not null check (seq >= 0)
+) strict, without rowid;
+
+create table retention_later (
+    seq integer primary key
+) strict;
+
+-- What Ops were told of a partner's trouble and was not taken back: a restart neither repeats nor forgets it.
+create table escalation (
+    partner integer not null constraint escalation_partner references partner (no),
+    cause text not null check (length(cause) between 1 and 32),
+    target text not null check (length(target) between 1 and 64),
+    told_at integer not null,
+    since integer not null,
+    urgent integer not null check (urgent in (0, 1)),
+    primary key (partner, cause, target)
+) strict, without rowid;
+
+-- Few rows are in them: what a look at a partner's trouble asks for, whatever its backlog.
+create index open_delivery_blocked on open_delivery (partner, seq, round) where state = 'blocked' and test = 0;
+create index open_delivery_outstanding on open_delivery (partner, seq, round)
+    where state = 'awaiting_ack' and due_at is null and test = 0;
+create index open_delivery_urgent on open_delivery (partner, seq, round) where priority = 1 and test = 0;

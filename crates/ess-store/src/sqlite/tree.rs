@@ -1,7 +1,7 @@
 //! The ledger's Merkle tree: tiles of hashes that grow at their right edge, and the proofs that follow from them.
 
 use ess_core::id::Digest;
-use ess_core::ledger::merkle::{self, node_hash};
+use ess_core::ledger::merkle::{self, Peaks, node_hash};
 use ess_core::time::Time;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
@@ -94,6 +94,11 @@ pub(crate) fn root(reader: &Reader<'_>, size: u64) -> Result<Digest> {
     merkle::root(size, |level, index| node(reader.db, level, index))
 }
 
+/// What the tree of the first `size` leaves is made of.
+pub(crate) fn peaks(reader: &Reader<'_>, size: u64) -> Result<Peaks> {
+    Peaks::of(size, |level, index| node(reader.db, level, index))
+}
+
 /// The way from a leaf to the root over the first `size` leaves.
 pub(crate) fn inclusion(reader: &Reader<'_>, index: u64, size: u64) -> Result<Vec<Digest>> {
     merkle::inclusion(index, size, |level, index| node(reader.db, level, index))
@@ -107,6 +112,11 @@ pub(crate) fn consistency(reader: &Reader<'_>, old: u64, new: u64) -> Result<Vec
 /// Leaves' hashes of one tile, as many as there are.
 pub(crate) fn leaves(reader: &Reader<'_>, tile: u64) -> Result<Vec<Digest>> {
     Ok(read_tile(reader.db, 0, tile)?.unwrap_or_default())
+}
+
+/// The hashes of a tile, as many as there are.
+pub(crate) fn tile(reader: &Reader<'_>, level: u32, index: u64) -> Result<Vec<Digest>> {
+    Ok(read_tile(reader.db, level, index)?.unwrap_or_default())
 }
 
 fn node(db: &Connection, level: u32, index: u64) -> Result<Digest> {

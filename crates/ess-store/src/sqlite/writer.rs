@@ -15,15 +15,16 @@ use std::time::{Duration, Instant};
 use ess_core::event::Event;
 use ess_core::id::{Digest, PartnerNo, Seq};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::apply::Outcomes;
 use super::batch::{Batch, Durable, Item};
 use super::checkpoint::Checkpointer;
 use super::events::{self, Audiences, Reader};
 use super::readers::Readers;
-use super::{ledger, mend, registry, set_bytes_max};
+use super::{ledger, mend, registry, retention, set_bytes_max};
 use crate::error::StoreError;
+use crate::retention::{Sweep, Swept};
 use crate::seal::Seal;
 use crate::types::{Change, NewEvent, Publication, Recorded};
 
@@ -33,6 +34,8 @@ type Result<T> = std::result::Result<T, StoreError>;
 const CHANGES_MAX: usize = 16_384;
 /// How often a failing store is tried again.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
+/// How long a step of retention lets others go before it at most.
+const SWEEP_PUT_OFF_MAX: Duration = Duration::from_millis(250);
 /// Audiences that are known by their digest.
 const AUDIENCES_MAX: usize = 4_096;
 /// What a probe writes: 64 KiB, so that it does not fit where nothing fits.
@@ -99,6 +102,15 @@ pub(super) struct State {
     taken: u64,
     dealt_with: u64,
     durables: Vec<Durable>,
+    /// A step of retention that waits until nothing more urgent is at hand.
+    sweep: Option<WaitingSweep>,
+}
+
+/// A step of retention, who waits for it, and since when.
+struct WaitingSweep {
+    sweep: Box<Sweep>,
+    reply: oneshot::Sender<Result<Swept>>,
+    since: Instant,
 }
 
 impl State {
@@ -113,6 +125,7 @@ impl State {
             taken: 0,
             dealt_with: 0,
             durables: Vec::new(),
+            sweep: None,
         }
     }
 }
@@ -183,7 +196,15 @@ impl Writer {
             (false, false) => Some(Instant::now()),
             (false, true) => None,
         };
+        if self.state.sweep.is_some() {
+            // It was put off for what was urgent, and nothing else may come to wake the writer.
+            self.take_in(&mut batch);
+            self.sweep(batch.is_urgent());
+        }
         loop {
+            if batch.is_urgent() || (!batch.has_room() && !is_failing) {
+                return batch;
+            }
             match self.next_item(until) {
                 Woken::Item(item) => self.sort_in(item, &mut batch),
                 Woken::TimeOver => return batch,
@@ -192,15 +213,48 @@ impl Writer {
                     return batch;
                 }
             }
-            while batch.has_room() {
-                let Ok(item) = self.items.try_recv() else { break };
-                self.sort_in(item, &mut batch);
-            }
-            if batch.is_urgent() || (!batch.has_room() && !is_failing) {
-                return batch;
-            }
+            self.take_in(&mut batch);
+            self.sweep(batch.is_urgent());
             until.get_or_insert_with(|| Instant::now() + self.outcome_window);
         }
+    }
+
+    /// Takes in what is at hand.
+    fn take_in(&mut self, batch: &mut Batch) {
+        while batch.has_room() {
+            let Ok(item) = self.items.try_recv() else { break };
+            self.sort_in(item, batch);
+        }
+    }
+
+    /// Makes the step of retention that waits, unless others have to go first.
+    fn sweep(&mut self, is_urgent: bool) {
+        let is_put_off = |waiting: &mut WaitingSweep| is_urgent && waiting.since.elapsed() < SWEEP_PUT_OFF_MAX;
+        let Some(WaitingSweep { sweep, reply, .. }) = self.state.sweep.take_if(|waiting| !is_put_off(waiting)) else {
+            return;
+        };
+        let can_write = !self.is_failing() && !self.state.is_shaken;
+        let swept = match self.db.as_mut().filter(|_| can_write) {
+            None => Err(StoreError::Unavailable("the store can't write now".to_owned())),
+            Some(db) => retention::sweep(db, &sweep),
+        };
+        self.state.is_shaken |= matches!(swept, Err(StoreError::Shaken(_)));
+        if swept.as_ref().is_ok_and(|swept| swept.gives_back) {
+            self.checkpointer.move_all();
+        }
+        // Who asked may have stopped meanwhile.
+        drop(reply.send(swept));
+        if let Some(db) = self.db.as_ref().filter(|_| !self.state.is_shaken) {
+            self.checkpointer.nudge(db);
+        }
+    }
+
+    /// Empties the log's file; not while it is open what of it is on the disk.
+    fn wipe_log(&mut self) -> Result<bool> {
+        let Some(db) = self.db.as_ref().filter(|_| !self.state.is_shaken) else { return Ok(false) };
+        let wiped = retention::wipe_log(db);
+        self.state.is_shaken |= matches!(wiped, Err(StoreError::Shaken(_)));
+        wiped
     }
 
     fn next_item(&self, until: Option<Instant>) -> Woken {
@@ -233,6 +287,13 @@ impl Writer {
                 }
                 // Who set it may have gone.
                 let _ = reply.send(());
+            }
+            Item::Sweep(sweep, reply) => {
+                self.state.sweep = Some(WaitingSweep { sweep, reply, since: Instant::now() });
+            }
+            Item::WipeLog(reply) => {
+                // Who asked may have gone.
+                drop(reply.send(self.wipe_log()));
             }
             item => batch.add(item),
         }
@@ -485,7 +546,7 @@ fn publication(new: NewEvent, place: Place, recorded: &mut Vec<Recorded>) -> Pub
         Place::Conflict(first) => Publication::Conflict { first },
         Place::New(seq) => {
             let NewEvent { content, trace, content_digest, message_uuid, recorded_at, audience } = new;
-            let event = Arc::new(Event { seq, recorded_at, content, trace, content_digest, message_uuid });
+            let event = Arc::new(Event { seq, recorded_at, content, trace, content_digest, message_uuid, gone: None });
             recorded.push(Recorded { event: event.clone(), audience });
             Publication::Recorded(event)
         }

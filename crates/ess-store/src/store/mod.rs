@@ -2,6 +2,7 @@
 
 mod questions;
 mod registry;
+mod retention;
 
 use std::path::PathBuf;
 use std::sync::Arc;

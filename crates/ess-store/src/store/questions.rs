@@ -5,12 +5,16 @@ use std::path::Path;
 use ess_core::delivery::DeliveryKey;
 use ess_core::id::{Digest, PartnerNo, Seq, Subject};
 use ess_core::lane::{Offer, OpenDelivery};
+use ess_core::ledger::merkle::Peaks;
+use ess_core::time::Time;
 
 use super::Store;
 use crate::error::StoreError;
 use crate::sqlite::ledger::Walked;
-use crate::sqlite::{deliveries, events, lane, ledger, tree};
-use crate::types::{Backlog, LaneStart, LedgerEntry, Recorded, StoredCheckpoint, StoredDelivery, UrgentBacklog};
+use crate::sqlite::{deliveries, events, lane, ledger, tree, trouble};
+use crate::types::{
+    Backlog, LaneStart, LedgerEntry, PartnerTroubles, Recorded, StoredCheckpoint, StoredDelivery, UrgentBacklog,
+};
 
 /// The Event Log.
 impl Store {
@@ -132,6 +136,35 @@ impl Store {
     /// The store can't be read.
     pub async fn first_pending(&self, partner: PartnerNo) -> Result<Option<Offer>, StoreError> {
         self.sqlite.read(move |reader| lane::first_pending(reader, partner)).await
+    }
+}
+
+/// Trouble.
+impl Store {
+    /// What is wrong with a partner, each kind counted up to a bound. `pending` are the oldest delivery and the oldest urgent one
+    /// that have no record of their own: only the lane knows them.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn troubles(&self, partner: PartnerNo, pending: [Option<Seq>; 2]) -> Result<PartnerTroubles, StoreError> {
+        self.sqlite.read(move |reader| trouble::troubles(reader, partner, pending)).await
+    }
+
+    /// The last event that was recorded at this time or before; 0 when there is none.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn newest_at(&self, time: Time) -> Result<Seq, StoreError> {
+        self.sqlite.read(move |reader| trouble::newest_at(reader, time)).await
+    }
+
+    /// Who paused the partner last, and why.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn last_pause(&self, partner: &str) -> Result<Option<(String, Option<String>)>, StoreError> {
+        let partner = partner.to_owned();
+        self.sqlite.read(move |reader| trouble::last_pause(reader, &partner)).await
     }
 }
 
@@ -270,12 +303,28 @@ impl Store {
         self.sqlite.read(move |reader| tree::consistency(reader, old, new)).await
     }
 
+    /// What the tree of the first `size` leaves is made of.
+    ///
+    /// # Errors
+    /// `Damaged` when a node is missing.
+    pub async fn tree_peaks(&self, size: u64) -> Result<Peaks, StoreError> {
+        self.sqlite.read(move |reader| tree::peaks(reader, size)).await
+    }
+
     /// The hashes of the leaves from 256 × `tile` on, 256 at most.
     ///
     /// # Errors
     /// The store can't be read.
     pub async fn tree_leaves(&self, tile: u64) -> Result<Vec<Digest>, StoreError> {
         self.sqlite.read(move |reader| tree::leaves(reader, tile)).await
+    }
+
+    /// The hashes of a tile of the tree, as many as there are: level 0 is of leaves, a hash of the next one over 256 of them.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn tree_tile(&self, level: u32, index: u64) -> Result<Vec<Digest>, StoreError> {
+        self.sqlite.read(move |reader| tree::tile(reader, level, index)).await
     }
 
     /// Signed checkpoints of more than `after` leaves, the smallest first.

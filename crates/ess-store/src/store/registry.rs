@@ -6,7 +6,7 @@ use ess_core::time::Time;
 use super::Store;
 use crate::error::StoreError;
 use crate::sqlite::registry::{self, Act, Deed};
-use crate::types::{Audit, AuditLine, NewPartner, RuleKind, StoredCheckpoint, StoredToken};
+use crate::types::{Audit, AuditLine, NewPartner, RuleKind, StoredCheckpoint, StoredEscalation, StoredToken};
 
 impl Store {
     /// Adds a partner, or puts it in the place of the one with its number; answers the number. Numbers are never given again.
@@ -112,6 +112,22 @@ impl Store {
         self.sqlite.act(Act { deed: Deed::PutCheckpoint(checkpoint), audit: None }).await.map(drop)
     }
 
+    /// Remembers that Ops were told of a trouble's beginning.
+    ///
+    /// # Errors
+    /// The store can't write now.
+    pub async fn put_escalation(&self, told: StoredEscalation) -> Result<(), StoreError> {
+        self.sqlite.act(Act { deed: Deed::PutEscalation(told), audit: None }).await.map(drop)
+    }
+
+    /// Remembers that Ops were told of its end.
+    ///
+    /// # Errors
+    /// The store can't write now.
+    pub async fn remove_escalation(&self, told: StoredEscalation) -> Result<(), StoreError> {
+        self.sqlite.act(Act { deed: Deed::RemoveEscalation(told), audit: None }).await.map(drop)
+    }
+
     /// Writes a line of the audit trail.
     ///
     /// # Errors
@@ -128,7 +144,7 @@ impl Store {
         self.sqlite.read(move |reader| registry::audit(reader, after, limit)).await
     }
 
-    async fn act(&self, deed: Deed, audit: Audit) -> Result<u32, StoreError> {
+    pub(super) async fn act(&self, deed: Deed, audit: Audit) -> Result<u32, StoreError> {
         self.sqlite.act(Act { deed, audit: Some(audit) }).await
     }
 }

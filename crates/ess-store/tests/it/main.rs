@@ -4,4 +4,6 @@ mod delivering;
 mod lanes;
 mod lasting;
 mod publishing;
+mod retention;
 mod support;
+mod trouble;

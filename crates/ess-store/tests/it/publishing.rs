@@ -25,6 +25,7 @@ async fn an_event_is_read_back_as_it_was_published() {
         traceparent: Some("00-a-b-01".to_owned()),
         trace_id: Some("t".to_owned()),
         docket_id: Some("d".to_owned()),
+        publisher: Some("tok_1".to_owned()),
     };
     open.store.publish(new.clone()).await.unwrap();
     let open = open.reopen().await;

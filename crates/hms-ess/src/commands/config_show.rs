@@ -1,9 +1,10 @@
 //! `hms-ess config show` and `hms-ess version`.
 
 use clap::Subcommand;
+use ess_core::partner::Secrets;
 use serde_json::json;
 
-use crate::config::{Config, ServeArgs, layers};
+use crate::config::{Config, Layers, ServeArgs, layers, targets};
 use crate::failure::Result;
 use crate::output::Output;
 
@@ -17,8 +18,9 @@ pub(crate) enum ConfigCommand {
 /// Shows.
 pub(crate) fn run(command: &ConfigCommand, output: &Output) -> Result<()> {
     let ConfigCommand::Show(args) = command;
-    let layers = layers(args)?;
+    let mut layers = layers(args)?;
     Config::read(&layers)?;
+    mask_targets(&mut layers)?;
     if output.json {
         let map: serde_json::Map<String, serde_json::Value> = layers
             .iter()
@@ -29,6 +31,18 @@ pub(crate) fn run(command: &ConfigCommand, output: &Output) -> Result<()> {
     let rows =
         layers.iter().map(|(key, written)| vec![(*key).to_owned(), written.text.clone(), written.source.clone()]);
     output.table(&["KEY", "VALUE", "FROM"], rows.collect())
+}
+
+/// Secrets that stand in the section itself are not shown.
+fn mask_targets(layers: &mut Layers) -> Result<()> {
+    let masked: serde_json::Map<String, serde_json::Value> =
+        targets(layers)?.into_iter().map(|(name, target)| (name, target.to_json(Secrets::Masked))).collect();
+    if let Some(written) = layers.get_mut("targets")
+        && !masked.is_empty()
+    {
+        written.text = serde_json::Value::Object(masked).to_string();
+    }
+    Ok(())
 }
 
 /// Names the program and the JSONata level.

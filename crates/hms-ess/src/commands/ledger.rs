@@ -1,12 +1,15 @@
 //! `hms-ess ledger`: verify, checkpoint, key, export; `hms-ess prove`.
 
+mod export;
+pub(super) mod packet;
+
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use ess_core::id::Digest;
-use ess_core::ledger::checkpoint::{Checkpoint, VerifierKey};
+use ess_core::ledger::checkpoint::{Checkpoint, NoCheckpoint, VerifierKey, notes};
 use ess_core::ledger::merkle;
 use ess_core::ledger::proof::Proof;
 use serde_json::{Value, json};
@@ -20,23 +23,31 @@ use crate::output::Output;
 /// What is done with the ledger.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
-    /// Check a proof without a hub; or have the hub walk its whole ledger and check every checkpoint.
+    /// Check a proof, a packet or an export without a hub; or have the hub walk its whole ledger and check every checkpoint.
     Verify {
-        /// The proof, as `prove` wrote it.
+        /// The proof as `prove` wrote it, the packet as `audit` wrote it (or the folder that it was unpacked to), or what `export` wrote (a
+        /// file, or the directory of all).
         proof: Option<PathBuf>,
         /// The verifier's key, or a file that holds it.
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
-        /// A checkpoint that was kept apart: is the hub's ledger its continuation?
-        #[arg(long, value_name = "FILE", conflicts_with = "proof")]
+        /// A checkpoint that was kept apart: does the hub's ledger, or the export, continue it?
+        #[arg(long, value_name = "FILE")]
         checkpoint: Option<PathBuf>,
     },
     /// Sign a checkpoint of every receipt that there is, and print it.
     Checkpoint,
     /// Print the key that checkpoints and proofs are verified by; keep it apart from the hub.
     Key,
-    /// Print every receipt, a JSON object a line.
-    Export,
+    /// Print every receipt, a JSON object a line; with --out, write the ledger into a file that is checked without a hub.
+    Export {
+        /// A file, or a directory that gets a file of what is new since the last one there.
+        #[arg(long, value_name = "FILE|DIR")]
+        out: Option<PathBuf>,
+        /// Leave out the first N receipts, which an earlier export has [default: in a directory, what its files have; else 0].
+        #[arg(long, value_name = "N")]
+        after: Option<u64>,
+    },
 }
 
 /// Arguments of `prove`.
@@ -78,7 +89,9 @@ pub(crate) async fn prove(args: &ProveArgs, client: &Client, output: &Output) ->
 /// Does it.
 pub(crate) async fn run(command: &LedgerCommand, globals: &Globals, output: &Output) -> Result<()> {
     match command {
-        LedgerCommand::Verify { proof: Some(proof), key, .. } => verify_proof(proof, key.as_deref(), output),
+        LedgerCommand::Verify { proof: Some(file), key, checkpoint } => {
+            verify_file(file, key.as_deref(), checkpoint.as_deref(), output)
+        }
         LedgerCommand::Verify { checkpoint: Some(checkpoint), key, .. } => {
             verify_checkpoint(checkpoint, key.as_deref(), &client(globals)?, output).await
         }
@@ -90,27 +103,56 @@ pub(crate) async fn run(command: &LedgerCommand, globals: &Globals, output: &Out
             output.line(format_args!("{} receipts, chain whole: {}", field(&value, "size"), field(&value, "chain")))
         }
         LedgerCommand::Checkpoint => {
-            let value = client(globals)?.post("/v1/ledger/checkpoint", &json!({})).await?.value()?;
-            if output.json { output.json(&value) } else { output.line(field(&value, "note").trim_end()) }
+            let client = client(globals)?;
+            let value = client.post("/v1/ledger/checkpoint", &json!({})).await?.value()?;
+            if output.json {
+                output.json(&value)?
+            } else {
+                output.line(field(&value, "note").trim_end())?
+            }
+            let state = client.get("/v1/ledger/checkpoint").await?;
+            for place in state["elsewhere"].as_array().into_iter().flatten().filter(|place| !place["error"].is_null()) {
+                let (to, since, error) = (field(place, "to"), field(place, "failing_since"), field(place, "error"));
+                output.note(format_args!("the {to} elsewhere takes no checkpoint since {since}: {error}"));
+            }
+            Ok(())
         }
         LedgerCommand::Key => {
             let value = client(globals)?.get("/v1/ledger/checkpoint").await?;
             let key = field(&value, "verifier_key");
             if output.json { output.json(&json!({"verifier_key": key})) } else { output.line(key) }
         }
-        LedgerCommand::Export => export(&client(globals)?, output).await,
+        LedgerCommand::Export { out: None, after } => export::print(*after, &client(globals)?, output).await,
+        LedgerCommand::Export { out: Some(out), after } => export::write(out, *after, &client(globals)?, output).await,
     }
 }
 
-/// Checks a proof with nothing but the key.
-fn verify_proof(file: &Path, key: Option<&str>, output: &Output) -> Result<()> {
+/// Checks a proof, a packet or an export with nothing but the key.
+fn verify_file(file: &Path, key: Option<&str>, checkpoint: Option<&Path>, output: &Output) -> Result<()> {
     let Some(key) = key else {
         return Err(Failure::usage("a proof is checked with the verifier's key")
             .with_hint("--key KEY, as `hms-ess ledger key` printed it when you kept it"));
     };
     let key = read_key(key)?;
+    if let Some(files) = export::files(file)? {
+        let kept = match checkpoint {
+            Some(checkpoint) => Some(last_checkpoint(checkpoint, &key)?),
+            None => None,
+        };
+        return export::verify(&files, kept.as_ref(), &key, output);
+    }
+    if checkpoint.is_some() {
+        return Err(Failure::usage("--checkpoint goes with an export, or with no file at all"));
+    }
+    match packet::open(file)? {
+        Some(files) => packet::verify(file, &files, &key, output),
+        None => verify_proof(file, &key, output),
+    }
+}
+
+fn verify_proof(file: &Path, key: &VerifierKey, output: &Output) -> Result<()> {
     let proof = Proof::read(&read_input(file)?).map_err(Failure::refused)?;
-    let checkpoint = proof.check(&key).map_err(|why| Failure::refused(format!("{}: {why}", file.display())))?;
+    let checkpoint = proof.check(key).map_err(|why| Failure::refused(format!("{}: {why}", file.display())))?;
     let receipt = &proof.receipt;
     if output.json {
         let receipt: Value = serde_json::from_str(&receipt.line()).unwrap_or_default();
@@ -142,25 +184,59 @@ async fn verify_checkpoint(file: &Path, key: Option<&str>, client: &Client, outp
             VerifierKey::parse(&field(&head, "verifier_key")).map_err(|why| refused(why.to_owned()))?
         }
     };
-    let old = Checkpoint::open(&read_input(file)?, &key).map_err(|error| refused(error.to_string()))?;
     let new = Checkpoint::open(&field(&now, "note"), &key).map_err(|error| refused(format!("the hub's: {error}")))?;
-    if new.size < old.size {
-        let why = format!("the hub's ledger has {} receipts, fewer than the {} of the checkpoint", new.size, old.size);
-        return Err(refused(why));
+    let text = read_input(file)?;
+    let mut continued = Vec::new();
+    for note in notes(&text) {
+        let old = Checkpoint::open(note, &key).map_err(|error| refused(error.to_string()))?;
+        continues(&old, &new, client).await.map_err(refused)?;
+        continued.push(old.size);
     }
-    let proof = client.get(&format!("/v1/ledger/consistency?from={}&to={}", old.size, new.size)).await?;
-    let hash = |step: &Value| {
-        let bytes = step.as_str().and_then(|step| STANDARD.decode(step).ok()).and_then(|bytes| bytes.try_into().ok());
-        bytes.map(Digest).ok_or_else(|| refused("the hub's proof was not understood".to_owned()))
-    };
-    let path = proof["path"].as_array().into_iter().flatten().map(hash).collect::<Result<Vec<Digest>>>()?;
-    if !merkle::continues((old.size, &old.root), (new.size, &new.root), &path) {
-        return Err(refused("the hub's ledger is not its continuation: receipts were changed or removed".to_owned()));
+    if continued.is_empty() {
+        return Err(refused(NoCheckpoint::Form("there is no signature").to_string()));
     }
     if output.json {
-        return output.json(&json!({"continued": true, "from": old.size, "to": new.size}));
+        return output.json(
+            &json!({"continued": true, "from": continued.last(), "to": new.size, "checkpoints": continued.len()}),
+        );
     }
-    output.line(format_args!("the ledger of {} receipts continues the checkpoint of {}", new.size, old.size))
+    for old in continued {
+        output.line(format_args!("the ledger of {} receipts continues the checkpoint of {old}", new.size))?;
+    }
+    Ok(())
+}
+
+/// Whether the hub's ledger continues a checkpoint.
+async fn continues(old: &Checkpoint, new: &Checkpoint, client: &Client) -> std::result::Result<(), String> {
+    if new.size < old.size {
+        return Err(format!(
+            "the hub's ledger has {} receipts, fewer than the {} of the checkpoint",
+            new.size, old.size
+        ));
+    }
+    let path = format!("/v1/ledger/consistency?from={}&to={}", old.size, new.size);
+    let proof = client.get(&path).await.map_err(|failure| failure.detail)?;
+    let hash = |step: &Value| {
+        let bytes = step.as_str().and_then(|step| STANDARD.decode(step).ok()).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Digest).ok_or_else(|| "the hub's proof was not understood".to_owned())
+    };
+    let path = proof["path"].as_array().into_iter().flatten().map(hash);
+    let path = path.collect::<std::result::Result<Vec<Digest>, String>>()?;
+    if merkle::continues((old.size, &old.root), (new.size, &new.root), &path) {
+        return Ok(());
+    }
+    Err(format!(
+        "the hub's ledger is not the continuation of the checkpoint of {}: receipts were changed or removed",
+        old.size
+    ))
+}
+
+/// The newest checkpoint of a file that holds one or more.
+fn last_checkpoint(file: &Path, key: &VerifierKey) -> Result<Checkpoint> {
+    let refused = |why: &dyn std::fmt::Display| Failure::refused(format!("{}: {why}", file.display()));
+    let text = read_input(file)?;
+    let note = notes(&text).last().ok_or_else(|| refused(&NoCheckpoint::Form("there is no signature")))?;
+    Checkpoint::open(note, key).map_err(|error| refused(&error))
 }
 
 fn read_key(key: &str) -> Result<VerifierKey> {
@@ -168,22 +244,4 @@ fn read_key(key: &str) -> Result<VerifierKey> {
     VerifierKey::parse(&text).map_err(|why| {
         Failure::refused(why).with_hint("`hms-ess ledger key` prints the key of a hub that can be reached")
     })
-}
-
-async fn export(client: &Client, output: &Output) -> Result<()> {
-    let mut after: Option<String> = None;
-    loop {
-        let path = match &after {
-            Some(after) => format!("/v1/ledger?limit=1000&after={after}"),
-            None => "/v1/ledger?limit=1000".to_owned(),
-        };
-        let page = client.get(&path).await?;
-        for item in page["items"].as_array().into_iter().flatten() {
-            output.line(item)?;
-        }
-        match page["next"].as_str() {
-            Some(next) => after = Some(next.to_owned()),
-            None => return Ok(()),
-        }
-    }
 }

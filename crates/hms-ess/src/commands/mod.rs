@@ -1,20 +1,25 @@
 //! The verbs of the command line, a file each.
 
 pub(crate) mod apply;
+pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod bridge;
 pub(crate) mod config_show;
 pub(crate) mod dead_letters;
+pub(crate) mod hold;
 pub(crate) mod jsonata;
 pub(crate) mod ledger;
+pub(crate) mod listen;
 pub(crate) mod partner;
 pub(crate) mod publish;
+pub(crate) mod redact;
 pub(crate) mod replay;
 pub(crate) mod retract;
 pub(crate) mod schema;
 pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod tap;
+pub(crate) mod target;
 pub(crate) mod token;
 pub(crate) mod unacked;
 
@@ -62,9 +67,14 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::DeadLetters(command) => dead_letters::run(&command, globals, output).await,
         Command::Ledger(command) => ledger::run(&command, globals, output).await,
         Command::Prove(args) => ledger::prove(&args, &client(globals)?, output).await,
+        Command::Audit(args) => audit::run(&args, &client(globals)?, output).await,
         Command::Unacked(args) => unacked::run(&args, &client(globals)?, output).await,
+        Command::Hold(command) => hold::run(&command, globals, output).await,
+        Command::Redact(args) => redact::run(&args, globals, output).await,
+        Command::Target(command) => target::run(&command, &client(globals)?, output).await,
         Command::Token(command) => token::run(&command, &client(globals)?, output).await,
         Command::Backup(args) => backup::run(&args, &client(globals)?, output).await,
+        Command::Listen(args) => listen::run(&args, &client(globals)?, output).await,
         Command::Tap(args) => tap::run(&args, &client(globals)?, output).await,
         Command::Jsonata(args) => jsonata::run(&args, output).await,
         Command::Config(command) => config_show::run(&command, output),

@@ -23,8 +23,9 @@ struct Original<'a> {
     id: String,
     version: u32,
     subject: String,
+    /// Absent when it is gone.
     #[serde(borrow)]
-    payload: &'a RawValue,
+    payload: Option<&'a RawValue>,
 }
 
 /// Publishes the retraction: the same version and payload, so that every partner's bridge fits.
@@ -42,7 +43,7 @@ pub(crate) async fn run(args: &RetractArgs, client: &Client, output: &Output) ->
     })
     .to_string();
     // The payload's own text: numbers stay as they were written.
-    let text = format!("{},\"payload\":{}}}", &head[..head.len() - 1], original.payload.get());
+    let text = format!("{},\"payload\":{}}}", &head[..head.len() - 1], original.payload.map_or("null", RawValue::get));
     let reply = client.ask(Method::POST, "/v1/events", Body::Bytes("application/json", Bytes::from(text))).await?;
     if output.json {
         return output.raw_json(&reply.body);

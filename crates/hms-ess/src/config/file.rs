@@ -37,6 +37,11 @@ pub(super) fn text(value: &Value) -> Option<String> {
     }
 }
 
+/// A section as JSON text; nothing at all is empty.
+pub(super) fn document(value: &Value) -> Option<String> {
+    Some(if value.is_null() { String::new() } else { value.to_string() })
+}
+
 impl<'de> Deserialize<'de> for Keys {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(KeysVisitor)

@@ -12,15 +12,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use ess_core::escalation::{Quiet, Target, read_targets};
 use ess_core::limits::{EVENT_BYTES_MAX, SCRIPT_BYTES_MAX};
 use ess_core::nearest::nearest;
 use ess_core::partner::{AllowDir, AllowNet, SecretRef};
+use ess_core::retention::Keep;
 use ess_core::script::Bounds;
+use ess_hub::EscalationOptions;
 
 use crate::failure::{Failure, Result};
 
 /// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 25] = [
+pub(crate) const KEYS: [(&str, &str); 38] = [
     ("listen", "127.0.0.1:8443"),
     ("data", "hms-ess-data"),
     ("store", ""),
@@ -46,6 +49,19 @@ pub(crate) const KEYS: [(&str, &str); 25] = [
     ("stop_within", "10s"),
     ("checkpoint_every", "1h"),
     ("checkpoint_dir", ""),
+    ("checkpoint_file", ""),
+    ("checkpoint_url", ""),
+    ("checkpoint_token", ""),
+    ("keep_events", "7y"),
+    ("keep_tests", "30d"),
+    ("keep_attempts", "90d"),
+    ("keep_audit", "7y"),
+    ("retention_every", "1h"),
+    ("targets", ""),
+    ("escalate_to", ""),
+    ("escalate_after", "15m"),
+    ("escalate_distance", "5m"),
+    ("escalate_quiet", ""),
 ];
 
 /// Flags of `serve`.
@@ -127,8 +143,20 @@ pub(crate) struct Config {
     pub(crate) stop_within: Duration,
     /// How often the ledger's checkpoint is signed.
     pub(crate) checkpoint_every: Duration,
-    /// Where checkpoints are written to as well.
+    /// Directory that checkpoints are written to as well.
     pub(crate) checkpoint_dir: Option<PathBuf>,
+    /// File that checkpoints are added to as well.
+    pub(crate) checkpoint_file: Option<PathBuf>,
+    /// Address that checkpoints are POSTed to as well.
+    pub(crate) checkpoint_url: Option<String>,
+    /// Where the bearer token for it is.
+    pub(crate) checkpoint_token: Option<SecretRef>,
+    /// What is kept for how long.
+    pub(crate) keep: Keep,
+    /// How often it is looked for what is older.
+    pub(crate) retention_every: Duration,
+    /// Whom to tell of trouble.
+    pub(crate) escalation: EscalationOptions,
 }
 
 /// A value as it was written, and where.
@@ -198,8 +226,9 @@ fn read_file(file: &Path, layers: &mut Layers) -> Result<()> {
             });
         };
         let source = format!("{name}:{line}");
-        let text = file::text(&value)
-            .ok_or_else(|| Failure::usage(format!("{source}: {key}: expected a value or a list of values")))?;
+        let written = if *key == "targets" { file::document(&value) } else { file::text(&value) };
+        let text =
+            written.ok_or_else(|| Failure::usage(format!("{source}: {key}: expected a value or a list of values")))?;
         layers.insert(key, Written { text, source });
     }
     Ok(())
@@ -265,7 +294,18 @@ impl Config {
             script_bounds: values.script_bounds()?,
             stop_within: values.span("stop_within")?,
             checkpoint_every: values.lasting("checkpoint_every", "1s", "30d")?,
-            checkpoint_dir: Some(text("checkpoint_dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
+            checkpoint_dir: values.optional("checkpoint_dir").map(PathBuf::from),
+            checkpoint_file: values.optional("checkpoint_file").map(PathBuf::from),
+            checkpoint_url: values.optional("checkpoint_url").map(str::to_owned),
+            checkpoint_token: values.secret("checkpoint_token")?,
+            keep: Keep {
+                events: values.lasting("keep_events", "1s", "100y")?,
+                tests: values.lasting("keep_tests", "1s", "100y")?,
+                attempts: values.lasting("keep_attempts", "1s", "100y")?,
+                audit: values.lasting("keep_audit", "1s", "100y")?,
+            },
+            retention_every: values.lasting("retention_every", "1s", "30d")?,
+            escalation: values.escalation()?,
         })
     }
 }
@@ -311,6 +351,20 @@ impl<'a> Values<'a> {
         }
     }
 
+    fn optional(&self, key: &str) -> Option<&'a str> {
+        Some(self.text(key)).filter(|text| !text.is_empty())
+    }
+
+    /// Where a secret is; never the secret itself, which `config show` would print.
+    fn secret(&self, key: &str) -> Result<Option<SecretRef>> {
+        let Some(text) = self.optional(key) else { return Ok(None) };
+        match text.split_once(':') {
+            Some(("env", name)) if !name.is_empty() => Ok(Some(SecretRef::Env(name.to_owned()))),
+            Some(("file", path)) if !path.is_empty() => Ok(Some(SecretRef::File(path.to_owned()))),
+            _ => Err(Failure::usage(format!("{}: {key}: expected env:NAME or file:PATH", self.0[key].source))),
+        }
+    }
+
     fn number(&self, key: &str) -> Result<u64> {
         self.text(key).parse().map_err(|_| self.wrong(key, "a whole number"))
     }
@@ -330,6 +384,36 @@ impl<'a> Values<'a> {
         span.ok_or_else(|| self.wrong(key, &format!("{least} to {most}")))
     }
 
+    /// The section `targets` and the keys around it.
+    fn escalation(&self) -> Result<EscalationOptions> {
+        let targets = targets(self.0)?;
+        let to = self.items("escalate_to");
+        if let Some(unknown) = to.iter().find(|name| !targets.contains_key(*name)) {
+            let names: Vec<&str> = targets.keys().map(String::as_str).collect();
+            let source = &self.0["escalate_to"].source;
+            let failure = Failure::usage(format!("{source}: escalate_to: there is no target {unknown}"));
+            return Err(match nearest(unknown, &names) {
+                Some(meant) => failure.with_hint(format!("did you mean `{meant}`?")),
+                None if names.is_empty() => failure.with_hint("`targets` is empty; docs/operations.md shows one"),
+                None => failure.with_hint(format!("known are {}", names.join(", "))),
+            });
+        }
+        let quiet = match self.text("escalate_quiet") {
+            "" => None,
+            text => Some(
+                Quiet::parse(text)
+                    .map_err(|_| self.wrong("escalate_quiet", "hours such as 22:00-06:00 America/Chicago"))?,
+            ),
+        };
+        Ok(EscalationOptions {
+            targets,
+            to,
+            after: self.lasting("escalate_after", "1s", "365d")?,
+            distance: self.lasting("escalate_distance", "1s", "7d")?,
+            quiet,
+        })
+    }
+
     fn script_bounds(&self) -> Result<Bounds> {
         Ok(Bounds {
             time: self.lasting("script_time", "1ms", "60s")?,
@@ -341,6 +425,25 @@ impl<'a> Values<'a> {
             memory_bytes_max: self.within("script_memory_bytes_max", 16 << 20..=1 << 30)?,
         })
     }
+}
+
+/// The section `targets`; a wrong field is named with its place.
+pub(crate) fn targets(layers: &Layers) -> Result<BTreeMap<String, Target>> {
+    let written = &layers["targets"];
+    if written.text.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let failed = |detail: String| Failure::usage(format!("{}: {detail}", written.source));
+    // Never the text itself in the error: it may hold secrets.
+    let value: serde_json::Value = serde_json::from_str(&written.text)
+        .map_err(|_| failed("targets: expected a map of names to targets, in a variable as JSON".to_owned()))?;
+    read_targets(&value).map_err(|problem| {
+        let failure = failed(problem.detail);
+        match problem.hint {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
+    })
 }
 
 /// Finds a partner's secret on the hub's machine.
@@ -429,6 +532,30 @@ mod tests {
         let names = ["HMS_ESS_LISTN", "HMS_ESS_LISTEN", "HMS_ESS_TOKEN", "HOME"];
         let found = unknown_variables(names.into_iter());
         assert_eq!(found, ["the environment variable HMS_ESS_LISTN means nothing here; did you mean HMS_ESS_LISTEN?"]);
+    }
+
+    #[test]
+    fn the_targets_of_the_operators_page_are_taken_and_a_wrong_one_is_named_with_its_line() {
+        let page = include_str!("../../../../docs/operations.md");
+        let example = page.split("```yaml\n").find(|block| block.starts_with("# hub.yaml")).unwrap();
+        let example = example.split("```").next().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hub.yaml");
+        let read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Config::read(&layers(&ServeArgs { config: Some(file.clone()), ..ServeArgs::default() }).unwrap())
+        };
+        let escalation = read(example).unwrap().escalation;
+        let kinds: Vec<&str> = escalation.targets.values().map(|target| target.kind.word()).collect();
+        assert_eq!(kinds, ["alertmanager", "slack", "webhook", "email", "pagerduty"]);
+        assert_eq!(escalation.to, ["ops-email", "pager"]);
+        let failure = read(&example.replace("routing_key", "routing_kye")).unwrap_err();
+        assert!(failure.detail.ends_with("hub.yaml:2: targets.pager.routing_kye: unknown field"), "{}", failure.detail);
+        assert_eq!(failure.hint.as_deref(), Some("did you mean `routing_key`?"));
+        let failure = read(&example.replace("[ops-email, pager]", "[ops-mail]")).unwrap_err();
+        assert!(failure.detail.contains("escalate_to: there is no target ops-mail"), "{}", failure.detail);
+        let failure = read("targets: {a: {type: slack, url: 7}}").unwrap_err();
+        assert!(failure.detail.contains("targets.a.url: expected a text"), "{}", failure.detail);
     }
 
     #[test]

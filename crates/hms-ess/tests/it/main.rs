@@ -7,4 +7,5 @@ mod demo;
 mod life;
 mod partner;
 mod program;
+mod retention;
 mod stop;

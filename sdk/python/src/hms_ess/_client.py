@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any, Iterator, Mapping, Optional, TypedDict, cast
 from urllib.parse import quote
 
@@ -81,23 +82,27 @@ def status(
 
 
 class InboxMessage(dict[str, Any]):
-    """An event from the inbox: the envelope as a dict, and the two words to answer it with."""
+    """An event from the inbox: the envelope as a dict (an adapter's own object, or nothing but ``text`` or ``base64``
+    where it is no JSON), the header fields of a webhook, and the two words to answer it with."""
 
-    def __init__(self, envelope: Mapping[str, Any], partner: str, hub: Optional[str]) -> None:
-        super().__init__(envelope)
-        self._partner = partner
+    def __init__(self, item: Mapping[str, Any], hub: Optional[str]) -> None:
+        envelope = item.get("envelope", item)
+        super().__init__(envelope if isinstance(envelope, dict) else {"payload": envelope})
+        self.headers: dict[str, str] = dict(item.get("headers", {}))
+        self._id = str(item.get("event_id") or self["id"])
+        self._test = item.get("test", self.get("test")) is True
         self._hub = hub
 
     def ack(self) -> None:
         """Tells the hub that the event was applied."""
-        self._answer(ack(self["id"]))
+        self._answer(ack(self._id))
 
     def nack(self, reason: str, retryable: bool = False) -> None:
         """Tells the hub that the event was refused, and why."""
-        self._answer(nack(self["id"], reason, retryable))
+        self._answer(nack(self._id, reason, retryable))
 
     def _answer(self, word: Mapping[str, Any]) -> None:
-        body = {**word, "test": True} if self.get("test") is True else word
+        body = {**word, "test": True} if self._test else word
         call("POST", "/v1/acks", self._hub, body=json.dumps(body).encode("utf-8"))
 
 
@@ -110,9 +115,12 @@ def inbox(partner: str, hub: Optional[str] = None, *, wait: int = 30, forever: b
     path = f"/v1/partners/{quote(check_id(partner, 'partner'), safe='')}/inbox?wait={int(wait)}s"
     while True:
         answer = call("GET", path, hub, timeout=30.0 + wait)
+        fetched = time.monotonic()
         items = answer.get("items", []) if isinstance(answer, dict) else []
         for item in items:
-            envelope = item.get("envelope", item)
-            yield InboxMessage(envelope, partner, hub)
+            # What lay here for too long is offered again, to whoever asks first.
+            if (time.monotonic() - fetched) * 1000 >= float(item.get("lease_ms", "inf")):
+                break
+            yield InboxMessage(item, hub)
         if not items and not forever:
             return

@@ -116,7 +116,7 @@ pub fn place_of(open: &OpenDelivery) -> Place {
 #[derive(Debug, Clone)]
 pub enum Deed {
     /// Became durable.
-    Durable(Change),
+    Durable(Box<Change>),
     /// The hub died; these rows are there when it comes back.
     Died(Kept),
 }
@@ -147,7 +147,7 @@ impl Store {
         for change in self.pending.drain(..count.min(self.pending.len())) {
             self.durable.apply(&change);
             if let Some(history) = &mut self.history {
-                history.push(Deed::Durable(change));
+                history.push(Deed::Durable(Box::new(change)));
             }
         }
     }

@@ -164,11 +164,6 @@ impl World {
         self.at(at, Event::Crash);
     }
 
-    /// An operator redrives the dead letters of the first partner then.
-    pub fn redrive_at(&mut self, at: Duration) {
-        self.at(at, Event::At(0, 0, Doing::Act(super::operator::Act::Redrive)));
-    }
-
     /// Plays it to the end.
     pub fn play(mut self) -> Result<Played, Failure> {
         for index in 0..self.sites.len() {

@@ -27,7 +27,7 @@ impl Visible {
                 let state = match outcome {
                     Outcome::Blocked { .. } => OpenState::Blocked,
                     Outcome::Verdict(Verdict::Received | Verdict::Unacknowledged { .. }) => OpenState::AwaitingAck,
-                    Outcome::Verdict(_) => return Ok(()),
+                    Outcome::Verdict(_) | Outcome::Recalled | Outcome::Withdrawn { .. } => return Ok(()),
                 };
                 if scene.store.live.end_of(&place).is_none() {
                     self.expected.insert(place, state);

@@ -1,0 +1,182 @@
+//! What is wrong with a partner, in a few short questions, and what Ops were told of it.
+//!
+//! Every question is bounded: what a partner's backlog is does not matter to what a look at it costs.
+
+use ess_core::id::{PartnerNo, Seq};
+use ess_core::time::Time;
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+use uuid::Uuid;
+
+use super::events::Reader;
+use super::rows;
+use crate::error::StoreError;
+use crate::types::{FoundTrouble, PartnerTroubles, StoredEscalation};
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// Deliveries of a kind that are looked at; what is more is said to be more.
+const COUNT_MAX: u64 = 1_000;
+
+pub(super) const BLOCKED: &str = "select o.seq, o.round, o.message, o.priority, o.reason, o.mend, e.id, e.recorded_at \
+    from open_delivery o indexed by open_delivery_blocked join event e on e.seq = o.seq \
+    where o.partner = ?1 and o.state = 'blocked' and o.test = 0 order by o.seq, o.round limit ?2";
+pub(super) const OUTSTANDING: &str = "select o.seq, o.round, o.message, o.priority, o.reason, o.mend, e.id, e.recorded_at \
+    from open_delivery o indexed by open_delivery_outstanding join event e on e.seq = o.seq \
+    where o.partner = ?1 and o.state = 'awaiting_ack' and o.due_at is null and o.test = 0 \
+    order by o.seq, o.round limit ?2";
+pub(super) const OPEN: &str = "select o.seq, o.round, o.message, o.priority, o.reason, o.mend, e.id, e.recorded_at \
+    from open_delivery o join event e on e.seq = o.seq \
+    where o.partner = ?1 and o.test = 0 order by o.seq, o.round limit ?2";
+pub(super) const URGENT: &str = "select o.seq, o.round, o.message, o.priority, o.reason, o.mend, e.id, e.recorded_at \
+    from open_delivery o indexed by open_delivery_urgent join event e on e.seq = o.seq \
+    where o.partner = ?1 and o.priority = 1 and o.test = 0 order by o.seq, o.round limit ?2";
+pub(super) const DEAD: &str = "select d.seq, d.round, null, e.priority, d.reason, null, e.id, d.at \
+    from ended_delivery d indexed by ended_delivery_partner join event e on e.seq = d.seq \
+    where d.partner = ?1 and d.state in ('dead', 'nack') and d.test = 0 order by d.seq, d.round limit ?2";
+const HEALTH: &str = "select offline_since, gave_up_at from lane where partner = ?1";
+const EVENT: &str = "select id, recorded_at, priority from event where seq = ?1";
+const RECORDED_AT: &str = "select seq, recorded_at from event where seq >= ?1 order by seq limit 1";
+const BOUNDS: &str = "select coalesce(min(seq), 0), coalesce(max(seq), 0) from event";
+const LAST_PAUSE: &str = "select actor, reason from audit where act = 'partner.pause' and object = ?1 \
+    order by number desc limit 1";
+const ALL: &str = "select partner, cause, target, told_at, since, urgent from escalation";
+const PUT: &str = "insert or replace into escalation (partner, cause, target, told_at, since, urgent) \
+    values (?1, ?2, ?3, ?4, ?5, ?6)";
+const REMOVE: &str = "delete from escalation where partner = ?1 and cause = ?2 and target = ?3";
+
+/// What is wrong with a partner.
+pub(crate) fn troubles(reader: &Reader<'_>, partner: PartnerNo, pending: [Option<Seq>; 2]) -> Result<PartnerTroubles> {
+    let db = reader.db;
+    let read = |row: &Row<'_>| Ok((rows::time(row, 0)?, rows::time(row, 1)?));
+    let health = db.prepare_cached(HEALTH)?.query_row(params![partner.0], read).optional()?;
+    let (offline_since, gave_up_at) = health.unwrap_or_default();
+    let [pending, pending_urgent] = pending;
+    let mut open = found(db, OPEN, partner)?;
+    if let Some((id, recorded_at, urgent)) = pending.map(|seq| event(db, seq)).transpose()?.flatten() {
+        // Where there is one without a record there may be others.
+        let known = open.get_or_insert(FoundTrouble {
+            count: 0,
+            has_more: true,
+            oldest: id.clone(),
+            since: recorded_at,
+            reason: None,
+            mend: None,
+            urgent: false,
+        });
+        known.count += 1;
+        known.has_more = true;
+        known.urgent |= urgent;
+        if recorded_at < known.since {
+            (known.since, known.oldest) = (recorded_at, id);
+        }
+    }
+    let urgent = found(db, URGENT, partner)?.map(|found| found.since);
+    let pending_urgent = pending_urgent.map(|seq| event(db, seq)).transpose()?.flatten();
+    Ok(PartnerTroubles {
+        blocked: found(db, BLOCKED, partner)?,
+        dead: found(db, DEAD, partner)?,
+        outstanding: found(db, OUTSTANDING, partner)?,
+        open,
+        open_urgent_since: urgent.into_iter().chain(pending_urgent.map(|(_, at, _)| at)).min(),
+        offline_since,
+        gave_up_at,
+    })
+}
+
+fn found(db: &Connection, sql: &str, partner: PartnerNo) -> Result<Option<FoundTrouble>> {
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query(params![partner.0, COUNT_MAX + 1])?;
+    let mut found: Option<FoundTrouble> = None;
+    while let Some(row) = rows.next()? {
+        let since = since(row)?;
+        let known = match &mut found {
+            Some(known) => known,
+            None => found.insert(FoundTrouble {
+                count: 0,
+                has_more: false,
+                oldest: row.get(6)?,
+                since,
+                reason: None,
+                mend: None,
+                urgent: false,
+            }),
+        };
+        if known.count == COUNT_MAX {
+            known.has_more = true;
+            break;
+        }
+        known.count += 1;
+        known.urgent |= row.get::<_, i64>(3)? == 1;
+        if since < known.since {
+            (known.since, known.oldest) = (since, row.get(6)?);
+        }
+        if let Some(reason) = row.get(4)? {
+            known.reason = Some(reason);
+            known.mend = row.get(5)?;
+        }
+    }
+    Ok(found)
+}
+
+/// A replay is as old as its own message id (UUID version 7 holds its time), not as its event.
+fn since(row: &Row<'_>) -> Result<Time> {
+    let recorded_at: i64 = row.get(7)?;
+    let replayed_at = rows::uuid(row, 2)?.and_then(|uuid: Uuid| uuid.get_timestamp()).map(|timestamp| {
+        let (seconds, nanos) = timestamp.to_unix();
+        i64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000) + i64::from(nanos / 1_000)
+    });
+    Ok(Time::from_micros(replayed_at.unwrap_or(recorded_at)))
+}
+
+fn event(db: &Connection, seq: Seq) -> Result<Option<(String, Time, bool)>> {
+    let read = |row: &Row<'_>| Ok((row.get(0)?, Time::from_micros(row.get(1)?), row.get::<_, i64>(2)? == 1));
+    Ok(db.prepare_cached(EVENT)?.query_row(params![seq.0], read).optional()?)
+}
+
+/// The last event recorded at this time or before: the log is in the order of time, so it is found by halving.
+pub(crate) fn newest_at(reader: &Reader<'_>, time: Time) -> Result<Seq> {
+    let (first, last): (u64, u64) = reader.db.query_row(BOUNDS, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut statement = reader.db.prepare_cached(RECORDED_AT)?;
+    // Everything up to `low` was recorded at the time or before; nothing from `high` on was.
+    let (mut low, mut high) = (first.saturating_sub(1), last + 1);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        let (seq, at): (u64, i64) = statement.query_row(params![middle], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if at <= time.as_micros() {
+            low = seq;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(Seq(low))
+}
+
+pub(crate) fn last_pause(reader: &Reader<'_>, partner: &str) -> Result<Option<(String, Option<String>)>> {
+    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    Ok(reader.db.prepare_cached(LAST_PAUSE)?.query_row(params![partner], read).optional()?)
+}
+
+pub(super) fn all(db: &Connection) -> Result<Vec<StoredEscalation>> {
+    let read = |row: &Row<'_>| {
+        Ok(StoredEscalation {
+            partner: PartnerNo(row.get(0)?),
+            cause: row.get(1)?,
+            target: row.get(2)?,
+            told_at: Time::from_micros(row.get(3)?),
+            since: Time::from_micros(row.get(4)?),
+            urgent: row.get(5)?,
+        })
+    };
+    Ok(db.prepare(ALL)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn put(tx: &Transaction<'_>, told: &StoredEscalation) -> Result<()> {
+    let (told_at, since) = (told.told_at.as_micros(), told.since.as_micros());
+    tx.execute(PUT, params![told.partner.0, told.cause, told.target, told_at, since, told.urgent])?;
+    Ok(())
+}
+
+pub(super) fn remove(tx: &Transaction<'_>, told: &StoredEscalation) -> Result<()> {
+    tx.execute(REMOVE, params![told.partner.0, told.cause, told.target])?;
+    Ok(())
+}
