@@ -143,3 +143,24 @@ def test_a_server_that_was_away_gets_all_events_once_and_in_order(
     server.start()
     wait_for("all ACKs", lambda: all(state(client, id) == "ack" for id in ids))
     assert [message.headers["x-hms-event-id"] for message in server.messages()] == ids
+
+
+def test_a_partner_that_says_so_itself_is_heard_after_the_stream_has_the_event(
+    start_hub: Callable[..., Hub], server: NatsServer
+) -> None:
+    server.make_stream()
+    client = start_hub().client()
+    partner = {
+        "id": "COURT-CALENDAR",
+        "channel": "nats",
+        "url": f"nats://127.0.0.1:{server.port}/rules.{{subject}}",
+        "auth": {"user": "hub", "password": "s3cret"},
+        "ack": {"by": "callback"},
+    }
+    assert client.ask("POST", "/v1/partners", partner).status == 201
+    publish(client, "RULE-A-V1")
+    wait_for("the delivery", lambda: state(client, "RULE-A-V1") == "awaiting_ack")
+    assert [message.subject for message in server.messages()] == ["rules.RULE-A"]
+    said = client.ask("POST", "/v1/acks", {"ack": "RULE-A-V1", "partner": "COURT-CALENDAR"})
+    assert said.status in (200, 202), said
+    wait_for("the ACK", lambda: state(client, "RULE-A-V1") == "ack")

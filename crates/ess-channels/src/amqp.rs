@@ -17,8 +17,9 @@ use bytes::BytesMut;
 use ess_core::id::PartnerId;
 use ess_core::message::Message;
 use ess_core::partner::Partner;
+use ess_core::place::AmqpPlace;
 use ess_core::receipt::{Failure, Receipt, Stage};
-use ess_core::topic::{Topic, Values};
+use ess_core::topic::Values;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
@@ -30,7 +31,7 @@ use crate::kept::Kept;
 use crate::limits::{AMQP_FRAME_BYTES_MAX, AMQP_HEARTBEAT};
 use crate::pool::Pool;
 use crate::progress::{Progress, one_line};
-use crate::target::{AMQP, Target, percent_decode};
+use crate::target::{AMQP, Target};
 use frame::{Frame, Login, Malformed};
 use words::Place;
 
@@ -44,10 +45,7 @@ pub struct Amqp {
     tls: Option<TlsConnector>,
     credential: Credential,
     partner: PartnerId,
-    vhost: String,
-    exchange: String,
-    /// None goes with an empty routing key, as to a fanout exchange.
-    routing_key: Option<Topic>,
+    place: AmqpPlace,
     pool: Pool<Kept<Session>>,
 }
 
@@ -78,22 +76,14 @@ impl Amqp {
         if matches!(&credential, Credential::Password { user: None, .. }) {
             return Err(ChannelError::Credential("a password needs a user there".to_owned()));
         }
-        let refuse = |why: String| ChannelError::Url(why);
-        let (vhost, exchange, routing_key) = split(&target.path).map_err(refuse)?;
-        let routing_key =
-            if routing_key.is_empty() { None } else { Some(Topic::of_path(routing_key).map_err(refuse)?) };
-        if exchange.is_empty() && routing_key.is_none() {
-            return Err(refuse("the default exchange needs the queue's name as routing key".to_owned()));
-        }
+        let place = AmqpPlace::of_path(&target.path).map_err(ChannelError::Url)?;
         Ok(Amqp {
             target,
             dialer: dialer.clone(),
             tls,
             credential,
             partner: partner.id.clone(),
-            vhost,
-            exchange,
-            routing_key,
+            place,
             pool: Pool::new(partner.limits.in_flight as usize, Kept::is_open),
         })
     }
@@ -149,8 +139,8 @@ impl Amqp {
             subject: &message.subject,
             version: message.version,
         };
-        let routing_key = self.routing_key.as_ref().map(|key| key.fill_sparing(&values, has_meaning));
-        let place = Place { exchange: &self.exchange, routing_key: routing_key.as_deref().unwrap_or_default() };
+        let routing_key = self.place.routing_key(&values);
+        let place = Place { exchange: &self.place.exchange, routing_key: &routing_key };
         let published = frame::publish(place.exchange, place.routing_key, message, line.state.frame_bytes_max);
         let published = match published {
             Ok(published) => published,
@@ -213,7 +203,7 @@ impl Amqp {
         let heartbeat_s = if heartbeat_s == 0 { wanted_s } else { heartbeat_s.min(wanted_s) };
         line.state.frame_bytes_max = frame_bytes_max;
         line.state.beat = Duration::from_secs(u64::from(heartbeat_s)) / 2;
-        let open = frame::tune_ok_and_open(frame_bytes_max, heartbeat_s, &self.vhost);
+        let open = frame::tune_ok_and_open(frame_bytes_max, heartbeat_s, &self.place.vhost);
         for (written, wanted, name) in [
             (open, Frame::OpenOk, "OpenOk"),
             (frame::channel_open(), Frame::ChannelOpenOk, "channel"),
@@ -232,7 +222,7 @@ impl Amqp {
         loop {
             match answer(line, Stage::Auth, awaited).await? {
                 Frame::Close { code, text, .. } => {
-                    let reason = words::login_words(code, &text, &self.vhost);
+                    let reason = words::login_words(code, &text, &self.place.vhost);
                     return Err(Failure { stage: Stage::Auth, reason });
                 }
                 Frame::Secure => {
@@ -282,45 +272,6 @@ async fn answer(line: &mut Kept<Session>, stage: Stage, awaited: &str) -> Result
         match timeout(beat, line.read(stage, awaited)).await {
             Ok(read) => read?,
             Err(_) => line.write(frame::HEARTBEAT, stage).await?,
-        }
-    }
-}
-
-/// Characters that have a meaning in the keys that queues are bound with.
-fn has_meaning(character: char) -> bool {
-    matches!(character, '.' | '*' | '#')
-}
-
-/// `/vhost/exchange/routing key`, of which the key may be absent and the exchange empty.
-fn split(path: &str) -> Result<(String, String, &str), String> {
-    let example = "write amqps://host/vhost/exchange/{subject}, with %2F for the virtual host /";
-    let mut parts = path.strip_prefix('/').unwrap_or(path).splitn(3, '/');
-    let (Some(vhost), Some(exchange)) = (parts.next(), parts.next()) else {
-        return Err(format!("it names no exchange; {example}"));
-    };
-    let decode = |part: &str| percent_decode(part).ok_or_else(|| "it is not percent-encoded UTF-8".to_owned());
-    let (vhost, exchange) = (decode(vhost)?, decode(exchange)?);
-    if vhost.is_empty() || vhost.len() > 255 || exchange.len() > 255 {
-        return Err(format!("a virtual host has 1 to 255 bytes, an exchange 255 at most; {example}"));
-    }
-    if exchange.contains(['{', '}']) || vhost.contains(['{', '}']) {
-        return Err("only the routing key has words in braces".to_owned());
-    }
-    Ok((vhost, exchange, parts.next().unwrap_or_default()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_names_a_virtual_host_an_exchange_and_a_key() {
-        let of = |path: &str| split(path).map(|(vhost, exchange, key)| format!("{vhost}|{exchange}|{key}"));
-        assert_eq!(of("/court/rules/{subject}.x").unwrap(), "court|rules|{subject}.x");
-        assert_eq!(of("/%2F/rules").unwrap(), "/|rules|");
-        assert_eq!(of("/%2F//a/b").unwrap(), "/||a/b");
-        for wrong in ["", "/", "/court", "//rules/k", "/%2/rules", "/v/{subject}/k"] {
-            assert!(of(wrong).is_err(), "{wrong}");
         }
     }
 }

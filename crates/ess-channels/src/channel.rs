@@ -105,7 +105,9 @@ impl Channel {
     #[must_use]
     pub fn watch(&self) -> Watch {
         match self {
-            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Nats(_) | Channel::Amqp(_) => Watch::None,
+            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Nats(_) | Channel::Amqp(_) => {
+                Watch::None
+            }
             Channel::Mqtt(mqtt) => mqtt.watch(),
             Channel::File(file) => file.watch(),
             Channel::Sftp(sftp) => sftp.watch(),
@@ -120,7 +122,12 @@ impl Channel {
     /// The place could not be looked at by `deadline`.
     pub async fn look(&self, awaited: &[Awaited], deadline: Instant) -> Result<Vec<Heard>, Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Mqtt(_) | Channel::Nats(_) | Channel::Amqp(_) => Ok(Vec::new()),
+            Channel::Webhook(_)
+            | Channel::Pull(_)
+            | Channel::Mllp(_)
+            | Channel::Mqtt(_)
+            | Channel::Nats(_)
+            | Channel::Amqp(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.look(awaited, deadline).await,
         }
@@ -133,7 +140,12 @@ impl Channel {
     /// It could not be removed; it is only found again.
     pub async fn settle(&self, awaited: &Awaited, deadline: Instant) -> Result<(), Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Mqtt(_) | Channel::Nats(_) | Channel::Amqp(_) => Ok(()),
+            Channel::Webhook(_)
+            | Channel::Pull(_)
+            | Channel::Mllp(_)
+            | Channel::Mqtt(_)
+            | Channel::Nats(_)
+            | Channel::Amqp(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.settle(awaited, deadline).await,
         }
@@ -145,9 +157,13 @@ impl Channel {
         match self {
             Channel::Mqtt(mqtt) => mqtt.listen(heard).await,
             // None of the others has anything to listen to.
-            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Nats(_) | Channel::Amqp(_) => {
-                std::future::pending().await
-            }
+            Channel::Webhook(_)
+            | Channel::File(_)
+            | Channel::Sftp(_)
+            | Channel::Pull(_)
+            | Channel::Mllp(_)
+            | Channel::Nats(_)
+            | Channel::Amqp(_) => std::future::pending().await,
         }
     }
 
@@ -169,7 +185,13 @@ impl Channel {
     pub fn pull(&self) -> Option<&Pull> {
         match self {
             Channel::Pull(pull) => Some(pull),
-            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Mllp(_) | Channel::Mqtt(_) | Channel::Nats(_) | Channel::Amqp(_) => None,
+            Channel::Webhook(_)
+            | Channel::File(_)
+            | Channel::Sftp(_)
+            | Channel::Mllp(_)
+            | Channel::Mqtt(_)
+            | Channel::Nats(_)
+            | Channel::Amqp(_) => None,
         }
     }
 }

@@ -15,8 +15,9 @@ use bytes::BytesMut;
 use ess_core::id::PartnerId;
 use ess_core::message::Message;
 use ess_core::partner::Partner;
+use ess_core::place::NatsSubject;
 use ess_core::receipt::{Failure, Receipt, Stage};
-use ess_core::topic::{Topic, Values};
+use ess_core::topic::Values;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
@@ -38,7 +39,7 @@ pub struct Nats {
     tls: Option<TlsConnector>,
     credential: Credential,
     partner: PartnerId,
-    subject: Topic,
+    subject: NatsSubject,
     pool: Pool<Kept<Session>>,
 }
 
@@ -65,8 +66,7 @@ impl Nats {
     ) -> Result<Nats, ChannelError> {
         let target = Target::parse(url, &NATS)?;
         let tls = dialer.broker_tls(&target, &credential, "natss")?;
-        let subject = Topic::of_path(target.path.strip_prefix('/').unwrap_or_default()).map_err(ChannelError::Url)?;
-        check_subject(subject.template()).map_err(|why| ChannelError::Url(why.to_owned()))?;
+        let subject = NatsSubject::of_path(&target.path).map_err(ChannelError::Url)?;
         Ok(Nats {
             target,
             dialer: dialer.clone(),
@@ -126,7 +126,7 @@ impl Nats {
             subject: &message.subject,
             version: message.version,
         };
-        let subject = self.subject.fill_sparing(&values, has_meaning);
+        let subject = self.subject.fill(&values);
         line.state.sent += 1;
         let inbox = format!("{}.{}", line.state.inbox, line.state.sent);
         let published = protocol::publish(&subject, &inbox, message);
@@ -161,8 +161,7 @@ impl Nats {
         let stream = self.dialer.dial(&self.target, plain, progress).await?;
         progress.enter(Stage::Auth);
         let inbox = format!("_INBOX.{}", self.dialer.nonce()?);
-        let mut line =
-            Kept::new(stream, BytesMut::new(), Session { inbox, sent: 0, info: Info::default() });
+        let mut line = Kept::new(stream, BytesMut::new(), Session { inbox, sent: 0, info: Info::default() });
         let Op::Info(info) = answer(&mut line, Stage::Auth, "the server's INFO").await? else {
             return Err(refuse("the server did not begin with INFO; is it NATS?"));
         };
@@ -197,12 +196,7 @@ impl Nats {
         Ok(Kept::new(stream, BytesMut::new(), state))
     }
 
-    async fn log_in(
-        &self,
-        mut line: Kept<Session>,
-        info: Info,
-        progress: &Progress,
-    ) -> Result<Kept<Session>, Failure> {
+    async fn log_in(&self, mut line: Kept<Session>, info: Info, progress: &Progress) -> Result<Kept<Session>, Failure> {
         progress.enter(Stage::Auth);
         line.state.info = info;
         let login = match &self.credential {
@@ -231,43 +225,6 @@ async fn answer(line: &mut Kept<Session>, stage: Stage, awaited: &str) -> Result
             Some(Op::Ping) => line.write(b"PONG\r\n", stage).await?,
             Some(op) => return Ok(op),
             None => line.read(stage, awaited).await?,
-        }
-    }
-}
-
-/// Characters that have a meaning in subjects, or that no subject holds.
-fn has_meaning(character: char) -> bool {
-    character.is_whitespace() || matches!(character, '.' | '*' | '>')
-}
-
-/// A template whose filled form is a subject whatever the values are.
-fn check_subject(template: &str) -> Result<(), &'static str> {
-    if template.contains(['*', '>']) {
-        return Err("a subject to publish to has no wildcard (`*`, `>`)");
-    }
-    if template.chars().any(char::is_whitespace) {
-        return Err("a subject has no blanks");
-    }
-    if template.split('.').any(str::is_empty) {
-        return Err("between the dots of a subject stands something");
-    }
-    if template.starts_with("_INBOX.") {
-        return Err("subjects that begin with `_INBOX.` are for answers");
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_template_that_is_no_subject_is_refused() {
-        for fine in ["rules", "rules.{subject}", "{partner}.v{version}.{id}"] {
-            assert_eq!(check_subject(fine), Ok(()), "{fine}");
-        }
-        for wrong in ["rules.*", "rules.>", "a b", "rules.", ".a", "a..b", "", "_INBOX.x"] {
-            assert!(check_subject(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -281,8 +281,7 @@ impl<'a> Reader<'a> {
     }
 
     fn bytes(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) =
-            self.0.split_at_checked(length).ok_or(Malformed("the broker sent a method cut short"))?;
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(Malformed("the broker sent a method cut short"))?;
         self.0 = rest;
         Ok(taken)
     }

@@ -39,13 +39,8 @@ pub(super) fn refusal(said: &str, subject: &str) -> Receipt {
     if lower.contains("maximum payload") {
         return Receipt::Refused { reason: format!("the server does not take so long a message: {said}") };
     }
-    let hint = match () {
-        () if lower.contains("permissions violation for subscription") => {
-            "; let the user listen to _INBOX.>, or there is no receipt"
-        }
-        () if lower.contains("permissions violation") => "; let the partner grant it, or correct the url",
-        () => "",
-    };
+    let is_denied = lower.contains("permissions violation");
+    let hint = if is_denied { "; let the partner grant it, or correct the url" } else { "" };
     let reason = format!("the server refused the message to {subject}: {said}{hint}");
     Receipt::Failed(Failure { stage: Stage::Await, reason })
 }
@@ -53,8 +48,12 @@ pub(super) fn refusal(said: &str, subject: &str) -> Receipt {
 /// An error at the log-in.
 pub(super) fn login_words(said: &str) -> String {
     let said = words(said);
-    if said.to_ascii_lowercase().contains("authorization violation") {
+    let lower = said.to_ascii_lowercase();
+    if lower.contains("authorization violation") {
         return format!("the server does not take the login: {said}");
+    }
+    if lower.contains("permissions violation") {
+        return format!("the user may not listen to _INBOX.>, without which there is no receipt: {said}");
     }
     format!("the server refused the log-in: {said}")
 }

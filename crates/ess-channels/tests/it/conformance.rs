@@ -82,7 +82,8 @@ fn check_delivered(described: &Described, messages: &[&Message]) {
 }
 
 async fn delivers_and_marks_dry_runs(described: &Described) {
-    let (real, dry_run) = (described.numbered(1), (described.shape)(Message { test: true, id: "test_msg_1".to_owned(), ..numbered(1) }));
+    let (real, dry_run) =
+        (described.numbered(1), (described.shape)(Message { test: true, id: "test_msg_1".to_owned(), ..numbered(1) }));
     arrived(&described.channel.send(&real, soon()).await);
     arrived(&described.channel.send(&dry_run, soon()).await);
     check_delivered(described, &[&real, &dry_run]);

@@ -149,6 +149,9 @@ async fn a_wrong_password_is_a_failure_of_the_login_and_not_in_its_words() {
         failed(channel(&format!("nats://{}/rules.x", server.address), wrong).send(&message(), soon()).await);
     assert_eq!(stage, Stage::Auth);
     assert!(reason.contains("Authorization Violation") && !reason.contains("hunter2"), "{reason}");
+    let deaf = Credential::Password { user: Some("deaf".to_owned()), password: "deaf".to_owned() };
+    let failure = failed(channel(&format!("nats://{}/rules.x", server.address), deaf).send(&message(), soon()).await);
+    assert!(failure.stage == Stage::Auth && failure.reason.contains("may not listen to _INBOX"), "{failure:?}");
 }
 
 #[tokio::test]

@@ -66,6 +66,7 @@ impl NatsServer {
             "listen: \"{}\"\njetstream {{ store_dir: \"{}\" }}\n{}\n\
              authorization {{ users: [\n\
              {{ user: admin, password: admin }}\n\
+             {{ user: deaf, password: deaf, permissions: {{ subscribe: \"court.>\" }} }}\n\
              {{ user: hub, password: \"s3cret pass\", permissions: {{ publish: {{ deny: \"secret.>\" }} }} }}\n] }}\n",
             self.address,
             self.dir.path().join("store").display(),
