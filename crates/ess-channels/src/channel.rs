@@ -6,11 +6,13 @@ use ess_core::receipt::{Failure, Receipt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::amqp::Amqp;
 use crate::credential::Credential;
 use crate::dialer::Dialer;
 use crate::file::FileDrop;
 use crate::mllp::Mllp;
 use crate::mqtt::Mqtt;
+use crate::nats::Nats;
 use crate::pull::Pull;
 use crate::sftp::SftpDrop;
 use crate::watch::{Awaited, Heard, Watch};
@@ -44,6 +46,10 @@ pub enum Channel {
     Mllp(Box<Mllp>),
     /// MQTT.
     Mqtt(Box<Mqtt>),
+    /// NATS JetStream.
+    Nats(Box<Nats>),
+    /// AMQP 0.9.1.
+    Amqp(Box<Amqp>),
     /// A drop by SFTP.
     Sftp(Box<SftpDrop>),
     /// The partner fetches its events.
@@ -72,6 +78,8 @@ impl Channel {
             ChannelKind::Mqtt => Mqtt::open(partner, url, credential, dialer).map(Box::new).map(Channel::Mqtt),
             ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Box::new).map(Channel::Sftp),
             ChannelKind::Pull => Ok(Channel::Pull(Pull::default())),
+            ChannelKind::Nats => Nats::open(partner, url, credential, dialer).map(Box::new).map(Channel::Nats),
+            ChannelKind::Amqp => Amqp::open(partner, url, credential, dialer).map(Box::new).map(Channel::Amqp),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
         }
@@ -86,6 +94,8 @@ impl Channel {
             Channel::File(file) => file.send(message, deadline).await,
             Channel::Mllp(mllp) => mllp.send(message, deadline).await,
             Channel::Mqtt(mqtt) => mqtt.send(message, deadline).await,
+            Channel::Nats(nats) => nats.send(message, deadline).await,
+            Channel::Amqp(amqp) => amqp.send(message, deadline).await,
             Channel::Sftp(sftp) => sftp.send(message, deadline).await,
             Channel::Pull(pull) => pull.send(message, deadline).await,
         }
@@ -95,7 +105,9 @@ impl Channel {
     #[must_use]
     pub fn watch(&self) -> Watch {
         match self {
-            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) => Watch::None,
+            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Nats(_) | Channel::Amqp(_) => {
+                Watch::None
+            }
             Channel::Mqtt(mqtt) => mqtt.watch(),
             Channel::File(file) => file.watch(),
             Channel::Sftp(sftp) => sftp.watch(),
@@ -110,7 +122,12 @@ impl Channel {
     /// The place could not be looked at by `deadline`.
     pub async fn look(&self, awaited: &[Awaited], deadline: Instant) -> Result<Vec<Heard>, Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Mqtt(_) => Ok(Vec::new()),
+            Channel::Webhook(_)
+            | Channel::Pull(_)
+            | Channel::Mllp(_)
+            | Channel::Mqtt(_)
+            | Channel::Nats(_)
+            | Channel::Amqp(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.look(awaited, deadline).await,
         }
@@ -123,7 +140,12 @@ impl Channel {
     /// It could not be removed; it is only found again.
     pub async fn settle(&self, awaited: &Awaited, deadline: Instant) -> Result<(), Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Mqtt(_) => Ok(()),
+            Channel::Webhook(_)
+            | Channel::Pull(_)
+            | Channel::Mllp(_)
+            | Channel::Mqtt(_)
+            | Channel::Nats(_)
+            | Channel::Amqp(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.settle(awaited, deadline).await,
         }
@@ -135,9 +157,13 @@ impl Channel {
         match self {
             Channel::Mqtt(mqtt) => mqtt.listen(heard).await,
             // None of the others has anything to listen to.
-            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Pull(_) | Channel::Mllp(_) => {
-                std::future::pending().await
-            }
+            Channel::Webhook(_)
+            | Channel::File(_)
+            | Channel::Sftp(_)
+            | Channel::Pull(_)
+            | Channel::Mllp(_)
+            | Channel::Nats(_)
+            | Channel::Amqp(_) => std::future::pending().await,
         }
     }
 
@@ -146,6 +172,8 @@ impl Channel {
         match self {
             Channel::Webhook(webhook) => webhook.sweep(),
             Channel::Mllp(mllp) => mllp.sweep(),
+            Channel::Nats(nats) => nats.sweep(),
+            Channel::Amqp(amqp) => amqp.sweep(),
             Channel::Sftp(sftp) => sftp.sweep(),
             // A broker keeps the connection of one that is silent by its own rules.
             Channel::File(_) | Channel::Pull(_) | Channel::Mqtt(_) => {}
@@ -157,7 +185,13 @@ impl Channel {
     pub fn pull(&self) -> Option<&Pull> {
         match self {
             Channel::Pull(pull) => Some(pull),
-            Channel::Webhook(_) | Channel::File(_) | Channel::Sftp(_) | Channel::Mllp(_) | Channel::Mqtt(_) => None,
+            Channel::Webhook(_)
+            | Channel::File(_)
+            | Channel::Sftp(_)
+            | Channel::Mllp(_)
+            | Channel::Mqtt(_)
+            | Channel::Nats(_)
+            | Channel::Amqp(_) => None,
         }
     }
 }

@@ -4,16 +4,19 @@
 //! starts no task but the one that drives an MQTT connection and ends with it, and opens no socket but through [`Dialer`]
 //! and no file but where the operator allowed it.
 
+mod amqp;
 mod channel;
 mod credential;
 mod dialer;
 mod file;
 mod guard;
 mod http1;
+mod kept;
 mod limits;
 mod mail;
 mod mllp;
 mod mqtt;
+mod nats;
 mod oauth;
 mod pool;
 mod progress;
@@ -26,6 +29,7 @@ mod watch;
 mod webhook;
 mod wire;
 
+pub use amqp::Amqp;
 pub use channel::{Channel, ChannelError};
 pub use credential::Credential;
 pub use dialer::{Dialer, DialerOptions};
@@ -33,6 +37,7 @@ pub use file::FileDrop;
 pub use mail::Mail;
 pub use mllp::Mllp;
 pub use mqtt::Mqtt;
+pub use nats::Nats;
 pub use pull::{Pull, Slot};
 pub use sftp::SftpDrop;
 pub use smtp::{MailError, Mailer, MailerOptions};

@@ -81,3 +81,10 @@ pub(crate) const MQTT_KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// Time that a broker may take for a ping's answer, for taking bytes, or for the log-in of a listener.
 pub(crate) const MQTT_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Bytes of an AMQP frame, in both directions.
+pub(crate) const AMQP_FRAME_BYTES_MAX: u32 = 128 * 1024;
+
+/// Time without a frame after which an AMQP connection counts as dead on either side, at half of which the other is given a
+/// sign of life. An idle connection is closed before the broker misses one: it waits for two.
+pub(crate) const AMQP_HEARTBEAT: Duration = IDLE_MAX;

@@ -60,6 +60,18 @@ pub(crate) const SMTP: [Scheme; 2] = [
 /// A mail server of the operator's own network, without TLS.
 pub(crate) const SMTP_PLAIN: [Scheme; 1] = [Scheme { word: "smtp", security: Security::Plain, port: 25 }];
 
+/// The schemes of NATS. TLS begins after the server's first line, on the same port.
+pub(crate) const NATS: [Scheme; 2] = [
+    Scheme { word: "natss", security: Security::Tls, port: 4222 },
+    Scheme { word: "nats", security: Security::Plain, port: 4222 },
+];
+
+/// The schemes of AMQP 0.9.1.
+pub(crate) const AMQP: [Scheme; 2] = [
+    Scheme { word: "amqps", security: Security::Tls, port: 5671 },
+    Scheme { word: "amqp", security: Security::Plain, port: 5672 },
+];
+
 /// Where to dial and what to ask for there.
 #[derive(Debug)]
 pub(crate) struct Target {

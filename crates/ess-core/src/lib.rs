@@ -22,6 +22,7 @@ pub mod mutant;
 pub mod nearest;
 pub mod partner;
 pub mod partner_file;
+pub mod place;
 pub mod problem;
 pub mod receipt;
 pub mod retention;

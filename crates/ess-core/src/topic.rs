@@ -55,25 +55,22 @@ impl Topic {
     /// # Errors
     /// As for `parse`, or not UTF-8.
     pub fn of_path(path: &str) -> Result<Self, String> {
-        let mut bytes = Vec::with_capacity(path.len());
-        let mut rest = path.as_bytes();
-        while let [first, after @ ..] = rest {
-            rest = after;
-            let coded = std::str::from_utf8(after.get(..2).unwrap_or_default()).ok();
-            match (first, coded.and_then(|coded| u8::from_str_radix(coded, 16).ok())) {
-                (b'%', Some(byte)) => {
-                    bytes.push(byte);
-                    rest = &after[2..];
-                }
-                (byte, _) => bytes.push(*byte),
-            }
-        }
-        Self::parse(&String::from_utf8(bytes).map_err(|_| "a topic is UTF-8".to_owned())?)
+        Self::parse(&decoded(path)?)
+    }
+
+    /// The template as it was written.
+    pub(crate) fn template(&self) -> &str {
+        &self.0
     }
 
     /// The topic for one message. Characters that have a meaning in topics stand as `%2F` and its like in a value.
     #[must_use]
     pub fn fill(&self, values: &Values<'_>) -> String {
+        self.fill_sparing(values, has_meaning_in_mqtt)
+    }
+
+    /// The topic for one message on a broker that gives these characters a meaning.
+    pub(crate) fn fill_sparing(&self, values: &Values<'_>, has_meaning: fn(char) -> bool) -> String {
         let mut out = String::with_capacity(self.0.len() + 32);
         let mut rest = self.0.as_str();
         // In one pass, so that a value that holds `{id}` stays what it is.
@@ -81,10 +78,10 @@ impl Topic {
             out.push_str(&rest[..at]);
             let end = rest[at..].find('}').map_or(rest.len(), |length| at + length + 1);
             match &rest[at..end] {
-                "{subject}" => push_safe(&mut out, values.subject.as_str()),
-                "{id}" => push_safe(&mut out, values.event.as_str()),
+                "{subject}" => push_safe(&mut out, values.subject.as_str(), has_meaning),
+                "{id}" => push_safe(&mut out, values.event.as_str(), has_meaning),
                 "{version}" => out.push_str(&values.version.to_string()),
-                _ => push_safe(&mut out, values.partner.as_str()),
+                _ => push_safe(&mut out, values.partner.as_str(), has_meaning),
             }
             rest = &rest[end..];
         }
@@ -96,16 +93,37 @@ impl Topic {
     }
 }
 
-fn push_safe(out: &mut String, value: &str) {
-    for character in value.chars() {
-        match character {
-            '+' | '#' | '/' | '%' | '\0'..'\u{20}' | '\u{7F}'..='\u{9F}' => {
-                let mut bytes = [0; 4];
-                for byte in character.encode_utf8(&mut bytes).bytes() {
-                    out.push_str(&format!("%{byte:02X}"));
-                }
+/// A part of an address with `%20` and its like undone.
+pub(crate) fn decoded(part: &str) -> Result<String, String> {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        let coded = std::str::from_utf8(after.get(..2).unwrap_or_default()).ok();
+        match (first, coded.and_then(|coded| u8::from_str_radix(coded, 16).ok())) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = &after[2..];
             }
-            _ => out.push(character),
+            (byte, _) => bytes.push(*byte),
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| "an address is UTF-8, percent-encoded where it must be".to_owned())
+}
+
+fn has_meaning_in_mqtt(character: char) -> bool {
+    matches!(character, '+' | '#' | '/')
+}
+
+fn push_safe(out: &mut String, value: &str, has_meaning: fn(char) -> bool) {
+    for character in value.chars() {
+        if character == '%' || character.is_control() || has_meaning(character) {
+            let mut bytes = [0; 4];
+            for byte in character.encode_utf8(&mut bytes).bytes() {
+                out.push_str(&format!("%{byte:02X}"));
+            }
+        } else {
+            out.push(character);
         }
     }
 }
@@ -116,7 +134,7 @@ fn push_safe(out: &mut String, value: &str) {
 /// A wildcard that is not a level of its own, `#` before the end, or another word in braces.
 pub fn filter(template: &str, partner: &PartnerId) -> Result<String, String> {
     let mut name = String::new();
-    push_safe(&mut name, partner.as_str());
+    push_safe(&mut name, partner.as_str(), has_meaning_in_mqtt);
     let filled = template.replace("{partner}", &name);
     if filled.contains(['{', '}']) {
         return Err("known in braces there is {partner}".to_owned());

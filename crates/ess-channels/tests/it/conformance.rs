@@ -54,7 +54,8 @@ impl Described {
 
 fn numbered(number: u32) -> Message {
     let body = Bytes::from(format!("{{\"id\":\"RULE-{number}-V1\",\"text\":\"{}\"}}", "x".repeat(100_000)));
-    Message { event_id: EventId::trusted(&format!("RULE-{number}-V1")), version: Version(1), body, ..message() }
+    let event_id = EventId::trusted(&format!("RULE-{number}-V1"));
+    Message { id: format!("msg_{number}"), event_id, version: Version(1), body, ..message() }
 }
 
 #[track_caller]
@@ -81,7 +82,8 @@ fn check_delivered(described: &Described, messages: &[&Message]) {
 }
 
 async fn delivers_and_marks_dry_runs(described: &Described) {
-    let (real, dry_run) = (described.numbered(1), (described.shape)(Message { test: true, ..numbered(1) }));
+    let (real, dry_run) =
+        (described.numbered(1), (described.shape)(Message { test: true, id: "test_msg_1".to_owned(), ..numbered(1) }));
     arrived(&described.channel.send(&real, soon()).await);
     arrived(&described.channel.send(&dry_run, soon()).await);
     check_delivered(described, &[&real, &dry_run]);

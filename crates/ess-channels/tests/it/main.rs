@@ -1,5 +1,6 @@
 //! The channels against real sockets on loopback: partners that behave, and partners that do not.
 
+mod amqp;
 mod conformance;
 mod file;
 mod guard;
@@ -8,8 +9,11 @@ mod link;
 mod mllp;
 mod mosquitto;
 mod mqtt;
+mod nats;
+mod nats_server;
 mod oauth;
 mod partner;
+mod rabbit;
 mod sftp;
 mod sshd;
 mod tls;

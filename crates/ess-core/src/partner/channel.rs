@@ -7,6 +7,7 @@ use super::words::FORMATS;
 use super::{AckBy, Format};
 use crate::limits::URL_BYTES_MAX;
 use crate::nearest::nearest;
+use crate::place::{AmqpPlace, NatsSubject};
 use crate::problem::Problem;
 use crate::topic::Topic;
 
@@ -115,7 +116,7 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::Amqp,
         word: "amqp",
-        is_built: false,
+        is_built: true,
         schemes: &["amqps://", "amqp://"],
         example: "amqps://broker.example/vhost/exchange/{subject}",
         acks: &[AckBy::Status, AckBy::Callback],
@@ -135,7 +136,7 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::Nats,
         word: "nats",
-        is_built: false,
+        is_built: true,
         schemes: &["natss://", "nats://"],
         example: "natss://broker.example/rules.{subject}",
         acks: &[AckBy::Status, AckBy::Callback],
@@ -249,9 +250,14 @@ impl ChannelKind {
         if self == ChannelKind::Mllp && !matches!(&rest[end..], "" | "/") {
             return refuse("an address of mllp is a host and a port, without a path".to_owned());
         }
-        if self == ChannelKind::Mqtt
-            && let Err(why) = check_topic(&rest[end..])
-        {
+        let path = &rest[end..];
+        let checked = match self {
+            ChannelKind::Mqtt => check_topic(path),
+            ChannelKind::Nats => NatsSubject::of_path(path).map(|_| ()),
+            ChannelKind::Amqp => AmqpPlace::of_path(path).map(|_| ()),
+            _ => Ok(()),
+        };
+        if let Err(why) = checked {
             return refuse(why);
         }
         let is_http = self == ChannelKind::Webhook;
@@ -428,5 +434,24 @@ mod tests {
             check_refused(sftp(json!({"host_key": wrong})), "host_key", "partner test");
         }
         check_refused(sftp(json!({"auth": {"key": "k", "password": "p"}})), "auth.password", "");
+    }
+
+    #[test]
+    fn what_a_broker_cannot_take_is_refused_when_it_is_written() {
+        let broker = |channel: &str, url: &str| json!({"channel": channel, "url": url});
+        for url in ["nats://x", "nats://x/rules.>", "nats://x/a..b", "nats://x/rules.{event}", "mqtt://x/y"] {
+            check_refused(broker("nats", url), "url", "natss://broker.example/rules.{subject}");
+        }
+        for url in ["amqp://x", "amqp://x/court", "amqp://x//rules", "amqp://u:p@x/court/rules", "amqp://x/v//"] {
+            check_refused(broker("amqp", url), "url", "amqps://broker.example/vhost/exchange/{subject}");
+        }
+        let login = json!({"channel": "amqp", "url": "amqp://x/%2F/rules", "auth": {"password": "p"}});
+        check_refused(login, "auth.user", "");
+        check_read_back(json!({"channel": "nats", "url": "natss://x/r.{subject}", "auth": {"password": "token"}}));
+        let auth = json!({"user": "u", "password": "p"});
+        let ack = json!({"by": "callback"});
+        check_read_back(json!({"channel": "amqp", "url": "amqps://x/%2F/r/{id}", "auth": auth, "ack": ack}));
+        let topic = json!({"channel": "amqp", "url": "amqps://x/v/e", "ack": {"topic": "acks"}});
+        check_refused(topic, "ack.by", "status, callback");
     }
 }
