@@ -26,6 +26,21 @@ pub(crate) fn sshd() -> anyhow::Result<()> {
     need("OpenSSH's server", is_there, &["openssh-server", "openssh-client"])
 }
 
+/// Mosquitto and its clients, for the tests of the mqtt channel.
+pub(crate) fn mosquitto() -> anyhow::Result<()> {
+    let has = |name: &str| ["/usr/sbin", "/usr/bin"].iter().any(|dir| Path::new(dir).join(name).exists());
+    let is_there = || ["mosquitto", "mosquitto_pub", "mosquitto_sub", "mosquitto_passwd"].iter().all(|name| has(name));
+    need("Mosquitto", is_there, &["mosquitto", "mosquitto-clients"])
+}
+
+/// The brokers that the tests of the nats and amqp channels start.
+pub(crate) fn brokers() -> anyhow::Result<()> {
+    need("the NATS server", || shell::works("nats-server", &["--version"]), &["nats-server"])?;
+    let has_rabbit =
+        || ["/usr/lib/rabbitmq/bin/rabbitmq-server", "/usr/bin/epmd"].iter().all(|path| Path::new(path).exists());
+    need("RabbitMQ", has_rabbit, &["rabbitmq-server"])
+}
+
 /// The venv's Python with the test packages and the SDK's wheel, built anew.
 pub(crate) fn python() -> anyhow::Result<PathBuf> {
     let venv = target().join("venv");

@@ -39,7 +39,8 @@ struct Suites {
 
 impl Suites {
     fn rust(&mut self) {
-        if let Err(error) = prepare::compiler().and_then(|()| prepare::sshd()) {
+        let servers = || prepare::sshd().and_then(|()| prepare::mosquitto()).and_then(|()| prepare::brokers());
+        if let Err(error) = prepare::compiler().and_then(|()| servers()) {
             self.leave_out("rust", &error);
             return;
         }

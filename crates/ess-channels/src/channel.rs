@@ -6,10 +6,14 @@ use ess_core::receipt::{Failure, Receipt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::amqp::Amqp;
 use crate::credential::Credential;
 use crate::dialer::Dialer;
 use crate::email::Email;
 use crate::file::FileDrop;
+use crate::mllp::Mllp;
+use crate::mqtt::Mqtt;
+use crate::nats::Nats;
 use crate::pull::Pull;
 use crate::s3::S3Drop;
 use crate::sftp::SftpDrop;
@@ -40,12 +44,20 @@ pub enum Channel {
     Webhook(Box<Webhook>),
     /// A drop in a directory.
     File(FileDrop),
+    /// HL7 v2 over MLLP.
+    Mllp(Box<Mllp>),
+    /// MQTT.
+    Mqtt(Box<Mqtt>),
+    /// NATS JetStream.
+    Nats(Box<Nats>),
+    /// AMQP 0.9.1.
+    Amqp(Box<Amqp>),
     /// An object in a store.
     S3(Box<S3Drop>),
-    /// A drop by SFTP.
-    Sftp(Box<SftpDrop>),
     /// A mail to the partner's people.
     Email(Box<Email>),
+    /// A drop by SFTP.
+    Sftp(Box<SftpDrop>),
     /// The partner fetches its events.
     Pull(Pull),
 }
@@ -68,10 +80,14 @@ impl Channel {
                 Webhook::open(url, &credential, dialer, connections_max).map(Box::new).map(Channel::Webhook)
             }
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
+            ChannelKind::Mllp => Mllp::open(partner, url, &credential, dialer).map(Box::new).map(Channel::Mllp),
+            ChannelKind::Mqtt => Mqtt::open(partner, url, credential, dialer).map(Box::new).map(Channel::Mqtt),
             ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Box::new).map(Channel::Sftp),
             ChannelKind::Email => Email::open(partner, url, credential, dialer).map(Box::new).map(Channel::Email),
             ChannelKind::S3 => S3Drop::open(partner, url, credential, dialer).map(Box::new).map(Channel::S3),
             ChannelKind::Pull => Ok(Channel::Pull(Pull::default())),
+            ChannelKind::Nats => Nats::open(partner, url, credential, dialer).map(Box::new).map(Channel::Nats),
+            ChannelKind::Amqp => Amqp::open(partner, url, credential, dialer).map(Box::new).map(Channel::Amqp),
             // A document of such a channel is refused before it becomes a partner.
             other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
         }
@@ -84,6 +100,10 @@ impl Channel {
         match self {
             Channel::Webhook(webhook) => webhook.send(message, deadline).await,
             Channel::File(file) => file.send(message, deadline).await,
+            Channel::Mllp(mllp) => mllp.send(message, deadline).await,
+            Channel::Mqtt(mqtt) => mqtt.send(message, deadline).await,
+            Channel::Nats(nats) => nats.send(message, deadline).await,
+            Channel::Amqp(amqp) => amqp.send(message, deadline).await,
             Channel::Sftp(sftp) => sftp.send(message, deadline).await,
             Channel::Email(email) => email.send(message, deadline).await,
             Channel::S3(s3) => s3.send(message, deadline).await,
@@ -95,7 +115,13 @@ impl Channel {
     #[must_use]
     pub fn watch(&self) -> Watch {
         match self {
-            Channel::Webhook(_) | Channel::Pull(_) | Channel::Email(_) => Watch::None,
+            Channel::Webhook(_)
+            | Channel::Pull(_)
+            | Channel::Email(_)
+            | Channel::Mllp(_)
+            | Channel::Nats(_)
+            | Channel::Amqp(_) => Watch::None,
+            Channel::Mqtt(mqtt) => mqtt.watch(),
             Channel::File(file) => file.watch(),
             Channel::S3(s3) => s3.watch(),
             Channel::Sftp(sftp) => sftp.watch(),
@@ -110,7 +136,13 @@ impl Channel {
     /// The place could not be looked at by `deadline`.
     pub async fn look(&self, awaited: &[Awaited], deadline: Instant) -> Result<Vec<Heard>, Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Pull(_) | Channel::Email(_) => Ok(Vec::new()),
+            Channel::Webhook(_)
+            | Channel::Email(_)
+            | Channel::Pull(_)
+            | Channel::Mllp(_)
+            | Channel::Mqtt(_)
+            | Channel::Nats(_)
+            | Channel::Amqp(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
             Channel::S3(s3) => s3.look(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.look(awaited, deadline).await,
@@ -124,7 +156,13 @@ impl Channel {
     /// It could not be removed; it is only found again.
     pub async fn settle(&self, awaited: &Awaited, deadline: Instant) -> Result<(), Failure> {
         match self {
-            Channel::Webhook(_) | Channel::Pull(_) | Channel::Email(_) => Ok(()),
+            Channel::Webhook(_)
+            | Channel::Email(_)
+            | Channel::Pull(_)
+            | Channel::Mllp(_)
+            | Channel::Mqtt(_)
+            | Channel::Nats(_)
+            | Channel::Amqp(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
             Channel::S3(s3) => s3.settle(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.settle(awaited, deadline).await,
@@ -132,16 +170,20 @@ impl Channel {
     }
 
     /// Listens for words and hands each on, for channels of `Watch::Listen`, until the connection ends; the caller
-    /// listens again after a while. Dropping the future closes the connection.
-    pub async fn listen(&self, _heard: &mpsc::Sender<Heard>) -> Failure {
+    /// listens again after a while. Words that come meanwhile wait in `heard`.
+    pub async fn listen(&self, heard: &mpsc::Sender<Heard>) -> Failure {
         match self {
-            // None of them has anything to listen to.
+            Channel::Mqtt(mqtt) => mqtt.listen(heard).await,
+            // None of the others has anything to listen to.
             Channel::Webhook(_)
             | Channel::File(_)
+            | Channel::Email(_)
+            | Channel::S3(_)
             | Channel::Sftp(_)
             | Channel::Pull(_)
-            | Channel::Email(_)
-            | Channel::S3(_) => std::future::pending().await,
+            | Channel::Mllp(_)
+            | Channel::Nats(_)
+            | Channel::Amqp(_) => std::future::pending().await,
         }
     }
 
@@ -150,8 +192,12 @@ impl Channel {
         match self {
             Channel::Webhook(webhook) => webhook.sweep(),
             Channel::S3(s3) => s3.sweep(),
+            Channel::Mllp(mllp) => mllp.sweep(),
+            Channel::Nats(nats) => nats.sweep(),
+            Channel::Amqp(amqp) => amqp.sweep(),
             Channel::Sftp(sftp) => sftp.sweep(),
-            Channel::File(_) | Channel::Pull(_) | Channel::Email(_) => {}
+            // A broker keeps the connection of one that is silent by its own rules.
+            Channel::File(_) | Channel::Pull(_) | Channel::Email(_) | Channel::Mqtt(_) => {}
         }
     }
 
@@ -166,7 +212,15 @@ impl Channel {
     pub fn pull(&self) -> Option<&Pull> {
         match self {
             Channel::Pull(pull) => Some(pull),
-            Channel::Webhook(_) | Channel::File(_) | Channel::S3(_) | Channel::Sftp(_) | Channel::Email(_) => None,
+            Channel::Webhook(_)
+            | Channel::File(_)
+            | Channel::Email(_)
+            | Channel::S3(_)
+            | Channel::Sftp(_)
+            | Channel::Mllp(_)
+            | Channel::Mqtt(_)
+            | Channel::Nats(_)
+            | Channel::Amqp(_) => None,
         }
     }
 }

@@ -16,12 +16,13 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use crate::channel::ChannelError;
+use crate::credential::Credential;
 use crate::guard;
 use crate::http1::is_field;
 use crate::limits::{ADDRESSES_MAX, TLS_SESSIONS};
 use crate::progress::Progress;
 use crate::stream::Stream;
-use crate::target::Target;
+use crate::target::{Security, Target};
 use crate::wire::io_words;
 
 /// What the dialer may and trusts.
@@ -115,6 +116,36 @@ impl Dialer {
             .map_err(|_| refuse("the client certificate and its key do not fit"))?;
         config.resumption = Resumption::in_memory_sessions(TLS_SESSIONS);
         Ok(TlsConnector::from(Arc::new(with_alpn(config, alpn))))
+    }
+
+    /// The TLS side of a broker's channel, which logs in by user and password or by a client certificate.
+    pub(crate) fn broker_tls(
+        &self,
+        target: &Target,
+        credential: &Credential,
+        protected: &str,
+    ) -> Result<Option<TlsConnector>, ChannelError> {
+        match (credential, target.security) {
+            (Credential::Mtls { .. }, Security::Plain) => {
+                Err(ChannelError::Url(format!("a client certificate needs {protected}")))
+            }
+            (Credential::Mtls { cert_pem, key_pem }, _) => self.tls_with_certificate(cert_pem, key_pem, &[]).map(Some),
+            (Credential::None | Credential::Password { .. }, Security::Plain) => Ok(None),
+            (Credential::None | Credential::Password { .. }, _) => Ok(Some(self.tls(&[]))),
+            _ => Err(ChannelError::Credential("it is by user and password, or by mtls".to_owned())),
+        }
+    }
+
+    /// A word of 128 random bits, which nobody else can guess.
+    ///
+    /// # Errors
+    ///
+    /// The system has no random numbers.
+    pub(crate) fn nonce(&self) -> Result<String, Failure> {
+        let mut bytes = [0; 16];
+        let filled = self.inner.tls.crypto_provider().secure_random.fill(&mut bytes);
+        filled.map_err(|_| Failure { stage: Stage::Connect, reason: "the system has no random numbers".to_owned() })?;
+        Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
     }
 
     /// Opens a connection: resolves once, checks every address, connects to one that was checked, and does the TLS

@@ -1,8 +1,10 @@
 //! How messages travel: the guarded dialer and one file per channel.
 //!
 //! A channel sends bytes and reports what came back. It decides nothing about what a receipt means, keeps no queue,
-//! starts no task of its own, and opens no socket but through [`Dialer`] and no file but where the operator allowed it.
+//! starts no task but the one that drives an MQTT connection and ends with it, and opens no socket but through [`Dialer`]
+//! and no file but where the operator allowed it.
 
+mod amqp;
 mod channel;
 mod credential;
 mod dialer;
@@ -10,8 +12,12 @@ mod email;
 mod file;
 mod guard;
 mod http1;
+mod kept;
 mod limits;
 mod mail;
+mod mllp;
+mod mqtt;
+mod nats;
 mod oauth;
 mod pool;
 mod progress;
@@ -25,12 +31,16 @@ mod watch;
 mod webhook;
 mod wire;
 
+pub use amqp::Amqp;
 pub use channel::{Channel, ChannelError};
 pub use credential::Credential;
 pub use dialer::{Dialer, DialerOptions};
 pub use email::Email;
 pub use file::FileDrop;
 pub use mail::{Attachment, Mail};
+pub use mllp::Mllp;
+pub use mqtt::Mqtt;
+pub use nats::Nats;
 pub use pull::{Pull, Slot};
 pub use s3::S3Drop;
 pub use sftp::SftpDrop;

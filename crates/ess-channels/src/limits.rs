@@ -66,3 +66,25 @@ pub(crate) const FILE_THREADS_MAX: usize = 4;
 
 /// Half-written drops of earlier attempts that are looked for and removed.
 pub(crate) const PARTS_MAX: u32 = 64;
+
+/// Bytes of a packet that an MQTT broker sends; a longer message is read past.
+pub(crate) const MQTT_PACKET_BYTES_MAX: usize = 128 * 1024;
+
+/// Messages under way on one MQTT connection.
+pub(crate) const MQTT_IN_FLIGHT_MAX: u16 = 1_000;
+
+/// Receipts on an MQTT connection that wait for somebody who listens; they are not acknowledged to the broker meanwhile.
+pub(crate) const MQTT_WORDS_MAX: usize = 64;
+
+/// Time without a packet after which an MQTT connection is asked for a sign of life.
+pub(crate) const MQTT_KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// Time that a broker may take for a ping's answer, for taking bytes, or for the log-in of a listener.
+pub(crate) const MQTT_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Bytes of an AMQP frame, in both directions.
+pub(crate) const AMQP_FRAME_BYTES_MAX: u32 = 128 * 1024;
+
+/// Time without a frame after which an AMQP connection counts as dead on either side, at half of which the other is given a
+/// sign of life. An idle connection is closed before the broker misses one: it waits for two.
+pub(crate) const AMQP_HEARTBEAT: Duration = IDLE_MAX;

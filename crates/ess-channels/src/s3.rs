@@ -47,7 +47,7 @@ pub struct S3Drop {
     pattern: Option<String>,
     extension: &'static str,
     unsettled: Unsettled,
-    pool: Pool,
+    pool: Pool<Wire>,
 }
 
 /// A request without what every request has.
@@ -94,7 +94,7 @@ impl S3Drop {
             pattern: partner.ack.place.clone().filter(|_| is_by_file),
             extension: partner.format.extension(),
             unsettled: Unsettled::default(),
-            pool: Pool::new(partner.limits.in_flight as usize),
+            pool: Pool::new(partner.limits.in_flight as usize, Wire::is_open),
         })
     }
 

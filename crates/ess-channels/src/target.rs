@@ -39,6 +39,18 @@ pub(crate) const HTTP: [Scheme; 2] = [
     Scheme { word: "http", security: Security::Plain, port: 80 },
 ];
 
+/// The schemes of MLLP. The registered port is the same with TLS and without.
+pub(crate) const MLLP: [Scheme; 2] = [
+    Scheme { word: "mllps", security: Security::Tls, port: 2575 },
+    Scheme { word: "mllp", security: Security::Plain, port: 2575 },
+];
+
+/// The schemes of MQTT.
+pub(crate) const MQTT: [Scheme; 2] = [
+    Scheme { word: "mqtts", security: Security::Tls, port: 8883 },
+    Scheme { word: "mqtt", security: Security::Plain, port: 1883 },
+];
+
 /// A mail server: TLS from the first byte, or by STARTTLS before anything is said. The port of the one is not the other's.
 pub(crate) const SMTP: [Scheme; 2] = [
     Scheme { word: "smtps", security: Security::Tls, port: 465 },
@@ -47,6 +59,18 @@ pub(crate) const SMTP: [Scheme; 2] = [
 
 /// A mail server of the operator's own network, without TLS.
 pub(crate) const SMTP_PLAIN: [Scheme; 1] = [Scheme { word: "smtp", security: Security::Plain, port: 25 }];
+
+/// The schemes of NATS. TLS begins after the server's first line, on the same port.
+pub(crate) const NATS: [Scheme; 2] = [
+    Scheme { word: "natss", security: Security::Tls, port: 4222 },
+    Scheme { word: "nats", security: Security::Plain, port: 4222 },
+];
+
+/// The schemes of AMQP 0.9.1.
+pub(crate) const AMQP: [Scheme; 2] = [
+    Scheme { word: "amqps", security: Security::Tls, port: 5671 },
+    Scheme { word: "amqp", security: Security::Plain, port: 5672 },
+];
 
 /// Where to dial and what to ask for there.
 #[derive(Debug)]

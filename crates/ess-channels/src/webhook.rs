@@ -33,7 +33,7 @@ pub struct Webhook {
     /// Value of `authorization`, where it is always the same.
     authorization: Option<Zeroizing<String>>,
     tokens: Option<Tokens>,
-    pool: Pool,
+    pool: Pool<Wire>,
 }
 
 impl std::fmt::Debug for Webhook {
@@ -76,7 +76,7 @@ impl Webhook {
             dialer: dialer.clone(),
             tls,
             tokens,
-            pool: Pool::new(connections_max),
+            pool: Pool::new(connections_max, Wire::is_open),
         })
     }
 

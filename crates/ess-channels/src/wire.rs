@@ -12,7 +12,6 @@ use bytes::Bytes;
 use ess_core::receipt::{Failure, Stage};
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
 
 use crate::http1::{Head, Malformed, parse_head};
 use crate::limits::{ANSWER_BODY_BYTES_MAX, ANSWER_BYTES_MAX, ANSWER_HEAD_BYTES_MAX, READ_BYTES, READ_BYTES_FIRST};
@@ -23,8 +22,6 @@ use crate::stream::Stream;
 #[derive(Debug)]
 pub(crate) struct Wire {
     stream: Stream,
-    /// When it was last used.
-    pub used_at: Instant,
 }
 
 /// A request, ready to be written.
@@ -58,7 +55,7 @@ pub(crate) struct Broken {
 impl Wire {
     /// Takes a fresh connection into use.
     pub(crate) fn open(stream: Stream) -> Wire {
-        Wire { stream, used_at: Instant::now() }
+        Wire { stream }
     }
 
     /// Whether the partner has kept the connection open and silent, by all that is known here and now.
@@ -83,9 +80,7 @@ impl Wire {
         progress.enter(Stage::Send);
         let head = exchange.head().await?;
         progress.enter(Stage::Read);
-        let reply = exchange.body(head).await;
-        self.used_at = Instant::now();
-        reply
+        exchange.body(head).await
     }
 }
 

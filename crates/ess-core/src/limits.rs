@@ -64,6 +64,8 @@ pub const HOST_KEYS_MAX: usize = 8;
 pub const HOST_KEY_BYTES_MAX: usize = 4_096;
 /// Bytes of a topic.
 pub const TOPIC_BYTES_MAX: usize = 1_024;
+/// Bytes of a client id at a broker.
+pub const CLIENT_ID_BYTES_MAX: usize = 128;
 /// Bytes of a receipt file, object or message that are read.
 pub const RECEIPT_BYTES_MAX: usize = 64 * 1024;
 /// Recipients of one mail.

@@ -292,7 +292,10 @@ impl AckWord {
     }
 
     /// Reads the word in an answer. Who speaks is known, so a `partner` there is one of the partner's own fields, whatever it holds.
-    fn in_answer(body: &[u8]) -> Result<Self, Problem> {
+    ///
+    /// # Errors
+    /// As for `parse`.
+    pub fn in_answer(body: &[u8]) -> Result<Self, Problem> {
         let partner = None;
         Self::of(&Self::fields(body)?, partner)
     }

@@ -79,34 +79,7 @@ pub(crate) fn routes() -> Routes {
         .get("/v1/audit", audit::list_audit)
         .get("/v1/holds", holds::list_holds)
         .get("/v1/stream", stream::follow_stream)
-        // Operators.
-        .post("/v1/events/{id}/replay", events::replay_event)
-        .post("/v1/partners", partners::add_partner)
-        .put("/v1/partners/{id}", partners::set_partner)
-        .delete("/v1/partners/{id}", partners::remove_partner)
-        .post("/v1/partners/{id}/pause", partners::pause_partner)
-        .post("/v1/partners/{id}/resume", partners::resume_partner)
-        .post("/v1/partners/{id}/test", partners::test_partner)
-        .post("/v1/partners/{id}/rotate-secret", partners::rotate_secret)
-        .post("/v1/bridges", bridges::add_bridge)
-        .post("/v1/bridges/try", bridges::try_bridge)
-        .post("/v1/bridges/test", bridges::test_bridges)
-        .delete("/v1/bridges/{id}", bridges::remove_bridge)
-        .post("/v1/schemas", schemas::add_schema)
-        .delete("/v1/schemas/{id}", schemas::remove_schema)
-        .post("/v1/tables", tables::add_table)
-        .delete("/v1/tables/{id}", tables::remove_table)
-        .post("/v1/holds", holds::place_hold)
-        .post("/v1/dead-letters/redrive", dead_letters::redrive_dead_letters)
-        .post("/v1/dead-letters/discard", dead_letters::discard_dead_letters)
-        .post("/v1/targets/{name}/test", targets::test_target)
-        // Admins.
-        .post("/v1/tokens", tokens::create_token)
-        .get("/v1/tokens", tokens::list_tokens)
-        .delete("/v1/tokens/{id}", tokens::revoke_token)
-        .post("/v1/backup", backup::back_up)
-        .post("/v1/events/{id}/redact", events::redact_event)
-        .delete("/v1/holds/{id}", holds::lift_hold)
+        .laid_for_operators()
 }
 
 /// The dashboard: pages, and the acts that are sent from them. All but the first group need a session.
@@ -165,6 +138,40 @@ pub(crate) fn router() -> Router<Arc<Site>> {
 }
 
 impl Routes {
+    /// What changes the hub and what it sends: operators, and admins for what is theirs alone.
+    #[rustfmt::skip]
+    fn laid_for_operators(self) -> Self {
+        self
+        // Operators.
+        .post("/v1/events/{id}/replay", events::replay_event)
+        .post("/v1/partners", partners::add_partner)
+        .put("/v1/partners/{id}", partners::set_partner)
+        .delete("/v1/partners/{id}", partners::remove_partner)
+        .post("/v1/partners/{id}/pause", partners::pause_partner)
+        .post("/v1/partners/{id}/resume", partners::resume_partner)
+        .post("/v1/partners/{id}/test", partners::test_partner)
+        .post("/v1/partners/{id}/rotate-secret", partners::rotate_secret)
+        .post("/v1/bridges", bridges::add_bridge)
+        .post("/v1/bridges/try", bridges::try_bridge)
+        .post("/v1/bridges/test", bridges::test_bridges)
+        .delete("/v1/bridges/{id}", bridges::remove_bridge)
+        .post("/v1/schemas", schemas::add_schema)
+        .delete("/v1/schemas/{id}", schemas::remove_schema)
+        .post("/v1/tables", tables::add_table)
+        .delete("/v1/tables/{id}", tables::remove_table)
+        .post("/v1/holds", holds::place_hold)
+        .post("/v1/dead-letters/redrive", dead_letters::redrive_dead_letters)
+        .post("/v1/dead-letters/discard", dead_letters::discard_dead_letters)
+        .post("/v1/targets/{name}/test", targets::test_target)
+        // Admins.
+        .post("/v1/tokens", tokens::create_token)
+        .get("/v1/tokens", tokens::list_tokens)
+        .delete("/v1/tokens/{id}", tokens::revoke_token)
+        .post("/v1/backup", backup::back_up)
+        .post("/v1/events/{id}/redact", events::redact_event)
+        .delete("/v1/holds/{id}", holds::lift_hold)
+    }
+
     fn get<H: Handler<T, Arc<Site>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
         self.lay(Method::GET, MethodFilter::GET, path, handler)
     }

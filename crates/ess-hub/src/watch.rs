@@ -152,6 +152,11 @@ fn seat(hub: &Hub, registered: &Arc<Registered>, watches: &mut JoinSet<()>) -> O
         }
         Some(Watch::None) | None => {}
     }
+    let fallback = registered.fallback.as_ref().and_then(|way| way.channel.as_ref().ok());
+    if let Some(channel) = fallback.filter(|channel| channel.watch() == Watch::Listen) {
+        let watch = listen_on(hub.clone(), registered.clone(), channel.clone());
+        seat.watches.push(watches.spawn(watch));
+    }
     (!seat.watches.is_empty()).then_some(seat)
 }
 
@@ -236,8 +241,18 @@ async fn listen_on(hub: Hub, registered: Arc<Registered>, channel: Arc<Channel>)
             let (partner, reason) = (&registered.partner.id, failure.reason);
             tracing::warn!(partner.id = %partner, reason, "could not listen to the receipts of {partner}");
         }
-        tokio::time::sleep(wait).await;
+        // An attempt may have connected meanwhile, and words come by its connection.
+        let mut pause = std::pin::pin!(tokio::time::sleep(wait));
         wait = (wait * 2).min(WAIT_MAX);
+        loop {
+            tokio::select! {
+                () = &mut pause => break,
+                Some(heard) = words.recv() => {
+                    wait = WAIT_FIRST;
+                    hub.hear(&registered, heard).await;
+                }
+            }
+        }
     }
 }
 

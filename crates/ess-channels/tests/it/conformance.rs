@@ -20,6 +20,10 @@ pub(crate) struct Described {
     pub(crate) link: Option<Link>,
     /// What the server has, whole messages and half ones, by name.
     pub(crate) delivered: Box<dyn Fn() -> Vec<(String, Vec<u8>)>>,
+    /// Makes the message one that the protocol carries.
+    pub(crate) shape: fn(Message) -> Message,
+    /// After so many bytes of the server an attempt is under way, so that it can be dropped there.
+    pub(crate) under_way: &'static [i64],
     /// The server, which ends when this is dropped.
     pub(crate) _server: Box<dyn std::any::Any>,
 }
@@ -41,10 +45,17 @@ pub(crate) async fn conforms(describe: impl AsyncFn() -> Described) {
     }
 }
 
-/// A message of its own.
+impl Described {
+    /// A message of its own.
+    fn numbered(&self, number: u32) -> Message {
+        (self.shape)(numbered(number))
+    }
+}
+
 fn numbered(number: u32) -> Message {
     let body = Bytes::from(format!("{{\"id\":\"RULE-{number}-V1\",\"text\":\"{}\"}}", "x".repeat(100_000)));
-    Message { event_id: EventId::trusted(&format!("RULE-{number}-V1")), version: Version(1), body, ..message() }
+    let event_id = EventId::trusted(&format!("RULE-{number}-V1"));
+    Message { id: format!("msg_{number}"), event_id, version: Version(1), body, ..message() }
 }
 
 #[track_caller]
@@ -71,7 +82,8 @@ fn check_delivered(described: &Described, messages: &[&Message]) {
 }
 
 async fn delivers_and_marks_dry_runs(described: &Described) {
-    let (real, dry_run) = (numbered(1), Message { test: true, ..numbered(1) });
+    let (real, dry_run) =
+        (described.numbered(1), (described.shape)(Message { test: true, id: "test_msg_1".to_owned(), ..numbered(1) }));
     arrived(&described.channel.send(&real, soon()).await);
     arrived(&described.channel.send(&dry_run, soon()).await);
     check_delivered(described, &[&real, &dry_run]);
@@ -83,7 +95,7 @@ async fn delivers_and_marks_dry_runs(described: &Described) {
 async fn a_second_message_takes_the_same_connection(described: &Described) {
     let link = described.link.as_ref().unwrap();
     for number in 1..=3 {
-        arrived(&described.channel.send(&numbered(number), soon()).await);
+        arrived(&described.channel.send(&described.numbered(number), soon()).await);
     }
     assert_eq!(link.accepted(), 1);
     described.channel.sweep();
@@ -92,22 +104,22 @@ async fn a_second_message_takes_the_same_connection(described: &Described) {
 
 async fn a_server_that_vanishes_and_comes_back_gets_the_message_once(described: &Described) {
     let link = described.link.as_ref().unwrap();
-    arrived(&described.channel.send(&numbered(1), soon()).await);
+    arrived(&described.channel.send(&described.numbered(1), soon()).await);
     link.set(Fault::Down);
     for attempt in 1..=3 {
-        failed(described.channel.send(&Message { attempt, ..numbered(2) }, soon()).await);
+        failed(described.channel.send(&Message { attempt, ..described.numbered(2) }, soon()).await);
     }
     link.set(Fault::None);
-    arrived(&described.channel.send(&Message { attempt: 4, ..numbered(2) }, soon()).await);
-    check_delivered(described, &[&numbered(1), &numbered(2)]);
+    arrived(&described.channel.send(&Message { attempt: 4, ..described.numbered(2) }, soon()).await);
+    check_delivered(described, &[&described.numbered(1), &described.numbered(2)]);
 }
 
 async fn a_dropped_attempt_closes_its_connection(described: &Described) {
     let link = described.link.as_ref().unwrap();
-    for bytes in [0, 600] {
-        link.set(Fault::FreezeAfter(bytes));
+    for bytes in described.under_way {
+        link.set(Fault::FreezeAfter(*bytes));
         {
-            let message = numbered(1);
+            let message = described.numbered(1);
             let mut sending = std::pin::pin!(described.channel.send(&message, soon()));
             let waited = wait_until("the attempt has connected", || link.open() > 0);
             tokio::select! {
@@ -121,9 +133,9 @@ async fn a_dropped_attempt_closes_its_connection(described: &Described) {
 
 async fn a_fault_at_any_step_costs_the_attempt_and_doubles_nothing(described: &Described) {
     let link = described.link.as_ref().unwrap();
-    arrived(&described.channel.send(&numbered(1), soon()).await);
+    arrived(&described.channel.send(&described.numbered(1), soon()).await);
     let whole = link.bytes_said();
-    let mut sent = vec![numbered(1)];
+    let mut sent = vec![described.numbered(1)];
     let mut failures = 0;
     for point in 0..POINTS {
         let bytes = i64::try_from(whole * point / POINTS).unwrap();
@@ -132,7 +144,7 @@ async fn a_fault_at_any_step_costs_the_attempt_and_doubles_nothing(described: &D
             link.set(Fault::Down);
             wait_until("every connection is closed", || link.open() == 0).await;
             link.set(fault);
-            let message = numbered(u32::try_from(sent.len()).unwrap() + 1);
+            let message = described.numbered(u32::try_from(sent.len()).unwrap() + 1);
             let began = Instant::now();
             let receipt = described.channel.send(&message, began + HANG).await;
             assert!(began.elapsed() < HANG + Duration::from_secs(5), "{fault:?}: {:?}", began.elapsed());

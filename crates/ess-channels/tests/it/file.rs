@@ -58,7 +58,14 @@ async fn file_does_what_every_channel_does() {
         let Share { dir, channel } = share(serde_json::json!({}));
         let inbox = dir.path().to_owned();
         let delivered = Box::new(move || Sshd::delivered(&inbox));
-        Described { channel, link: None, delivered, _server: Box::new(dir) }
+        Described {
+            channel,
+            link: None,
+            delivered,
+            shape: |message| message,
+            under_way: &[0, 600],
+            _server: Box::new(dir),
+        }
     })
     .await;
 }

@@ -125,7 +125,16 @@ async fn carry(mut client: TcpStream, server: SocketAddr, shared: &Shared, mut f
 
 /// Waits until it is so, within a bound.
 pub(crate) async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+    wait(what, is_so, Duration::from_secs(20)).await;
+}
+
+/// As `wait_until`, for what takes long on a busy machine.
+pub(crate) async fn wait_long_until(what: &str, is_so: impl Fn() -> bool) {
+    wait(what, is_so, Duration::from_secs(120)).await;
+}
+
+async fn wait(what: &str, is_so: impl Fn() -> bool, bound: Duration) {
+    let waited = tokio::time::timeout(bound, async {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -1,12 +1,19 @@
 //! The channels against real sockets on loopback: partners that behave, and partners that do not.
 
+mod amqp;
 mod conformance;
 mod file;
 mod guard;
 mod hostile;
 mod link;
+mod mllp;
+mod mosquitto;
+mod mqtt;
+mod nats;
+mod nats_server;
 mod oauth;
 mod partner;
+mod rabbit;
 mod sftp;
 mod sshd;
 mod tls;

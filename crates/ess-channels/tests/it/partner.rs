@@ -126,7 +126,7 @@ pub(crate) fn dialer_with_dir(dir: &Path) -> Dialer {
 }
 
 /// A certificate that nothing is signed with: a dialer must trust somebody.
-fn own_root() -> Vec<u8> {
+pub(crate) fn own_root() -> Vec<u8> {
     rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap().cert.pem().into_bytes()
 }
 

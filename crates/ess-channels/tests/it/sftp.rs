@@ -32,7 +32,14 @@ async fn sftp_does_what_every_channel_does() {
         let channel = open(&sshd, link.address, sshd.key(), pinned(&sshd));
         let inbox = sshd.inbox.clone();
         let delivered = Box::new(move || Sshd::delivered(&inbox));
-        Described { channel, link: Some(link), delivered, _server: Box::new(sshd) }
+        Described {
+            channel,
+            link: Some(link),
+            delivered,
+            shape: |message| message,
+            under_way: &[0, 600],
+            _server: Box::new(sshd),
+        }
     })
     .await;
 }

@@ -169,6 +169,10 @@ fn fill_in(msh: &mut BTreeMap<usize, Field>, event: &Event, has_foreign_text: bo
     }
     let id = event.message_uuid.simple().to_string().to_uppercase();
     let control_id = &id[id.len() - CONTROL_ID_CHARS..];
+    // Without it no acknowledgement could name the message.
+    if msh.get(&10).is_some_and(|given| given.iter().flatten().flatten().all(String::is_empty)) {
+        msh.remove(&10);
+    }
     let mut default = |number: usize, components: &[&str]| {
         msh.entry(number).or_insert_with(|| one(components));
     };

@@ -8,8 +8,10 @@ use super::part::{Part, invalid};
 use super::words::{ACK_BYS, word_of};
 use super::{AckBy, AckPolicy, ChannelKind};
 use crate::duration;
+use crate::id::PartnerId;
 use crate::limits::{PATTERN_BYTES_MAX, TOPIC_BYTES_MAX};
 use crate::problem::Problem;
+use crate::topic;
 
 /// What a receipt file is called unless the partner says otherwise.
 const PATTERN_DEFAULT: &str = "{id}.ack";
@@ -76,6 +78,8 @@ fn read_place(ack: &Part<'_>, by: AckBy) -> Result<Option<String>, Problem> {
             if topic.is_empty() || topic.len() > TOPIC_BYTES_MAX || topic.contains('\0') {
                 return Err(invalid("ack.topic", &format!("expected 1 to {TOPIC_BYTES_MAX} bytes")));
             }
+            topic::filter(&topic, &PartnerId::trusted("P"))
+                .map_err(|why| invalid("ack.topic", &why).with_hint("write a topic such as acks/{partner}"))?;
             Ok(Some(topic))
         }
         AckBy::Body | AckBy::Status | AckBy::Callback => Ok(None),

@@ -31,6 +31,9 @@ pub(crate) fn read_auth(value: &Value, channel: ChannelKind) -> Result<Auth, Pro
     }
     if part.get("password").is_some() {
         only(&part, &["user", "password"])?;
+        if user.is_none() && channel == ChannelKind::Amqp {
+            return Err(invalid("auth.user", "a password needs a user there"));
+        }
         return Ok(Auth::Password { user, password: secret(&part, "password")? });
     }
     if part.map.len() != 1 || user.is_some() {

@@ -2,13 +2,16 @@
 //!
 //! One row says all that a partner's document may hold for a channel; whatever does not fit it is refused by name.
 
-use super::AckBy;
 use super::email::MailAddress;
 use super::part::{Part, invalid};
 use super::s3::check_bucket;
+use super::words::FORMATS;
+use super::{AckBy, Format};
 use crate::limits::URL_BYTES_MAX;
 use crate::nearest::nearest;
+use crate::place::{AmqpPlace, NatsSubject};
 use crate::problem::Problem;
+use crate::topic::Topic;
 
 /// Delivery technology.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,17 +88,17 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::Mqtt,
         word: "mqtt",
-        is_built: false,
+        is_built: true,
         schemes: &["mqtts://", "mqtt://"],
         example: "mqtts://broker.example/rules/{subject}",
         acks: &[AckBy::Status, AckBy::Topic, AckBy::Callback],
         auths: BROKER_AUTHS,
-        fields: &["headers", "retain"],
+        fields: &["headers", "retain", "protocol", "client_id"],
     },
     Rule {
         kind: ChannelKind::Mllp,
         word: "mllp",
-        is_built: false,
+        is_built: true,
         schemes: &["mllps://", "mllp://"],
         example: "mllps://hl7.clinic.example:2575",
         acks: &[AckBy::Body, AckBy::Callback],
@@ -115,7 +118,7 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::Amqp,
         word: "amqp",
-        is_built: false,
+        is_built: true,
         schemes: &["amqps://", "amqp://"],
         example: "amqps://broker.example/vhost/exchange/{subject}",
         acks: &[AckBy::Status, AckBy::Callback],
@@ -135,7 +138,7 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::Nats,
         word: "nats",
-        is_built: false,
+        is_built: true,
         schemes: &["natss://", "nats://"],
         example: "natss://broker.example/rules.{subject}",
         acks: &[AckBy::Status, AckBy::Callback],
@@ -246,12 +249,19 @@ impl ChannelKind {
         if login.is_some() && !may_name_user {
             return refuse("the address holds a login; use `auth` for it".to_owned());
         }
-        if self == ChannelKind::S3 {
-            return check_bucket(rest).map(|()| url.to_owned()).or_else(|why| refuse(why.to_owned()));
+        if self == ChannelKind::Mllp && !matches!(&rest[end..], "" | "/") {
+            return refuse("an address of mllp is a host and a port, without a path".to_owned());
         }
-        if self == ChannelKind::Email
-            && let Err(why) = MailAddress::parse(url)
-        {
+        let path = &rest[end..];
+        let checked = match self {
+            ChannelKind::Mqtt => check_topic(path),
+            ChannelKind::Nats => NatsSubject::of_path(path).map(|_| ()),
+            ChannelKind::Amqp => AmqpPlace::of_path(path).map(|_| ()),
+            ChannelKind::S3 => check_bucket(rest).map_err(str::to_owned),
+            ChannelKind::Email => MailAddress::parse(url).map(|_| ()),
+            _ => Ok(()),
+        };
+        if let Err(why) = checked {
             return refuse(why);
         }
         let is_http = self == ChannelKind::Webhook;
@@ -259,6 +269,18 @@ impl ChannelKind {
             return refuse("not an address".to_owned());
         }
         Ok(url.to_owned())
+    }
+
+    /// How the body is written. MLLP carries HL7 v2 and nothing else, so there it need not be said.
+    pub(super) fn read_format(self, part: &Part<'_>) -> Result<Format, Problem> {
+        let default = if self == ChannelKind::Mllp { Format::Hl7 } else { Format::Json };
+        let format = part.word("format", default, &FORMATS)?;
+        if self == ChannelKind::Mllp && format != Format::Hl7 {
+            let why = format!("{} does not travel by mllp, which carries HL7 v2 messages", format.word());
+            return Err(invalid("format", &why)
+                .with_hint("write `format: hl7`, or leave it away, with an adapter that yields segments"));
+        }
+        Ok(format)
     }
 
     /// Refuses a field that belongs to other channels, and says to which.
@@ -272,6 +294,17 @@ impl ChannelKind {
             }
         }
         Ok(())
+    }
+}
+
+/// The topic in an address of `mqtt`, with its leading slash.
+fn check_topic(path: &str) -> Result<(), String> {
+    if path.contains('?') {
+        return Err("a `?` in a topic is written %3F".to_owned());
+    }
+    match path.strip_prefix('/') {
+        Some(path) if !path.is_empty() => Topic::of_path(path).map(|_| ()),
+        _ => Err("expected a topic after the host".to_owned()),
     }
 }
 
@@ -433,5 +466,24 @@ mod tests {
             check_refused(sftp(json!({"host_key": wrong})), "host_key", "partner test");
         }
         check_refused(sftp(json!({"auth": {"key": "k", "password": "p"}})), "auth.password", "");
+    }
+
+    #[test]
+    fn what_a_broker_cannot_take_is_refused_when_it_is_written() {
+        let broker = |channel: &str, url: &str| json!({"channel": channel, "url": url});
+        for url in ["nats://x", "nats://x/rules.>", "nats://x/a..b", "nats://x/rules.{event}", "mqtt://x/y"] {
+            check_refused(broker("nats", url), "url", "natss://broker.example/rules.{subject}");
+        }
+        for url in ["amqp://x", "amqp://x/court", "amqp://x//rules", "amqp://u:p@x/court/rules", "amqp://x/v//"] {
+            check_refused(broker("amqp", url), "url", "amqps://broker.example/vhost/exchange/{subject}");
+        }
+        let login = json!({"channel": "amqp", "url": "amqp://x/%2F/rules", "auth": {"password": "p"}});
+        check_refused(login, "auth.user", "");
+        check_read_back(json!({"channel": "nats", "url": "natss://x/r.{subject}", "auth": {"password": "token"}}));
+        let auth = json!({"user": "u", "password": "p"});
+        let ack = json!({"by": "callback"});
+        check_read_back(json!({"channel": "amqp", "url": "amqps://x/%2F/r/{id}", "auth": auth, "ack": ack}));
+        let topic = json!({"channel": "amqp", "url": "amqps://x/v/e", "ack": {"topic": "acks"}});
+        check_refused(topic, "ack.by", "status, callback");
     }
 }

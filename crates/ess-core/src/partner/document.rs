@@ -8,7 +8,7 @@ use super::ack::{read_ack, write_ack};
 use super::auth::{read_auth, write_auth};
 use super::channel::own_fields;
 use super::part::{Part, expected, invalid, join, plain, shown};
-use super::words::{FORMATS, ORDERS, REDRIVES, word_of};
+use super::words::{ORDERS, REDRIVES, word_of};
 use super::{
     AckBy, ChannelKind, Escalate, Fallback, Format, Glob, Limits, Order, Partner, Redrive, RetryPolicy, Settings, Tests,
 };
@@ -65,6 +65,7 @@ impl Partner {
         let channel = ChannelKind::read(&part)?;
         let url = channel.read_url(&part)?;
         let ack = read_ack(&part, channel)?;
+        let format = channel.read_format(&part)?;
         let filter = part.text("where")?;
         let adapter = part.text("adapter")?;
         for (name, script) in [("where", &filter), ("adapter", &adapter)] {
@@ -81,7 +82,8 @@ impl Partner {
         if zone.as_ref().is_some_and(|zone| jiff::tz::TimeZone::get(zone).is_err()) {
             return Err(invalid("zone", "expected an IANA time zone such as America/Chicago"));
         }
-        let fallback = part.get("fallback").map(|value| read_fallback(value, &id)).transpose()?;
+        let shape = Shape { format, adapter: adapter.as_deref() };
+        let fallback = part.get("fallback").map(|value| read_fallback(value, &id, &shape)).transpose()?;
         Ok(Self {
             id,
             channel,
@@ -91,7 +93,7 @@ impl Partner {
             filter,
             accepts_version: read_versions(&part)?,
             adapter,
-            format: part.word("format", Format::Json, &FORMATS)?,
+            format,
             retry: read_retry(&part)?,
             order: part.word("order", Order::Subject, &ORDERS)?,
             limits: read_limits(&part)?,
@@ -313,8 +315,14 @@ fn read_escalate(value: &Value) -> Result<Escalate, Problem> {
     Ok(Escalate { after: part.span("after", Duration::from_secs(900))?, to })
 }
 
+/// What the body looks like, by whatever channel it goes.
+struct Shape<'a> {
+    format: Format,
+    adapter: Option<&'a str>,
+}
+
 /// A channel of its own, so with the fields of a partner that belong to one.
-fn read_fallback(value: &Value, id: &PartnerId) -> Result<Fallback, Problem> {
+fn read_fallback(value: &Value, id: &PartnerId, shape: &Shape<'_>) -> Result<Fallback, Problem> {
     let mut known = FALLBACK_FIELDS.to_vec();
     known.push("after");
     known.extend(own_fields());
@@ -324,6 +332,8 @@ fn read_fallback(value: &Value, id: &PartnerId) -> Result<Fallback, Problem> {
     if let Value::Object(fields) = &mut document {
         fields.remove("after");
         fields.insert("id".to_owned(), json!(id.as_str()));
+        fields.insert("format".to_owned(), json!(shape.format.word()));
+        fields.insert("adapter".to_owned(), json!(shape.adapter));
     }
     let within = |problem: Problem| {
         let field = problem.field.as_ref().map_or_else(|| "fallback".to_owned(), |field| format!("fallback.{field}"));

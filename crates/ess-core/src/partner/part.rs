@@ -92,6 +92,15 @@ impl<'a> Part<'a> {
         })
     }
 
+    /// Absent is false.
+    pub(super) fn truth(&self, name: &str) -> Result<bool, Problem> {
+        match self.get(name) {
+            None => Ok(false),
+            Some(Value::Bool(truth)) => Ok(*truth),
+            Some(other) => Err(expected(&self.path(name), "true or false", other)),
+        }
+    }
+
     pub(crate) fn texts(&self, name: &str) -> Result<Option<Vec<String>>, Problem> {
         let path = self.path(name);
         let Some(value) = self.get(name) else { return Ok(None) };

@@ -7,7 +7,8 @@ use super::email::EmailSettings;
 use super::part::{Part, invalid};
 use super::s3::S3Settings;
 use super::words::{WRITES, word_of};
-use crate::limits::{HOST_KEY_BYTES_MAX, HOST_KEYS_MAX};
+use crate::limits::{CLIENT_ID_BYTES_MAX, HOST_KEY_BYTES_MAX, HOST_KEYS_MAX};
+use crate::msa::{ACK_CODES, AckCode, AckCodes, Meaning};
 use crate::problem::Problem;
 
 /// What only the partner's channel has.
@@ -21,6 +22,10 @@ pub enum Settings {
     S3(S3Settings),
     /// Of `sftp`.
     Sftp(SftpSettings),
+    /// Of `mllp`.
+    Mllp(MllpSettings),
+    /// Of `mqtt`.
+    Mqtt(MqttSettings),
 }
 
 /// What `channel: sftp` has of its own.
@@ -41,6 +46,34 @@ pub enum Write {
     Once,
 }
 
+/// What `channel: mqtt` has of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MqttSettings {
+    /// Version of the protocol.
+    pub protocol: MqttProtocol,
+    /// The broker keeps the last message of each topic for those that subscribe later.
+    pub retain: bool,
+    /// How the hub calls itself there, where the broker wants a certain name.
+    pub client_id: Option<String>,
+}
+
+/// Version of MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MqttProtocol {
+    /// 5.
+    #[default]
+    V5,
+    /// 3.1.1.
+    V311,
+}
+
+/// What `channel: mllp` has of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MllpSettings {
+    /// What the partner's codes mean, where it is not what the contract says.
+    pub codes: AckCodes,
+}
+
 impl Settings {
     pub(super) fn read(part: &Part<'_>, channel: ChannelKind) -> Result<Self, Problem> {
         channel.check_fields(part)?;
@@ -49,6 +82,8 @@ impl Settings {
                 host_key: read_host_keys(part)?,
                 write: part.word("write", Write::Rename, &WRITES)?,
             }),
+            ChannelKind::Mllp => Settings::Mllp(MllpSettings { codes: read_codes(part)? }),
+            ChannelKind::Mqtt => Settings::Mqtt(read_mqtt(part)?),
             ChannelKind::Email => Settings::Email(EmailSettings::read(part)?),
             ChannelKind::S3 => Settings::S3(S3Settings::read(part)?),
             _ => Settings::None,
@@ -58,6 +93,8 @@ impl Settings {
     pub(super) fn write(&self, document: &mut Map<String, Value>) {
         match self {
             Settings::None => {}
+            Settings::Mllp(MllpSettings { codes }) => write_codes(codes, document),
+            Settings::Mqtt(mqtt) => write_mqtt(mqtt, document),
             Settings::S3(S3Settings { endpoint, region }) => {
                 if let Some(endpoint) = endpoint {
                     document.insert("endpoint".to_owned(), json!(endpoint));
@@ -81,6 +118,62 @@ impl Settings {
                 document.insert("write".to_owned(), json!(word_of(&WRITES, *write)));
             }
         }
+    }
+}
+
+/// What a code of a partner can mean.
+const MEANINGS: [(&str, Meaning); 4] =
+    [("ack", Meaning::Ack), ("nack", Meaning::Nack), ("retry", Meaning::Retry), ("wait", Meaning::Wait)];
+
+/// `codes: {AR: nack, AE: retry}`.
+fn read_codes(part: &Part<'_>) -> Result<AckCodes, Problem> {
+    let mut codes = AckCodes::default();
+    let Some(value) = part.get("codes") else { return Ok(codes) };
+    let part = Part::of(value, "codes", &ACK_CODES.map(|(word, _)| word))?;
+    for (word, code) in ACK_CODES {
+        if part.get(word).is_some() {
+            codes = codes.with(code, part.word(word, Meaning::Ack, &MEANINGS)?);
+        }
+    }
+    let can_end = |(_, code): &(&str, AckCode)| codes.chosen(*code) != Some(Meaning::Wait);
+    if !ACK_CODES.iter().any(can_end) {
+        return Err(invalid("codes", "every code waits for another one, so no message would ever end"));
+    }
+    Ok(codes)
+}
+
+fn write_codes(codes: &AckCodes, document: &mut Map<String, Value>) {
+    let chosen: Map<String, Value> = ACK_CODES
+        .iter()
+        .filter_map(|(word, code)| Some(((*word).to_owned(), json!(word_of(&MEANINGS, codes.chosen(*code)?)))))
+        .collect();
+    if !chosen.is_empty() {
+        document.insert("codes".to_owned(), Value::Object(chosen));
+    }
+}
+
+const PROTOCOLS: [(&str, MqttProtocol); 2] = [("5", MqttProtocol::V5), ("3.1.1", MqttProtocol::V311)];
+
+fn read_mqtt(part: &Part<'_>) -> Result<MqttSettings, Problem> {
+    let protocol = match part.get("protocol") {
+        // YAML takes a plain 5 for a number.
+        Some(Value::Number(number)) if number.as_u64() == Some(5) => MqttProtocol::V5,
+        _ => part.word("protocol", MqttProtocol::V5, &PROTOCOLS)?,
+    };
+    let client_id = part.text("client_id")?;
+    if let Some(id) = &client_id
+        && (id.is_empty() || id.len() > CLIENT_ID_BYTES_MAX || id.chars().any(char::is_control))
+    {
+        return Err(invalid("client_id", &format!("expected 1 to {CLIENT_ID_BYTES_MAX} bytes")));
+    }
+    Ok(MqttSettings { protocol, retain: part.truth("retain")?, client_id })
+}
+
+fn write_mqtt(mqtt: &MqttSettings, document: &mut Map<String, Value>) {
+    document.insert("protocol".to_owned(), json!(word_of(&PROTOCOLS, mqtt.protocol)));
+    document.insert("retain".to_owned(), json!(mqtt.retain));
+    if let Some(client_id) = &mqtt.client_id {
+        document.insert("client_id".to_owned(), json!(client_id));
     }
 }
 
