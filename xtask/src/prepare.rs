@@ -10,6 +10,10 @@ use crate::shell;
 const REQUIREMENTS: &str = "sdk/python/requirements-test.txt";
 /// The version of npm's `jsonata` that scripts are measured beside.
 const JSONATA_REFERENCE: &str = "2.2.2";
+/// What drives the browser, and what judges accessibility.
+const BROWSER_MODULES: [&str; 2] = ["playwright-core@1.65.1", "axe-core@4.14.1"];
+/// Where a browser of this family is installed.
+const CHROMIUM: [&str; 3] = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
 
 /// A C compiler, for the bundled SQLite and ring.
 pub(crate) fn compiler() -> anyhow::Result<()> {
@@ -95,6 +99,35 @@ pub(crate) fn jsonata_reference() -> anyhow::Result<PathBuf> {
         shell::run("npm", &args).context("the JavaScript reference is missing: is npm's registry out of reach?")?;
     }
     Ok(module)
+}
+
+/// The browser and what drives it: Debian's Chromium, and from npm the driver and the judge of accessibility.
+pub(crate) struct Browser {
+    /// Where npm's modules are.
+    pub(crate) modules: PathBuf,
+    /// The browser itself.
+    pub(crate) chromium: PathBuf,
+}
+
+/// Chromium from Debian; `playwright-core` and `axe-core` from npm, into `target/browser`.
+pub(crate) fn browser() -> anyhow::Result<Browser> {
+    let has_node = || shell::works("node", &["--version"]) && shell::works("npm", &["--version"]);
+    need("node with npm", has_node, &["nodejs", "npm"])?;
+    need("chromium", || CHROMIUM.iter().any(|path| Path::new(path).exists()), &["chromium", "fonts-dejavu-core"])?;
+    let chromium = CHROMIUM.iter().map(PathBuf::from).find(|path| path.exists()).context("chromium is not there")?;
+    let folder = target().join("browser");
+    let modules = folder.join("node_modules");
+    let stamp = folder.join("modules.txt");
+    let wanted = BROWSER_MODULES.join(" ");
+    if !std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        std::fs::create_dir_all(&folder).context("could not make the folder of the browser's modules")?;
+        let mut args = vec!["install", "--prefix", text(&folder)?];
+        args.extend(["--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
+        args.extend(BROWSER_MODULES);
+        shell::run("npm", &args).context("the browser's modules are missing: is npm's registry out of reach?")?;
+        std::fs::write(&stamp, wanted).context("could not write the stamp of the browser's modules")?;
+    }
+    Ok(Browser { modules, chromium })
 }
 
 /// Prometheus' Alertmanager, which the hub is to speak to as it really is.

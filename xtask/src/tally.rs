@@ -9,11 +9,17 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Adds what a runner printed: nextest, cargo test or pytest.
+    /// Adds what a runner printed: nextest, cargo test, pytest or node.
     pub(crate) fn add(&mut self, printed: &str) {
         // A failing test's own output, which nextest repeats indented, may hold a summary too: one of another run.
         let nextest = printed.lines().rfind(|line| is_nextest(line));
         let pytest = printed.lines().rfind(|line| is_pytest(line));
+        if let Some(node) = Self::of_node(printed) {
+            self.passed += node.passed;
+            self.failed += node.failed;
+            self.skipped += node.skipped;
+            return;
+        }
         let summaries: Vec<&str> = match nextest.or(pytest) {
             Some(line) => vec![line],
             None => printed.lines().filter(|line| line.starts_with("test result:")).collect(),
@@ -23,6 +29,20 @@ impl Tally {
             self.failed += count(line, &["failed", "error", "errors", "timed"]);
             self.skipped += count(line, &["skipped", "ignored"]);
         }
+    }
+}
+
+impl Tally {
+    /// node's summary is a line for each count, all of them at the end.
+    fn of_node(printed: &str) -> Option<Self> {
+        let last = |word: &str| {
+            let starts = [format!("\u{2139} {word} "), format!("# {word} ")];
+            let line =
+                printed.lines().rev().find_map(|line| starts.iter().find_map(|start| line.strip_prefix(start)))?;
+            line.trim().parse::<u64>().ok()
+        };
+        let failed = last("fail")? + last("cancelled")?;
+        Some(Self { passed: last("pass")?, failed, skipped: last("skipped")? + last("todo")? })
     }
 }
 
@@ -67,6 +87,9 @@ mod tests {
         check("     Summary [   9.010s] 1 test run: 0 passed, 1 timed out, 0 skipped", (0, 1, 0));
         check("test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 7 filtered out", (3, 1, 2));
         check("104 passed in 1.53s", (104, 0, 0));
+        let node = "\u{2139} tests 7\n\u{2139} suites 0\n\u{2139} pass 4\n\u{2139} fail 1\n\u{2139} cancelled 1\n\u{2139} skipped 1\n\u{2139} todo 0\n\u{2139} duration_ms 9.5\n";
+        check(node, (4, 2, 1));
+        check(&node.replace('\u{2139}', "#"), (4, 2, 1));
         check("=== 1 failed, 103 passed, 2 skipped, 1 error in 1.53s ===", (103, 2, 2));
     }
 

@@ -15,6 +15,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut suites = Suites::default();
     suites.rust();
     suites.python();
+    suites.browser();
     for note in &suites.notes {
         shell::say(note);
     }
@@ -73,6 +74,25 @@ impl Suites {
             suite.env("HMS_ESS_BIN", prepare::target().join("debug/hms-ess"));
             self.runner(name, suite);
         }
+    }
+
+    fn browser(&mut self) {
+        let browser = match prepare::browser() {
+            Ok(browser) => browser,
+            Err(error) => return self.leave_out("the browser", &error),
+        };
+        if shell::run("cargo", &["build", "--package", "hms-ess"]).is_err() {
+            self.fail("the browser: hms-ess did not build");
+            return;
+        }
+        // Each file has a hub and a browser of its own.
+        let mut suite =
+            shell::command("node", &["--test", "--test-reporter=spec", "--test-concurrency=2", "tests/browser/"]);
+        suite.env("HMS_ESS_BIN", prepare::target().join("debug/hms-ess"));
+        suite.env("HMS_ESS_BROWSER_MODULES", browser.modules);
+        suite.env("HMS_ESS_CHROMIUM", browser.chromium);
+        suite.env("HMS_ESS_SHOTS", prepare::target().join("screenshots"));
+        self.runner("the dashboard in a browser", suite);
     }
 
     /// Runs a test runner and adds its own counts.

@@ -51,7 +51,7 @@ pub enum Channel {
     /// AMQP 0.9.1.
     Amqp(Box<Amqp>),
     /// A drop by SFTP.
-    Sftp(SftpDrop),
+    Sftp(Box<SftpDrop>),
     /// The partner fetches its events.
     Pull(Pull),
 }
@@ -76,7 +76,7 @@ impl Channel {
             ChannelKind::File => FileDrop::open(partner, url, dialer).map(Channel::File),
             ChannelKind::Mllp => Mllp::open(partner, url, &credential, dialer).map(Box::new).map(Channel::Mllp),
             ChannelKind::Mqtt => Mqtt::open(partner, url, credential, dialer).map(Box::new).map(Channel::Mqtt),
-            ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Channel::Sftp),
+            ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Box::new).map(Channel::Sftp),
             ChannelKind::Pull => Ok(Channel::Pull(Pull::default())),
             ChannelKind::Nats => Nats::open(partner, url, credential, dialer).map(Box::new).map(Channel::Nats),
             ChannelKind::Amqp => Amqp::open(partner, url, credential, dialer).map(Box::new).map(Channel::Amqp),

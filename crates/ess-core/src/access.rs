@@ -47,7 +47,9 @@ impl Role {
             }
             (Role::Publisher { .. }, Act::ReadEvents) => true,
             (Role::Publisher { .. }, _) => false,
-            (Role::Partner(own), Act::ReadPartner(partner) | Act::Acknowledge(partner)) => own == *partner,
+            (Role::Partner(own), Act::ReadPartner(partner) | Act::Acknowledge(partner) | Act::Tend(partner)) => {
+                own == *partner
+            }
             (Role::Partner(_), _) => false,
         }
     }
@@ -64,6 +66,8 @@ pub enum Act<'a> {
     ReadPartner(&'a PartnerId),
     /// Acknowledge for one partner.
     Acknowledge(&'a PartnerId),
+    /// What a partner may have done for itself: a test, another secret, its own events sent again.
+    Tend(&'a PartnerId),
     /// Read everything else: partners, bridges, dead letters, ledger, audit trail.
     Read,
     /// Change partners, bridges, deliveries.

@@ -36,6 +36,15 @@ impl Bridge {
         }
     }
 
+    /// SHA-256 of its script; absent when it only changes the label.
+    #[must_use]
+    pub fn digest(&self) -> Option<Digest> {
+        match &self.rule {
+            Rule::Identity => None,
+            Rule::Script { digest, .. } => Some(*digest),
+        }
+    }
+
     /// What the shortest path prefers among equals: the more specific subject, the exact version, the lower id.
     fn preference(&self) -> (Reverse<usize>, bool, &str) {
         (Reverse(self.subject.specificity()), matches!(self.from, FromVersion::AtLeast(_)), &self.id)

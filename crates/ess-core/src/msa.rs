@@ -171,7 +171,7 @@ impl<'a> Segments<'a> {
             .or_else(|| self.part("ERR", 3, 2))
             .or_else(|| self.part("ERR", 7, 1))
             .or_else(|| self.part("MSA", 6, 2));
-        let text = text.map(|text| unescaped(text));
+        let text = text.map(unescaped);
         words(&match (self.error_code(), text) {
             (Some(error), Some(text)) => format!("{code}: {text} (error {error})"),
             (Some(error), None) => format!("{code}: error {error}"),

@@ -60,6 +60,8 @@ impl Caller {
                 .with_hint(format!("use that partner's own token, or one of role auditor: `hms-ess token create --role partner --partner {partner}`"))),
             Act::Acknowledge(partner) => return Err(forbidden(format!("this {role} token may not acknowledge for partner {partner}"))
                 .with_hint(format!("use that partner's own token: `hms-ess token create --role partner --partner {partner}`"))),
+            Act::Tend(partner) => return Err(forbidden(format!("this {role} token may not do this for partner {partner}"))
+                .with_hint(format!("use that partner's own token, or one of role operator: `hms-ess token create --role partner --partner {partner}`"))),
             Act::Read => ("read this", "auditor"),
             Act::Operate => ("change this", "operator"),
             Act::Tokens => ("handle tokens", "admin"),
@@ -205,6 +207,7 @@ mod tests {
             Act::ReadEvents,
             Act::ReadPartner(&partner),
             Act::Acknowledge(&partner),
+            Act::Tend(&partner),
             Act::Read,
             Act::Operate,
             Act::Tokens,

@@ -9,7 +9,7 @@ use axum::http::HeaderValue;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::response::{Redirect, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use ess_core::problem::Code;
 use serde_json::Value;
@@ -23,11 +23,6 @@ const POLICY: &str =
 /// The OpenAPI document.
 pub(crate) async fn read_openapi(State(site): State<Arc<Site>>) -> Response {
     asset("application/json", site.openapi.clone())
-}
-
-/// Whoever comes with a browser finds the page.
-pub(crate) async fn go_home() -> Redirect {
-    Redirect::temporary("/docs")
 }
 
 /// The page.

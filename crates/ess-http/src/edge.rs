@@ -23,6 +23,7 @@ use tower::ServiceExt;
 
 use crate::api::publish;
 use crate::caller::Peer;
+use crate::dashboard::trouble;
 use crate::limits::REQUEST_ID_BYTES_MAX;
 use crate::refusal::{self, Refusal};
 use crate::routes;
@@ -63,6 +64,8 @@ impl Edge {
         // can use the buffer again while the log is written.
         let is_publish = method == Method::POST && request.uri().path() == PUBLISH;
         let path = if is_publish { Cow::Borrowed(PUBLISH) } else { Cow::Owned(request.uri().path().to_owned()) };
+        let is_page = path.starts_with(trouble::ROOT);
+        let page_headers = if is_page { request.headers().clone() } else { HeaderMap::new() };
         let outcome = if is_publish {
             let (parts, body) = request.into_parts();
             caught(pin!(publish::answer(&self.site, peer.ip(), &id, parts, body))).await
@@ -76,7 +79,9 @@ impl Edge {
         });
         if let Some(Refusal(problem)) = response.extensions_mut().remove() {
             log_refusal(&problem, &id, &method, &path, peer);
-            response = refusal::render(&problem, &id, response.headers_mut().remove(ALLOW));
+            let page = if is_page { trouble::page(&problem, &id, &path, &page_headers) } else { None };
+            let allow = response.headers_mut().remove(ALLOW);
+            response = page.unwrap_or_else(|| refusal::render(&problem, &id, allow));
         }
         if let Ok(value) = HeaderValue::try_from(id) {
             response.headers_mut().insert(REQUEST_ID, value);

@@ -6,6 +6,7 @@
 mod api;
 mod body;
 mod caller;
+mod dashboard;
 mod docs;
 mod document;
 mod edge;
@@ -54,7 +55,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
     let (stop, stopping) = watch::channel(false);
-    let edge = edge::Edge::new(Arc::new(site::Site::new(hub, stopping, options.body_timeout)));
+    let edge = edge::Edge::new(Arc::new(site::Site::new(hub, stopping, options.body_timeout, tls.is_some())));
     server::run(listener, tls, server::Served::Api(edge), options, stop, shutdown).await
 }
 

@@ -44,3 +44,7 @@ pub(crate) const REFUSED_TOKENS_MAX: u32 = 120;
 pub(crate) const REFUSED_PEERS_MAX: usize = 4_096;
 /// How long a refused sender may go on sending before the connection ends, so that it can read the answer.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
+/// Open streams of changes to pages of the dashboard.
+pub(crate) const DASHBOARD_STREAMS_MAX: usize = 1_024;
+/// Rows of one page of the dashboard.
+pub(crate) const DASHBOARD_ROWS: usize = 50;

@@ -102,6 +102,13 @@ fn roles(method: &str, path: &str) -> &'static [&'static str] {
         ("post", "/v1/events") => &["publisher", "operator", "admin"],
         ("get", "/v1/events/{id}/audit") => &["operator", "auditor", "admin"],
         ("get", path) if path.starts_with("/v1/events") => &["publisher", "operator", "auditor", "admin"],
+        (
+            "post",
+            "/v1/partners/{id}/test"
+            | "/v1/partners/{id}/rotate-secret"
+            | "/v1/events/{id}/replay"
+            | "/v1/dead-letters/redrive",
+        ) => &["partner", "operator", "admin"],
         ("post", "/v1/acks") => &["partner", "operator", "admin"],
         ("get", "/v1/partners/{id}/inbox") => &["partner", "operator", "admin"],
         ("get", path) if path.starts_with("/v1/partners/{id}") => &["partner", "operator", "auditor", "admin"],

@@ -25,10 +25,15 @@ impl<S: Sync> FromRequestParts<S> for Query {
 impl Query {
     /// Reads `name=value&…`.
     pub(crate) fn parse(query: Option<&str>) -> Result<Self, Problem> {
+        Self::parse_form(query.unwrap_or_default(), QUERY_VALUE_BYTES_MAX)
+    }
+
+    /// Reads `name=value&…` as a form has it, with values of at most so many bytes.
+    pub(crate) fn parse_form(text: &str, value_bytes_max: usize) -> Result<Self, Problem> {
         let mut pairs: Vec<(String, String)> = Vec::new();
-        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (name, value) = (decode(name)?, decode(value)?);
+            let (name, value) = (decode(name, QUERY_VALUE_BYTES_MAX)?, decode(value, value_bytes_max)?);
             if pairs.iter().any(|(known, _)| *known == name) {
                 return Err(invalid(&name, &format!("parameter {name} stands twice")));
             }
@@ -105,7 +110,7 @@ fn invalid(name: &str, detail: &str) -> Problem {
     Problem::new(Code::Invalid, detail).with_field(name)
 }
 
-fn decode(text: &str) -> Result<String, Problem> {
+fn decode(text: &str, bytes_max: usize) -> Result<String, Problem> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -121,8 +126,8 @@ fn decode(text: &str) -> Result<String, Problem> {
             byte => bytes.push(byte),
         }
     }
-    if bytes.len() > QUERY_VALUE_BYTES_MAX {
-        let detail = format!("a query value has more than {QUERY_VALUE_BYTES_MAX} bytes");
+    if bytes.len() > bytes_max {
+        let detail = format!("a query value has more than {bytes_max} bytes");
         return Err(Problem::new(Code::Invalid, detail));
     }
     String::from_utf8(bytes).map_err(|_| Problem::new(Code::Malformed, "the query is not UTF-8"))

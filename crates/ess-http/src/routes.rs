@@ -12,6 +12,11 @@ use crate::api::{
     acks, audit, backup, bridges, dead_letters, deliveries, escalations, events, health, holds, inbox, keys, ledger,
     ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, targets, tokens,
 };
+use crate::dashboard::{
+    assets, audit as audit_page, bridges as bridges_page, dead_letters as dead_letters_page, event,
+    events as events_page, ledger as ledger_page, live, overview, partner, partner_acts, partners as partners_page,
+    sign_in, trouble,
+};
 use crate::docs;
 use crate::refusal::Refusal;
 use crate::site::Site;
@@ -21,6 +26,8 @@ use crate::site::Site;
 pub(crate) struct Routes {
     router: Router<Arc<Site>>,
     pub(crate) laid: Vec<(Method, &'static str)>,
+    /// Pages for people and their acts: no part of the API.
+    pub(crate) pages: Vec<(Method, &'static str)>,
 }
 
 /// Paths that need no token.
@@ -35,7 +42,7 @@ pub(crate) fn routes() -> Routes {
         .get("/healthz", health::read_health)
         .get("/readyz", health::read_readiness)
         .get("/openapi.json", docs::read_openapi)
-        .get("/", docs::go_home)
+        .get("/", sign_in::go_home)
         .get("/docs", docs::read_docs)
         .get("/docs/style.css", docs::read_style)
         .get("/v1/keys", keys::list_keys)
@@ -71,6 +78,64 @@ pub(crate) fn routes() -> Routes {
         .get("/v1/audit", audit::list_audit)
         .get("/v1/holds", holds::list_holds)
         .get("/v1/stream", stream::follow_stream)
+        .laid_for_operators()
+}
+
+/// The dashboard: pages, and the acts that are sent from them. All but the first group need a session.
+#[rustfmt::skip]
+fn dashboard(routes: Routes) -> Routes {
+    routes
+        // Anybody.
+        .page("/dashboard/style.css", assets::read_style)
+        .page("/dashboard/script.js", assets::read_script)
+        .page("/dashboard/icon.svg", assets::read_icon)
+        .page("/dashboard/sign-in", sign_in::read_sign_in)
+        .act("/dashboard/sign-in", sign_in::sign_in)
+        .act("/dashboard/theme", sign_in::set_theme)
+        // Whoever is signed in.
+        .act("/dashboard/sign-out", sign_in::sign_out)
+        .page("/dashboard/live", live::follow_changes)
+        .page("/dashboard", overview::read_overview)
+        // Publishers.
+        .page("/dashboard/events", events_page::list_events)
+        .page("/dashboard/events/{id}", event::read_event)
+        .act("/dashboard/events/{id}/retract", event::retract)
+        // Partners.
+        .page("/dashboard/partners/{id}", partner::read_partner)
+        .page("/dashboard/partners/{id}/sent", partner::read_sent)
+        .act("/dashboard/partners/{id}/test", partner_acts::test)
+        .act("/dashboard/partners/{id}/rotate-secret", partner_acts::rotate_secret)
+        .act("/dashboard/partners/{id}/redrive", partner_acts::redrive)
+        .act("/dashboard/partners/{id}/resend", partner_acts::resend)
+        // Auditors.
+        .page("/dashboard/events/{id}/proof", event::read_proof)
+        .page("/dashboard/partners", partners_page::list_partners)
+        .page("/dashboard/bridges", bridges_page::list_bridges)
+        .page("/dashboard/dead-letters", dead_letters_page::list_dead_letters)
+        .page("/dashboard/ledger", ledger_page::list_ledger)
+        .act("/dashboard/ledger/verify", ledger_page::verify)
+        .act("/dashboard/ledger/checkpoint", ledger_page::make_checkpoint)
+        .page("/dashboard/audit", audit_page::list_audit)
+        // Operators.
+        .act("/dashboard/events/{id}/replay", event::replay)
+        .act("/dashboard/partners/{id}/pause", partner_acts::pause)
+        .act("/dashboard/partners/{id}/resume", partner_acts::resume)
+        .act("/dashboard/bridges/try", bridges_page::try_bridge)
+        .act("/dashboard/dead-letters/redrive", dead_letters_page::redrive)
+        .act("/dashboard/dead-letters/discard", dead_letters_page::discard)
+        .page("/dashboard/{*rest}", trouble::refuse_path)
+}
+
+/// The router over them; whatever else is asked for is a problem, too.
+pub(crate) fn router() -> Router<Arc<Site>> {
+    dashboard(routes()).router.method_not_allowed_fallback(refuse_method).fallback(refuse_path)
+}
+
+impl Routes {
+    /// What changes the hub and what it sends: operators, and admins for what is theirs alone.
+    #[rustfmt::skip]
+    fn laid_for_operators(self) -> Self {
+        self
         // Operators.
         .post("/v1/events/{id}/replay", events::replay_event)
         .post("/v1/partners", partners::add_partner)
@@ -99,14 +164,8 @@ pub(crate) fn routes() -> Routes {
         .post("/v1/backup", backup::back_up)
         .post("/v1/events/{id}/redact", events::redact_event)
         .delete("/v1/holds/{id}", holds::lift_hold)
-}
+    }
 
-/// The router over them; whatever else is asked for is a problem, too.
-pub(crate) fn router() -> Router<Arc<Site>> {
-    routes().router.method_not_allowed_fallback(refuse_method).fallback(refuse_path)
-}
-
-impl Routes {
     fn get<H: Handler<T, Arc<Site>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
         self.lay(Method::GET, MethodFilter::GET, path, handler)
     }
@@ -121,6 +180,18 @@ impl Routes {
 
     fn delete<H: Handler<T, Arc<Site>>, T: 'static>(self, path: &'static str, handler: H) -> Self {
         self.lay(Method::DELETE, MethodFilter::DELETE, path, handler)
+    }
+
+    fn page<H: Handler<T, Arc<Site>>, T: 'static>(mut self, path: &'static str, handler: H) -> Self {
+        self.router = self.router.route(path, on(MethodFilter::GET, handler));
+        self.pages.push((Method::GET, path));
+        self
+    }
+
+    fn act<H: Handler<T, Arc<Site>>, T: 'static>(mut self, path: &'static str, handler: H) -> Self {
+        self.router = self.router.route(path, on(MethodFilter::POST, handler));
+        self.pages.push((Method::POST, path));
+        self
     }
 
     fn lay<H, T>(mut self, method: Method, filter: MethodFilter, path: &'static str, handler: H) -> Self

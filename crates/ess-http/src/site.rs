@@ -12,6 +12,7 @@ use ess_core::problem::{Code, Problem};
 use ess_hub::Hub;
 use tokio::sync::watch;
 
+use crate::dashboard::Desk;
 use crate::limits::{BODIES_BYTES_MAX, REFUSED_PEERS_MAX, REFUSED_TOKENS_MAX};
 use crate::{docs, openapi};
 
@@ -29,6 +30,8 @@ pub(crate) struct Site {
     pub(crate) instance: String,
     /// How long a body may pause.
     pub(crate) body_timeout: Duration,
+    /// What the dashboard keeps.
+    pub(crate) desk: Desk,
     requests: AtomicU64,
     body_bytes: AtomicUsize,
     /// Guards the counts of refused tokens; held for one look-up.
@@ -37,7 +40,7 @@ pub(crate) struct Site {
 
 impl Site {
     /// A site over a hub.
-    pub(crate) fn new(hub: Hub, stopping: watch::Receiver<bool>, body_timeout: Duration) -> Self {
+    pub(crate) fn new(hub: Hub, stopping: watch::Receiver<bool>, body_timeout: Duration, is_tls: bool) -> Self {
         let document = openapi::document();
         Self {
             hub,
@@ -46,6 +49,7 @@ impl Site {
             openapi: Bytes::from(document.to_string()),
             instance: instance_name(),
             body_timeout,
+            desk: Desk::new(is_tls),
             requests: AtomicU64::new(0),
             body_bytes: AtomicUsize::new(0),
             refused_tokens: Mutex::default(),

@@ -14,6 +14,18 @@ use crate::view::TokenView;
 /// Random bytes of a token and of its public name.
 const SECRET_BYTES: usize = 32;
 
+/// Stands for a token that was shown once, so that it need not be kept to ask again whether it is still good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TokenMark([u8; 32]);
+
+impl TokenMark {
+    /// What stands for this token, known or not.
+    #[must_use]
+    pub fn of(token: &str) -> Self {
+        Self(hash(token))
+    }
+}
+
 /// The tokens of now, by hash.
 #[derive(Debug, Default)]
 pub struct Access {
@@ -31,8 +43,14 @@ impl Access {
     /// Who bears this token; `None` when it is unknown, expired or revoked.
     #[must_use]
     pub fn principal(&self, token: &str, now: Time) -> Option<Principal> {
+        self.principal_of(&TokenMark::of(token), now)
+    }
+
+    /// Who bore the token that this stands for; `None` when it is unknown, expired or revoked.
+    #[must_use]
+    pub fn principal_of(&self, mark: &TokenMark, now: Time) -> Option<Principal> {
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
-        let stored = tokens.get(&hash(token))?;
+        let stored = tokens.get(&mark.0)?;
         let has_ended = stored.revoked_at.is_some() || stored.expires_at.is_some_and(|end| end <= now);
         if has_ended {
             return None;

@@ -14,9 +14,16 @@ use crate::registry::Registered;
 pub fn tell_record(delivery: &Delivery, happenings: &Happenings, registered: &Registered, record: &Record, now: Time) {
     if let Record::Acked { seq, at, .. } = record {
         delivery.metrics.acked.inc();
-        if let Some(cell) = delivery.cells.get(*seq) {
-            delivery.metrics.ack_seconds.observe(at.since(cell.event.recorded_at).as_secs_f64());
+        let took = delivery.cells.get(*seq).map(|cell| at.since(cell.event.recorded_at));
+        if let Some(took) = took {
+            delivery.metrics.ack_seconds.observe(took.as_secs_f64());
         }
+        delivery.flow.note_ack(now, took);
+    }
+    if let Record::Failed { tried, .. } = record
+        && tried.outcome != "received"
+    {
+        delivery.flow.note_failure(now);
     }
     if matches!(record, Record::Health(_) | Record::Ended { .. }) {
         delivery.attention.mark(registered.no);

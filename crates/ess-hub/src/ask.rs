@@ -9,7 +9,7 @@ use ess_core::event::{Event, Priority};
 use ess_core::id::{EventId, PartnerId, PartnerNo, Seq};
 use ess_core::message::message_id;
 use ess_core::problem::{Code, Problem};
-use ess_store::{Recorded, StoreError, StoredDelivery, Word as LedgerWord};
+use ess_store::{AuditLine, Recorded, StoreError, StoredDelivery, Word as LedgerWord};
 
 use crate::hub::Hub;
 use crate::publish::unavailable;
@@ -239,15 +239,7 @@ impl Hub {
         let found = self.delivery.store.audit(after.unwrap_or(0), limit as usize).await;
         let found = found.map_err(|error| unavailable(&error))?;
         let next = (found.len() == limit as usize).then(|| found.last().map(|last| last.number.to_string())).flatten();
-        let items = found.into_iter().map(|line| AuditView {
-            number: line.number,
-            at: line.at,
-            actor: line.actor,
-            act: line.act,
-            object: line.object,
-            reason: line.reason,
-        });
-        Ok(Page { items: items.collect(), next })
+        Ok(Page { items: found.into_iter().map(audit_view).collect(), next })
     }
 
     /// A page of deliveries of many events.
@@ -311,7 +303,12 @@ fn words(deliveries: &[StoredDelivery], snapshot: &Snapshot) -> Vec<(PartnerId, 
     words.into_iter().collect()
 }
 
-fn event_view(recorded: &Recorded) -> EventView {
+pub(crate) fn audit_view(line: AuditLine) -> AuditView {
+    let AuditLine { number, at, actor, act, object, reason } = line;
+    AuditView { number, at, actor, act, object, reason }
+}
+
+pub(crate) fn event_view(recorded: &Recorded) -> EventView {
     let partners = u32::try_from(recorded.audience.len()).unwrap_or(u32::MAX);
     EventView { event: recorded.event.clone(), partners }
 }

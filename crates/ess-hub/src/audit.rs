@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ess_core::bridge::Rule;
-use ess_core::event::Event;
+use ess_core::event::{Event, Gone};
 use ess_core::id::{Digest, EventId, Version};
 use ess_core::ledger::Receipt;
 use ess_core::ledger::packet::{Manifest, Payload, Record};
@@ -130,7 +130,7 @@ impl Hub {
             published_by: trace.publisher.clone(),
             event_sha256: event.content_digest.to_string(),
             payload: payload_of(event)?,
-            gone: None,
+            gone: event.gone.as_ref().map(Gone::told),
             partners: audience.len() as u64,
             traceparent: trace.traceparent.clone(),
             trace_id: trace.trace_id.clone(),
@@ -192,6 +192,9 @@ impl Hub {
 
 /// Whether the payload is there as it was recorded.
 fn payload_of(event: &Event) -> Result<Payload, Problem> {
+    if event.gone.is_some() {
+        return Ok(Payload::Gone);
+    }
     if event.content.digest() == event.content_digest {
         return Ok(Payload::Whole);
     }

@@ -13,6 +13,7 @@ use ess_store::Store;
 use crate::cells::{Cell, Cells};
 use crate::clock::Clock;
 use crate::escalation::Attention;
+use crate::flow::Flow;
 use crate::metrics::{AttemptLabels, Metrics};
 use crate::prepare::{Marking, Workshop};
 use crate::registry::{Registered, Registry};
@@ -43,6 +44,8 @@ pub struct Delivery {
     pub watches: Watches,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// The last hour.
+    pub flow: Flow,
     /// Partners whose trouble may have changed.
     pub attention: Attention,
 }

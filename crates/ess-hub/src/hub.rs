@@ -16,17 +16,19 @@ use ess_core::signature::{Ed25519Key, SigningSecret};
 use ess_core::time::Time;
 use ess_store::{Audit, Opened, Recorded, Store, StoreError, StoredPartner};
 
-use crate::access::Access;
+use crate::access::{Access, TokenMark};
 use crate::cells::Cells;
 use crate::clock::Clock;
 use crate::deliver::Delivery;
 use crate::elsewhere;
 use crate::escalation::{self, EscalationOptions, Ops};
 use crate::filters::Filters;
+use crate::flow::Flow;
 use crate::happenings::Happenings;
 use crate::lanes::{Input, Lanes, LanesHandle, Retractions, Wish};
 use crate::metrics::Metrics;
 use crate::notary::{self, Notary, NotaryOptions};
+use crate::overview::{SURVEY_AGE_MAX, Survey};
 use crate::prepare::Workshop;
 use crate::publish::unavailable;
 use crate::redact;
@@ -78,6 +80,7 @@ pub struct Hub {
     pub(crate) filters: Arc<Filters>,
     pub(crate) retractions: Arc<Retractions>,
     pub(crate) notary: Arc<Notary>,
+    pub(crate) survey: Arc<Survey>,
     /// A redaction left bytes in the write-ahead log, as somebody reads from it.
     pub(crate) unwiped: Arc<Notify>,
     pub(crate) ops: Arc<Ops>,
@@ -122,6 +125,7 @@ impl Hub {
             clock: Clock::start(),
             watches,
             metrics,
+            flow: Flow::default(),
             attention: Default::default(),
         });
         let happenings = Arc::new(Happenings::default());
@@ -142,6 +146,7 @@ impl Hub {
             filters: Arc::default(),
             retractions,
             notary,
+            survey: Arc::new(Survey::new(SURVEY_AGE_MAX)),
             unwiped: Arc::default(),
             ops,
             space,
@@ -208,6 +213,19 @@ impl Hub {
     #[must_use]
     pub fn authenticate(&self, token: &str) -> Option<Principal> {
         self.access.principal(token, self.now())
+    }
+
+    /// Who bears this token, and what stands for the token from now on. Never waits.
+    #[must_use]
+    pub fn mark_token(&self, token: &str) -> Option<(TokenMark, Principal)> {
+        let mark = TokenMark::of(token);
+        Some((mark, self.access.principal_of(&mark, self.now())?))
+    }
+
+    /// Who bore the token that this stands for; `None` once it has expired or was revoked. Never waits.
+    #[must_use]
+    pub fn still_bears(&self, mark: &TokenMark) -> Option<Principal> {
+        self.access.principal_of(mark, self.now())
     }
 
     /// Why the hub can't serve now, if so.

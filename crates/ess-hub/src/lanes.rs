@@ -27,8 +27,9 @@ mod inboxes;
 mod input;
 mod retractions;
 mod seats;
+mod survey;
 
-pub use input::{Input, LaneGlance, LaneReport, LanesHandle, Retraction, ToLane, Wish, Word};
+pub use input::{Input, LaneGlance, LaneReport, LanesHandle, Retraction, Surveyed, ToLane, Wish, Word};
 use retractions::take_back_at;
 pub use retractions::{Retractions, offer_of};
 
@@ -72,6 +73,8 @@ struct Seat {
     sent_at: Time,
     /// The highest counter that it was sent in this run.
     sent_to: u64,
+    /// How it stood when it was last asked; gone as soon as something moves.
+    surveyed: Option<Arc<Surveyed>>,
 }
 
 /// The loop.
@@ -222,6 +225,7 @@ impl Lanes {
                 }
             }
             Input::Inspect(no, reply) => self.inspect(no, reply),
+            Input::Survey(reply) => self.survey(reply),
             Input::InspectAll(reply) => self.inspect_all(reply),
             Input::Settle(reply) => {
                 self.flush();
@@ -324,6 +328,7 @@ impl Lanes {
                 continue;
             }
             let Some(seat) = self.seats.get_mut(no) else { continue };
+            seat.surveyed = None;
             let is_taken = seat.lane.offer(&offer, now);
             if let Some(retraction) = &retraction {
                 inboxes::recall_all(&seat.registered);
@@ -386,6 +391,7 @@ impl Lanes {
         let now = self.now();
         let is_held = self.is_draining || self.is_stalled;
         let Some(seat) = self.seats.get_mut(&no) else { return };
+        seat.surveyed = None;
         if self.behind.contains(no) {
             seat.lane.hear_of(self.head);
         }

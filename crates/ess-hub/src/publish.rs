@@ -67,6 +67,7 @@ impl Hub {
         match published {
             Ok(Publication::Recorded(event)) => {
                 metrics.count_publish(PublishResult::Recorded);
+                self.delivery.flow.note_event(event.recorded_at);
                 looks.iter().for_each(|(partners, look)| self.filters.count(partners, *look));
                 self.tell_recorded(&event, by);
                 let blocked = self.blocked(&snapshot, &event, &audience).await;

@@ -152,6 +152,11 @@ fn seat(hub: &Hub, registered: &Arc<Registered>, watches: &mut JoinSet<()>) -> O
         }
         Some(Watch::None) | None => {}
     }
+    let fallback = registered.fallback.as_ref().and_then(|way| way.channel.as_ref().ok());
+    if let Some(channel) = fallback.filter(|channel| channel.watch() == Watch::Listen) {
+        let watch = listen_on(hub.clone(), registered.clone(), channel.clone());
+        seat.watches.push(watches.spawn(watch));
+    }
     (!seat.watches.is_empty()).then_some(seat)
 }
 

@@ -19,7 +19,7 @@ pub use ledger::{Entry, Word};
 pub use retention::{AttemptPlace, Hold, HoldOn, Lifted, NewHold, Redaction, Step, Sweep, Swept};
 pub use store::{Opened, Options, Store};
 pub use types::{
-    AckReceipt, Audit, AuditLine, Backlog, Change, FoundTrouble, LaneStart, LedgerEntry, NewEvent, NewPartner,
-    PartnerTroubles, Publication, Recorded, RuleKind, Start, StoredAttempt, StoredCheckpoint, StoredDelivery,
-    StoredEscalation, StoredPartner, StoredRules, StoredToken, UrgentBacklog,
+    AckReceipt, Audit, AuditLine, Backlog, Change, FoundTrouble, LaneStart, LedgerEntry, LogLine, LogSearch, NewEvent,
+    NewPartner, PartnerTroubles, Publication, Recorded, RuleKind, Start, StoredAttempt, StoredCheckpoint,
+    StoredDelivery, StoredEscalation, StoredPartner, StoredRules, StoredToken, UrgentBacklog,
 };

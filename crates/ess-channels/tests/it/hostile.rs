@@ -84,8 +84,10 @@ async fn a_drip_ends_with_the_deadline() {
         ("HTTP/1.1 200 OK\r\nx: ", "x", Stage::Await, "waiting for the answer"),
     ] {
         let partner = dripping(beginning, more).await;
-        let reason = format!("timed out after 300ms while {doing}");
-        assert_eq!(failed(send_within(&partner, span).await), failure(stage, &reason), "{beginning}");
+        // The clock of the attempt starts a little after the deadline was set: 299 or 300 ms.
+        let found = failed(send_within(&partner, span).await);
+        assert_eq!(found.stage, stage, "{beginning}");
+        assert!(found.reason.starts_with("timed out after ") && found.reason.ends_with(doing), "{found:?}");
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct Got {
 }
 
 /// A partner that subscribes; ends when dropped.
-pub(crate) struct Subscriber {
+pub(crate) struct Listening {
     child: Child,
     got: Arc<Mutex<Vec<Got>>>,
     is_subscribed: Arc<Mutex<bool>>,
@@ -83,7 +83,7 @@ impl Mosquitto {
     }
 
     /// Subscribes as the partner does, and waits until that is so.
-    pub(crate) fn subscribe(&self, filter: &str, more: &[&str]) -> Subscriber {
+    pub(crate) fn subscribe(&self, filter: &str, more: &[&str]) -> Listening {
         let port = self.address.port().to_string();
         let mut child = Command::new("stdbuf")
             .args(["-oL", "mosquitto_sub", "-d", "-h", "127.0.0.1", "-p", &port, "-q", "1", "-V", "mqttv5"])
@@ -114,9 +114,9 @@ impl Mosquitto {
                 }
             }
         });
-        let subscriber = Subscriber { child, got, is_subscribed };
-        wait_for("the subscription", || *subscriber.is_subscribed.lock().unwrap());
-        subscriber
+        let listening = Listening { child, got, is_subscribed };
+        wait_for("the subscription", || *listening.is_subscribed.lock().unwrap());
+        listening
     }
 }
 
@@ -127,7 +127,7 @@ impl Drop for Mosquitto {
     }
 }
 
-impl Subscriber {
+impl Listening {
     /// What came so far.
     pub(crate) fn got(&self) -> Vec<Got> {
         self.got.lock().unwrap().clone()
@@ -140,7 +140,7 @@ impl Subscriber {
     }
 }
 
-impl Drop for Subscriber {
+impl Drop for Listening {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

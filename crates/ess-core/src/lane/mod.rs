@@ -14,6 +14,7 @@ mod health;
 mod lines;
 mod outcome;
 mod scan;
+mod standing;
 mod supply;
 mod taking_back;
 mod urgent;
@@ -25,6 +26,7 @@ pub use act::{Action, Attempt, Command, Ended, Outcome, Record, Report, Sent, Tr
 use entry::Phase;
 pub use entry::{Offer, OpenDelivery, OpenState, URGENT};
 pub use health::Health;
+pub use standing::{Speaker, Standing, Wait};
 
 use crate::delivery::State;
 use crate::id::{PartnerNo, Seq, Subject};

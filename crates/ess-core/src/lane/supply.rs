@@ -44,6 +44,11 @@ impl Supply {
         self.taken_to >= self.newest && !self.is_loading && loaded < room
     }
 
+    /// Whether nothing is left in the store.
+    pub(super) fn has_all(&self) -> bool {
+        self.taken_to >= self.newest
+    }
+
     /// Something as new as this lies in the log.
     pub(super) fn hear_of(&mut self, seq: Seq) {
         self.newest = self.newest.max(seq);

@@ -12,6 +12,7 @@ use crate::receipt::{Evidence, Verdict};
 
 mod found;
 mod simulation;
+mod standing;
 mod troubles;
 
 const START: Time = Time::from_micros(1_000_000_000);

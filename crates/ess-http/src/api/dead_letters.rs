@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use ess_core::access::Act;
+use ess_core::access::{Act, Role};
 use ess_core::id::{EventId, PartnerId};
 use ess_core::problem::Problem;
 use ess_hub::Letters;
@@ -86,7 +86,7 @@ pub(crate) async fn list_dead_letters(State(site): State<Arc<Site>>, caller: Cal
 /// Try dead letters again
 ///
 /// Of a partner, of an event, with a reason, or all of them when nothing is named. A partner that is given up is tried at once, with
-/// new patience.
+/// new patience. A partner may have its own tried again.
 #[utoipa::path(
     post,
     path = "/v1/dead-letters/redrive",
@@ -103,11 +103,15 @@ pub(crate) async fn redrive_dead_letters(
     Reason(reason): Reason,
     request: Request,
 ) -> Answer {
-    caller.permit(&Act::Operate)?;
+    // A partner may have its own tried again: that is judged by the body.
+    if !matches!(caller.0.role, Role::Partner(_)) {
+        caller.permit(&Act::Operate)?;
+    }
     query.only(&[])?;
     let body = read_json(&site, request, SMALL_BODY_BYTES_MAX).await?;
     let Redrive { partner, event, matching } = document::read_optional(&body.bytes)?;
     let letters = letters(partner.as_deref(), event.as_deref(), matching.as_deref())?;
+    caller.permit(&letters.partner.as_ref().map_or(Act::Operate, Act::Tend))?;
     ok(Redriven { redriven: site.hub.redrive(&letters, reason, &caller.0).await? })
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use ess_core::access::Act;
+use ess_core::access::{Act, Role};
 use ess_core::event::{Gone, GoneCause};
 use ess_core::id::{EventId, PartnerId, Seq};
 use ess_core::problem::{Code, Problem};
@@ -301,7 +301,7 @@ pub(crate) struct ReplayedTo {
 
 /// Send an event again
 ///
-/// To the named partners, marked as a replay. What a newer acknowledged event of the subject has overtaken needs `force`.
+/// To the named partners, marked as a replay. A partner may have its own events sent again, to itself. What a newer acknowledged event of the subject has overtaken needs `force`.
 #[utoipa::path(
     post,
     path = "/v1/events/{id}/replay",
@@ -322,7 +322,10 @@ pub(crate) async fn replay_event(
     Reason(reason): Reason,
     request: Request,
 ) -> Answer {
-    caller.permit(&Act::Operate)?;
+    // A partner may have its own events sent again: that is judged by the body.
+    if !matches!(caller.0.role, Role::Partner(_)) {
+        caller.permit(&Act::Operate)?;
+    }
     query.only(&[])?;
     let body = read_json(&site, request, SMALL_BODY_BYTES_MAX).await?;
     let Replay { to, force } = document::read_optional(&body.bytes)?;
@@ -332,6 +335,10 @@ pub(crate) async fn replay_event(
     }
     let to: Result<Vec<PartnerId>, Problem> = to.iter().map(|partner| PartnerId::parse(partner)).collect();
     let to = to.map_err(|problem| problem.with_field("to"))?;
+    match &to[..] {
+        [own] if !force && caller.0.role.permits(&Act::Tend(own)) => site.hub.need_delivery(&id, own).await?,
+        _ => caller.permit(&Act::Operate)?,
+    }
     let receipt = site.hub.replay(ReplayRequest { event: id, to, force, reason }, &caller.0).await?;
     let replayed =
         receipt.replayed.into_iter().map(|(partner, round)| ReplayedTo { partner: partner.to_string(), round });

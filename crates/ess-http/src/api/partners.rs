@@ -382,7 +382,7 @@ pub(crate) struct TestResult {
 
 /// Send a test
 ///
-/// One marked message, now; nothing is recorded as an event.
+/// One marked message, now; nothing is recorded as an event. A partner may ask for its own.
 #[utoipa::path(
     post,
     path = "/v1/partners/{id}/test",
@@ -397,7 +397,7 @@ pub(crate) async fn test_partner(
     OfPartner(id): OfPartner,
     query: Query,
 ) -> Answer {
-    caller.permit(&Act::Operate)?;
+    caller.permit(&Act::Tend(&id))?;
     query.only(&[])?;
     let PartnerTest { message_id, status, acked, took, reason } = site.hub.test_partner(&id, &caller.0).await?;
     let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
@@ -425,7 +425,7 @@ pub(crate) struct Rotated {
 
 /// Rotate the signing secret
 ///
-/// Both secrets sign for a while, so that the partner can change over without a gap.
+/// Both secrets sign for a while, so that the partner can change over without a gap. A partner may ask for its own.
 #[utoipa::path(
     post,
     path = "/v1/partners/{id}/rotate-secret",
@@ -446,7 +446,7 @@ pub(crate) async fn rotate_secret(
     Reason(reason): Reason,
     request: Request,
 ) -> Answer {
-    caller.permit(&Act::Operate)?;
+    caller.permit(&Act::Tend(&id))?;
     query.only(&[])?;
     let body = read_json(&site, request, SMALL_BODY_BYTES_MAX).await?;
     let Rotation { overlap } = document::read_optional(&body.bytes)?;

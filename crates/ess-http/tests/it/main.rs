@@ -2,6 +2,7 @@
 
 mod access;
 mod bulk;
+mod dashboard;
 mod hostile;
 mod pages;
 mod publish;

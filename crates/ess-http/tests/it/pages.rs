@@ -17,6 +17,8 @@ async fn the_description_and_its_page_are_open_and_need_nothing_else() {
     );
     let home = hub.ask_as("", "GET", "/", &[], b"").await;
     assert_eq!((home.status, home.header("location")), (307, Some("/docs")));
+    let browser = hub.ask_as("", "GET", "/", &["accept: text/html,*/*;q=0.8"], b"").await;
+    assert_eq!((browser.status, browser.header("location")), (307, Some("/dashboard")));
     assert_eq!(hub.ask_as("", "GET", "/healthz", &[], b"").await.text(), "ok\n");
     assert_eq!(hub.ask_as("", "GET", "/readyz", &[], b"").await.text(), "ready\n");
     assert!(hub.ask_as("", "GET", "/v1/keys", &[], b"").await.json()["keys"][0].as_str().unwrap().starts_with("whpk_"));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ess_core::id::{PartnerNo, Seq, Subject};
-use ess_core::lane::{Offer, OpenDelivery, Report, Sent};
+use ess_core::lane::{Offer, OpenDelivery, Report, Sent, Standing};
 use ess_core::receipt::Evidence;
 use ess_core::time::Time;
 use ess_store::{LaneStart, UrgentBacklog};
@@ -31,6 +31,8 @@ pub enum Input {
     Unseat(PartnerNo),
     /// How a lane fares.
     Inspect(PartnerNo, oneshot::Sender<LaneReport>),
+    /// How all lanes stand.
+    Survey(oneshot::Sender<Vec<Arc<Surveyed>>>),
     /// How all lanes fare.
     InspectAll(oneshot::Sender<Vec<(PartnerNo, LaneGlance)>>),
     /// Answers when everything before it was taken, and what lanes recorded was handed to the store.
@@ -112,6 +114,17 @@ pub struct LaneReport {
     pub last_error: Option<String>,
 }
 
+/// How one lane stands, among all.
+#[derive(Debug, Clone)]
+pub struct Surveyed {
+    /// Whose it is.
+    pub registered: Arc<Registered>,
+    /// How it stands.
+    pub standing: Standing,
+    /// The last failure.
+    pub last_error: Option<String>,
+}
+
 /// What Ops care for, at a glance.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LaneGlance {
@@ -148,6 +161,13 @@ impl LanesHandle {
     pub async fn inspect(&self, no: PartnerNo) -> LaneReport {
         let (reply, answer) = oneshot::channel();
         self.tell(Input::Inspect(no, reply));
+        answer.await.unwrap_or_default()
+    }
+
+    /// How all lanes stand, in no order.
+    pub async fn survey(&self) -> Vec<Arc<Surveyed>> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Input::Survey(reply));
         answer.await.unwrap_or_default()
     }
 

@@ -26,7 +26,10 @@ impl Lanes {
         lane.on_command(Command::Unblock, now);
         lane.want_urgent();
         let no = registered.no;
-        self.seats.insert(no, Seat { lane, registered, armed: None, last_error: None, sent_at: now, sent_to: 0 });
+        self.seats.insert(
+            no,
+            Seat { lane, registered, armed: None, last_error: None, sent_at: now, sent_to: 0, surveyed: None },
+        );
         let room = HELD_MAX / self.seats.len();
         for seat in self.seats.values_mut() {
             seat.lane.set_room(room);

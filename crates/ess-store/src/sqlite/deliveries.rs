@@ -25,6 +25,12 @@ pub(super) const OPEN_OF_EVENT: &str = "select partner, seq, round, subject, tes
     resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts, \
     fallback_at, (select recorded_at from event where event.seq = open_delivery.seq) \
     from open_delivery where seq = ?1";
+pub(super) const OPEN_TO: &str = "select partner, seq, round, subject, test, kind, priority, state, attempts, \
+    resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts, \
+    fallback_at, (select recorded_at from event where event.seq = open_delivery.seq) \
+    from open_delivery where seq = ?1 and partner = ?2";
+pub(super) const ENDED_TO: &str = "select partner, seq, round, state, at, reason, attempts, partner_seq, \
+    message, sent_version, sent_digest from ended_delivery where seq = ?1 and partner = ?2";
 pub(super) const OPEN_EVERYWHERE: &str = "select partner, seq, round, subject, test, kind, priority, state, attempts, \
     resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts, \
     fallback_at, (select recorded_at from event where event.seq = open_delivery.seq) \
@@ -82,6 +88,37 @@ pub(crate) fn deliveries_of_event(reader: &Reader<'_>, seq: Seq) -> Result<Vec<S
         given_up.mark(delivery);
     }
     deliveries.sort_by_key(|delivery| (delivery.key.partner, delivery.key.round));
+    Ok(deliveries)
+}
+
+/// The deliveries of one partner for one event, however many others it is for.
+pub(crate) fn deliveries_to(reader: &Reader<'_>, seq: Seq, partner: PartnerNo) -> Result<Vec<StoredDelivery>> {
+    let db = reader.db;
+    let mut found = Found::new();
+    found.insert((partner, 0), pending(DeliveryKey { seq, partner, round: 0 }));
+    for delivery in ended_where(db, ENDED_TO, params![seq.0, partner.0])? {
+        found.insert((partner, delivery.key.round), delivery);
+    }
+    for open in db.prepare_cached(OPEN_TO)?.query_map(params![seq.0, partner.0], rows::open_delivery)? {
+        let delivery = from_open(open?);
+        found.insert((partner, delivery.key.round), delivery);
+    }
+    for entry in entries_of_event(db, seq)?.into_iter().filter(|entry| entry.partner == partner) {
+        match (&entry.word, found.get_mut(&(partner, entry.round))) {
+            (Word::Ack, _) => {
+                found.insert((partner, entry.round), from_entry(seq, &entry));
+            }
+            (Word::Nack(_), Some(ended)) => ended.evidence = Some(entry.evidence),
+            (Word::Nack(_), None) => {}
+        }
+    }
+    add_attempts(db, seq, &mut found)?;
+    let given_up = GivenUp::read(db)?;
+    let mut deliveries: Vec<StoredDelivery> = found.into_values().collect();
+    for delivery in &mut deliveries {
+        given_up.mark(delivery);
+    }
+    deliveries.sort_by_key(|delivery| delivery.key.round);
     Ok(deliveries)
 }
 

@@ -5,6 +5,7 @@
 mod apply;
 mod backup;
 mod batch;
+pub(crate) mod browse;
 mod checkpoint;
 pub(crate) mod deliveries;
 pub(crate) mod events;

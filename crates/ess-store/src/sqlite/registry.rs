@@ -253,18 +253,19 @@ pub(crate) fn setting(reader: &Reader<'_>, seal: &Seal, key: &str) -> Result<Opt
 pub(crate) fn audit(reader: &Reader<'_>, after: u64, limit: usize) -> Result<Vec<AuditLine>> {
     let Ok(after) = i64::try_from(after) else { return Ok(Vec::new()) };
     let mut statement = reader.db.prepare_cached(AUDIT_AFTER)?;
-    let read = |row: &Row<'_>| {
-        Ok(AuditLine {
-            number: row.get(0)?,
-            at: Time::from_micros(row.get(1)?),
-            actor: row.get(2)?,
-            act: row.get(3)?,
-            object: row.get(4)?,
-            reason: row.get(5)?,
-        })
-    };
-    let lines = statement.query_map(params![after, limit], read)?;
+    let lines = statement.query_map(params![after, limit], audit_line)?;
     Ok(lines.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn audit_line(row: &Row<'_>) -> rusqlite::Result<AuditLine> {
+    Ok(AuditLine {
+        number: row.get(0)?,
+        at: Time::from_micros(row.get(1)?),
+        actor: row.get(2)?,
+        act: row.get(3)?,
+        object: row.get(4)?,
+        reason: row.get(5)?,
+    })
 }
 
 fn document_place(no: u32) -> String {

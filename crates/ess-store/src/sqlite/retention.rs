@@ -410,7 +410,7 @@ fn free_pages(db: &Connection, sweep: &Sweep, began: Instant) -> Result<Swept> {
     // Each row is a page.
     while rows.next()?.is_some() {
         removed += 1;
-        if removed as usize % ROWS_PER_LOOK == 0 && began.elapsed() >= sweep.time_max {
+        if (removed as usize).is_multiple_of(ROWS_PER_LOOK) && began.elapsed() >= sweep.time_max {
             break;
         }
     }

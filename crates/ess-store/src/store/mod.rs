@@ -1,5 +1,6 @@
 //! The store as the hub sees it: what each method promises at a crash. Which database keeps it is decided beneath.
 
+mod browse;
 mod questions;
 mod registry;
 mod retention;

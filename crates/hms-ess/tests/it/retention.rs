@@ -51,6 +51,8 @@ fn a_redacted_event_is_gone_from_the_disk_and_proves_as_before() {
     };
     assert_eq!(receipt("before.json"), receipt("after.json"));
     assert!(hub.run(&["ledger", "verify"]).ok().contains("chain whole"));
+    hub.run(&["audit", "RULE-A-V1", "--out", "packet.zip"]).ok();
+    hub.run(&["ledger", "verify", "packet.zip", "--key", &key]).ok();
 
     // Sent again it is a duplicate, changed it is refused, replayed it can't be.
     let publish = |text: &str| run_with_input(program(hub.folder.path()).args(["publish", "-"]), text);
