@@ -165,7 +165,7 @@ impl Nats {
         let Op::Info(info) = answer(&mut line, Stage::Auth, "the server's INFO").await? else {
             return Err(refuse("the server did not begin with INFO; is it NATS?"));
         };
-        let wants_headers = !info.has_headers;
+        let lacks_headers = !info.has_headers;
         let line = match (&self.tls, info.needs_tls, info.has_tls) {
             (None, true, _) => return Err(refuse("the server wants TLS; write natss:// in the url")),
             (None, false, _) => line,
@@ -176,7 +176,7 @@ impl Nats {
             }
             (Some(tls), _, true) => self.protect(line, tls, progress).await?,
         };
-        if wants_headers {
+        if lacks_headers {
             return Err(refuse("the server takes no headers; NATS 2.2 or later is needed"));
         }
         self.log_in(line, info, progress).await

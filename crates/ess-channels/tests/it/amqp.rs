@@ -81,7 +81,7 @@ async fn amqp_conforms() {
             link: Some(link),
             delivered: Box::new(move || reader.delivered()),
             shape: |message| message,
-            under_way: &[0, 600],
+            under_way: &[0, 100],
             _server: Box::new(()),
         }
     };

@@ -56,7 +56,7 @@ async fn nats_conforms() {
             link: Some(link),
             delivered: Box::new(delivered),
             shape: |message| message,
-            under_way: &[0, 600],
+            under_way: &[0, 100],
             _server: Box::new(server),
         }
     };

@@ -136,3 +136,23 @@ async fn documents_are_strict_and_bounded() {
     hub.get("/v1/events/NONE").await.problem(404, "not_found");
     hub.finish().await;
 }
+
+#[tokio::test]
+async fn an_ack_under_another_partners_token_ends_nothing() {
+    let hub = TestHub::start().await;
+    let url = partner().await;
+    for (id, subscribe) in [("COURT-CAL", "RULE-*"), ("LAW-FIRM", "OTHER-*")] {
+        let document = json!({"id": id, "url": url, "subscribe": [subscribe], "ack": {"by": "callback"}}).to_string();
+        assert_eq!(hub.ask("POST", "/v1/partners", &document).await.status, 201);
+    }
+    assert_eq!(hub.ask("POST", "/v1/events", &event("RULE-A-V3")).await.status, 202);
+    let word = br#"{"ack": "RULE-A-V3"}"#;
+    let other = hub.token(r#"{"role": "partner", "partner": "LAW-FIRM"}"#).await;
+    hub.ask_as(&other, "POST", "/v1/acks", &[], word).await.problem(404, "not_found");
+    let status = hub.get("/v1/events/RULE-A-V3/status").await.json();
+    assert_ne!(status, json!({"COURT-CAL": "ack"}), "nobody who may say so has said so");
+    let own = hub.token(r#"{"role": "partner", "partner": "COURT-CAL"}"#).await;
+    assert_eq!(hub.ask_as(&own, "POST", "/v1/acks", &[], word).await.status, 200);
+    assert_eq!(hub.get("/v1/events/RULE-A-V3/status?wait=30s").await.json(), json!({"COURT-CAL": "ack"}));
+    hub.finish().await;
+}
