@@ -9,11 +9,13 @@ use tokio::time::Instant;
 use crate::amqp::Amqp;
 use crate::credential::Credential;
 use crate::dialer::Dialer;
+use crate::email::Email;
 use crate::file::FileDrop;
 use crate::mllp::Mllp;
 use crate::mqtt::Mqtt;
 use crate::nats::Nats;
 use crate::pull::Pull;
+use crate::s3::S3Drop;
 use crate::sftp::SftpDrop;
 use crate::watch::{Awaited, Heard, Watch};
 use crate::webhook::Webhook;
@@ -50,6 +52,10 @@ pub enum Channel {
     Nats(Box<Nats>),
     /// AMQP 0.9.1.
     Amqp(Box<Amqp>),
+    /// An object in a store.
+    S3(Box<S3Drop>),
+    /// A mail to the partner's people.
+    Email(Box<Email>),
     /// A drop by SFTP.
     Sftp(Box<SftpDrop>),
     /// The partner fetches its events.
@@ -77,6 +83,8 @@ impl Channel {
             ChannelKind::Mllp => Mllp::open(partner, url, &credential, dialer).map(Box::new).map(Channel::Mllp),
             ChannelKind::Mqtt => Mqtt::open(partner, url, credential, dialer).map(Box::new).map(Channel::Mqtt),
             ChannelKind::Sftp => SftpDrop::open(partner, url, credential, dialer).map(Box::new).map(Channel::Sftp),
+            ChannelKind::Email => Email::open(partner, url, credential, dialer).map(Box::new).map(Channel::Email),
+            ChannelKind::S3 => S3Drop::open(partner, url, credential, dialer).map(Box::new).map(Channel::S3),
             ChannelKind::Pull => Ok(Channel::Pull(Pull::default())),
             ChannelKind::Nats => Nats::open(partner, url, credential, dialer).map(Box::new).map(Channel::Nats),
             ChannelKind::Amqp => Amqp::open(partner, url, credential, dialer).map(Box::new).map(Channel::Amqp),
@@ -97,6 +105,8 @@ impl Channel {
             Channel::Nats(nats) => nats.send(message, deadline).await,
             Channel::Amqp(amqp) => amqp.send(message, deadline).await,
             Channel::Sftp(sftp) => sftp.send(message, deadline).await,
+            Channel::Email(email) => email.send(message, deadline).await,
+            Channel::S3(s3) => s3.send(message, deadline).await,
             Channel::Pull(pull) => pull.send(message, deadline).await,
         }
     }
@@ -105,11 +115,15 @@ impl Channel {
     #[must_use]
     pub fn watch(&self) -> Watch {
         match self {
-            Channel::Webhook(_) | Channel::Pull(_) | Channel::Mllp(_) | Channel::Nats(_) | Channel::Amqp(_) => {
-                Watch::None
-            }
+            Channel::Webhook(_)
+            | Channel::Pull(_)
+            | Channel::Email(_)
+            | Channel::Mllp(_)
+            | Channel::Nats(_)
+            | Channel::Amqp(_) => Watch::None,
             Channel::Mqtt(mqtt) => mqtt.watch(),
             Channel::File(file) => file.watch(),
+            Channel::S3(s3) => s3.watch(),
             Channel::Sftp(sftp) => sftp.watch(),
         }
     }
@@ -123,12 +137,14 @@ impl Channel {
     pub async fn look(&self, awaited: &[Awaited], deadline: Instant) -> Result<Vec<Heard>, Failure> {
         match self {
             Channel::Webhook(_)
+            | Channel::Email(_)
             | Channel::Pull(_)
             | Channel::Mllp(_)
             | Channel::Mqtt(_)
             | Channel::Nats(_)
             | Channel::Amqp(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
+            Channel::S3(s3) => s3.look(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.look(awaited, deadline).await,
         }
     }
@@ -141,12 +157,14 @@ impl Channel {
     pub async fn settle(&self, awaited: &Awaited, deadline: Instant) -> Result<(), Failure> {
         match self {
             Channel::Webhook(_)
+            | Channel::Email(_)
             | Channel::Pull(_)
             | Channel::Mllp(_)
             | Channel::Mqtt(_)
             | Channel::Nats(_)
             | Channel::Amqp(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
+            Channel::S3(s3) => s3.settle(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.settle(awaited, deadline).await,
         }
     }
@@ -159,6 +177,8 @@ impl Channel {
             // None of the others has anything to listen to.
             Channel::Webhook(_)
             | Channel::File(_)
+            | Channel::Email(_)
+            | Channel::S3(_)
             | Channel::Sftp(_)
             | Channel::Pull(_)
             | Channel::Mllp(_)
@@ -171,13 +191,20 @@ impl Channel {
     pub fn sweep(&self) {
         match self {
             Channel::Webhook(webhook) => webhook.sweep(),
+            Channel::S3(s3) => s3.sweep(),
             Channel::Mllp(mllp) => mllp.sweep(),
             Channel::Nats(nats) => nats.sweep(),
             Channel::Amqp(amqp) => amqp.sweep(),
             Channel::Sftp(sftp) => sftp.sweep(),
             // A broker keeps the connection of one that is silent by its own rules.
-            Channel::File(_) | Channel::Pull(_) | Channel::Mqtt(_) => {}
+            Channel::File(_) | Channel::Pull(_) | Channel::Email(_) | Channel::Mqtt(_) => {}
         }
+    }
+
+    /// Whether people read what it sends, so that they need something to acknowledge by.
+    #[must_use]
+    pub fn is_read_by_people(&self) -> bool {
+        matches!(self, Channel::Email(_))
     }
 
     /// The inbox that the partner fetches from, if it has one.
@@ -187,6 +214,8 @@ impl Channel {
             Channel::Pull(pull) => Some(pull),
             Channel::Webhook(_)
             | Channel::File(_)
+            | Channel::Email(_)
+            | Channel::S3(_)
             | Channel::Sftp(_)
             | Channel::Mllp(_)
             | Channel::Mqtt(_)

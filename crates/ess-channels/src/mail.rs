@@ -5,6 +5,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use ess_core::time::Time;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
@@ -29,10 +30,23 @@ pub struct Mail {
     pub text: String,
     /// The same as a page.
     pub html: Option<String>,
+    /// What goes along.
+    pub attachment: Option<Attachment>,
     /// More fields of the head, such as `X-HMS-Event-Id`.
     pub headers: Vec<(String, String)>,
     /// When it was written.
     pub at: Time,
+}
+
+/// A file that goes along with a mail.
+#[derive(Debug, Clone)]
+pub struct Attachment {
+    /// Its name.
+    pub name: String,
+    /// Its media type.
+    pub media_type: String,
+    /// Its content.
+    pub bytes: Bytes,
 }
 
 impl Mail {
@@ -53,32 +67,66 @@ impl Mail {
         for (name, value) in &self.headers {
             field(name, &encoded(value));
         }
-        let Some(html) = &self.html else {
-            return format!("{head}{}", part("text/plain", &self.text)).into_bytes();
+        let words = self.words(&id);
+        let whole = match &self.attachment {
+            None => words,
+            Some(attachment) => multipart("mixed", &id, &[words, attached(attachment)]),
         };
-        let boundary = format!("=_{id}");
-        let boundary: String = boundary.chars().take(70).collect();
-        format!(
-            "{head}Content-Type: multipart/alternative; boundary=\"{boundary}\"\r\n\r\n\
-             --{boundary}\r\n{}--{boundary}\r\n{}--{boundary}--\r\n",
-            part("text/plain", &self.text),
-            part("text/html", html)
-        )
-        .into_bytes()
+        format!("{head}{whole}").into_bytes()
+    }
+
+    /// The text, and the page beside it.
+    fn words(&self, id: &str) -> String {
+        let text = part("text/plain", &self.text);
+        match &self.html {
+            None => text,
+            Some(html) => multipart("alternative", id, &[text, part("text/html", html)]),
+        }
     }
 }
 
+/// Parts one after the other. Their lines are base64, so that none of them can be taken for the boundary.
+fn multipart(kind: &str, id: &str, parts: &[String]) -> String {
+    let boundary: String = format!("=_{}_{id}", &kind[..1]).chars().take(60).collect();
+    let mut whole = format!("Content-Type: multipart/{kind};\r\n boundary=\"{boundary}\"\r\n\r\n");
+    for part in parts {
+        whole.push_str(&format!("--{boundary}\r\n{part}"));
+    }
+    whole.push_str(&format!("--{boundary}--\r\n"));
+    whole
+}
+
+/// A file as a part; its name is one that needs no quoting rules of its own, its type is folded as it may be long.
+fn attached(attachment: &Attachment) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
+    let name: String = attachment.name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+    let is_printable = |c: char| c.is_ascii_graphic() || c == ' ';
+    let media_type: String = attachment.media_type.chars().filter(|c| is_printable(*c)).collect();
+    let media_type = media_type.replace("; ", ";\r\n ");
+    let head = format!(
+        "Content-Type: {media_type}\r\nContent-Disposition: attachment;\r\n filename=\"{name}\"\r\n\
+         Content-Transfer-Encoding: base64\r\n\r\n"
+    );
+    head + &lines(&attachment.bytes)
+}
+
 fn part(media_type: &str, text: &str) -> String {
-    let encoded = STANDARD.encode(text.replace("\r\n", "\n").replace('\n', "\r\n"));
-    let mut part = format!("Content-Type: {media_type}; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n");
+    let head = format!("Content-Type: {media_type}; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n");
+    head + &lines(text.replace("\r\n", "\n").replace('\n', "\r\n").as_bytes())
+}
+
+/// Base64 in lines.
+fn lines(bytes: &[u8]) -> String {
+    let encoded = STANDARD.encode(bytes);
+    let mut lines = String::with_capacity(encoded.len() + encoded.len() / 32 + 2);
     let mut rest = encoded.as_str();
     while !rest.is_empty() {
         let (line, more) = rest.split_at(rest.len().min(LINE_CHARS_MAX));
-        part.push_str(line);
-        part.push_str("\r\n");
+        lines.push_str(line);
+        lines.push_str("\r\n");
         rest = more;
     }
-    part
+    lines
 }
 
 /// As it is when it is short ASCII, else as encoded words on lines of their own.
@@ -123,6 +171,11 @@ mod tests {
             subject: subject.to_owned(),
             text: "§ one\n.\ntwo".to_owned(),
             html: Some("<p>one</p>".to_owned()),
+            attachment: Some(Attachment {
+                name: "RULE-X.v1.json\r\nBcc: x".to_owned(),
+                media_type: "application/json; charset=utf-8".to_owned(),
+                bytes: Bytes::from_static(b"{}"),
+            }),
             headers: vec![("X-HMS-Cause".to_owned(), "unacked".to_owned())],
             at: Time::from_micros(0),
         }

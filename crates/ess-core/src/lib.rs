@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock, rolls dice or waits: time and dice are arguments, outcomes are values.
 
 pub mod access;
+pub mod ack_link;
 pub mod bridge;
 pub mod cloudevents;
 pub mod delivery;
@@ -15,6 +16,7 @@ pub mod id;
 pub mod json;
 pub mod lane;
 pub mod ledger;
+pub mod letter;
 pub mod limits;
 pub mod message;
 pub mod msa;
@@ -30,6 +32,7 @@ pub mod retry;
 pub mod schema;
 pub mod script;
 pub mod signature;
+pub mod sigv4;
 pub mod table;
 pub mod time;
 pub mod topic;

@@ -68,6 +68,12 @@ pub const TOPIC_BYTES_MAX: usize = 1_024;
 pub const CLIENT_ID_BYTES_MAX: usize = 128;
 /// Bytes of a receipt file, object or message that are read.
 pub const RECEIPT_BYTES_MAX: usize = 64 * 1024;
+/// Recipients of one mail.
+pub const RECIPIENTS_MAX: usize = 20;
+/// Characters of an event's content that a mail says in words; the attachment has all of it.
+pub const LETTER_CHARS_MAX: usize = 16 * 1024;
+/// Characters of a mail's subject line.
+pub const SUBJECT_LINE_CHARS_MAX: usize = 150;
 /// Attempts at once for one partner.
 pub const IN_FLIGHT_MAX: u32 = 1_000;
 /// The longest span in a configuration: a century.

@@ -3,6 +3,7 @@
 //! Knows the engine (`ess_hub`) only; never names the store or a channel. Everything that comes in is bounded: see `limits`.
 //! Every route stands in `routes`.
 
+mod ack_page;
 mod api;
 mod body;
 mod caller;

@@ -48,3 +48,5 @@ pub(crate) const LINGER: Duration = Duration::from_secs(2);
 pub(crate) const DASHBOARD_STREAMS_MAX: usize = 1_024;
 /// Rows of one page of the dashboard.
 pub(crate) const DASHBOARD_ROWS: usize = 50;
+/// Bytes of the form behind the link in a mail: a word and a reason.
+pub(crate) const ACK_FORM_BYTES_MAX: usize = 8 * 1024;

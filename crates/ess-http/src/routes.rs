@@ -8,6 +8,7 @@ use axum::http::Method;
 use axum::routing::{MethodFilter, on};
 use ess_core::problem::{Code, Problem};
 
+use crate::ack_page;
 use crate::api::{
     acks, audit, backup, bridges, dead_letters, deliveries, escalations, events, health, holds, inbox, keys, ledger,
     ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, targets, tokens,
@@ -126,9 +127,14 @@ fn dashboard(routes: Routes) -> Routes {
         .page("/dashboard/{*rest}", trouble::refuse_path)
 }
 
+/// The page behind the link in a mail: whoever has the link is let in.
+fn links(routes: Routes) -> Routes {
+    routes.page("/ack/{token}", ack_page::read_ack_link).act("/ack/{token}", ack_page::answer_ack_link)
+}
+
 /// The router over them; whatever else is asked for is a problem, too.
 pub(crate) fn router() -> Router<Arc<Site>> {
-    dashboard(routes()).router.method_not_allowed_fallback(refuse_method).fallback(refuse_path)
+    links(dashboard(routes())).router.method_not_allowed_fallback(refuse_method).fallback(refuse_path)
 }
 
 impl Routes {

@@ -59,6 +59,27 @@ impl Hub {
         registered: &Registered,
         evidence: Evidence,
     ) -> Result<(), Problem> {
+        self.take_word_about(word, registered, evidence, &|_| true).await
+    }
+
+    /// Takes the word about one round, whatever was said of others.
+    pub(crate) async fn take_word_of_round(
+        &self,
+        word: Word,
+        registered: &Registered,
+        evidence: Evidence,
+        round: u32,
+    ) -> Result<(), Problem> {
+        self.take_word_about(word, registered, evidence, &|delivery| delivery.key.round == round).await
+    }
+
+    async fn take_word_about(
+        &self,
+        word: Word,
+        registered: &Registered,
+        evidence: Evidence,
+        is_meant: &(dyn Fn(&StoredDelivery) -> bool + Sync),
+    ) -> Result<(), Problem> {
         let partner = &registered.partner.id;
         let (id, test) = match &word {
             Word::Ack { event, test, .. } | Word::Nack { event, test, .. } => (event.clone(), *test),
@@ -73,7 +94,7 @@ impl Hub {
             deliveries.iter().filter(|delivery| delivery.key.partner == registered.no).collect();
         // The newest round that is not acknowledged, else it was said before.
         let Some(newest) = own.last() else { return Err(not_its()) };
-        let open = own.iter().rev().find(|delivery| delivery.state != State::Acked);
+        let open = own.iter().rev().find(|delivery| delivery.state != State::Acked && is_meant(delivery));
         let Some(delivery) = open else { return Ok(()) };
         let key = delivery.key;
         match word {

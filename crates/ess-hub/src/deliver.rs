@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ess_channels::{Channel, Slot};
+use ess_core::delivery::DeliveryKey;
 use ess_core::id::Seq;
 use ess_core::lane::{Attempt, Outcome, Report, Sent, Tried};
-use ess_core::partner::{AckPolicy, ChannelKind};
+use ess_core::message::Message;
+use ess_core::partner::{AckBy, AckPolicy, ChannelKind};
 use ess_core::receipt::{Receipt, Verdict};
 use ess_store::Store;
 
@@ -14,6 +16,7 @@ use crate::cells::{Cell, Cells};
 use crate::clock::Clock;
 use crate::escalation::Attention;
 use crate::flow::Flow;
+use crate::links::Links;
 use crate::metrics::{AttemptLabels, Metrics};
 use crate::prepare::{Marking, Workshop};
 use crate::registry::{Registered, Registry};
@@ -38,6 +41,8 @@ pub struct Delivery {
     pub registry: Registry,
     /// Makes messages.
     pub workshop: Workshop,
+    /// Makes the links by which people acknowledge.
+    pub links: Links,
     /// The time.
     pub clock: Clock,
     /// Fetches words that come apart from an attempt.
@@ -119,7 +124,8 @@ impl Delivery {
             attempt: attempt.number,
         };
         let now = self.clock.now();
-        let message = self.workshop.message(&cell.event, registered, version, &body, marking, now);
+        let mut message = self.workshop.message(&cell.event, registered, version, &body, marking, now);
+        self.link(&mut message, &channel, policy, key_of(registered, attempt));
         let deadline = tokio::time::Instant::now() + registered.partner.timeout;
         let receipt = match slot.map(|slot| slot.fill(message.clone())) {
             None => channel.send(&message, deadline).await,
@@ -158,6 +164,13 @@ impl Delivery {
         match pull.turn(&content.0, content.1).await {
             Some(slot) => Ok(Some(slot)),
             None => report(Outcome::Recalled),
+        }
+    }
+
+    /// Gives people something to acknowledge by.
+    pub(crate) fn link(&self, message: &mut Message, channel: &Channel, policy: &AckPolicy, key: DeliveryKey) {
+        if channel.is_read_by_people() && policy.by == AckBy::Callback {
+            message.headers.push(self.links.header(key, self.clock.now()));
         }
     }
 
@@ -222,6 +235,10 @@ impl Delivery {
             report.tried.outcome
         );
     }
+}
+
+fn key_of(registered: &Registered, attempt: Attempt) -> DeliveryKey {
+    DeliveryKey { seq: attempt.seq, partner: registered.no, round: attempt.round }
 }
 
 pub(crate) fn status_of(receipt: &Receipt) -> Option<u16> {

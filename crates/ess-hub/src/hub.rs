@@ -26,6 +26,7 @@ use crate::filters::Filters;
 use crate::flow::Flow;
 use crate::happenings::Happenings;
 use crate::lanes::{Input, Lanes, LanesHandle, Retractions, Wish};
+use crate::links::Links;
 use crate::metrics::Metrics;
 use crate::notary::{self, Notary, NotaryOptions};
 use crate::overview::{SURVEY_AGE_MAX, Survey};
@@ -44,6 +45,8 @@ use tokio::sync::{Notify, mpsc};
 const SIGNING_SEED: &str = "signing_seed";
 /// The setting that holds the seed of the key for the ledger's checkpoints: another one, so that neither can pass for the other.
 const LEDGER_SEED: &str = "ledger_seed";
+/// The setting that holds the key for the links in mails.
+const LINK_SEED: &str = "ack_link_seed";
 /// How often free space is looked at.
 const SPACE_EVERY: Duration = Duration::from_secs(1);
 
@@ -55,6 +58,8 @@ pub struct HubOptions {
     pub dir: PathBuf,
     /// The one that opens sockets.
     pub dialer: Dialer,
+    /// Its address for those outside, for the links in mails.
+    pub public_url: String,
     /// Where scripts run.
     pub scripts: Scripts,
     /// Where partners' secrets are.
@@ -103,14 +108,13 @@ impl Hub {
     /// # Errors
     /// What is stored can't be read.
     pub async fn start(options: HubOptions) -> Result<Self, StoreError> {
-        let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min, notary, retention, escalation } =
-            options;
+        let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min, .. } = options;
         let Opened { store, recorded, start } = opened;
         let metrics = Arc::new(Metrics::default());
         let key = Arc::new(signing_key(&store, SIGNING_SEED).await?);
-        let notary = Arc::new(Notary::new(signing_key(&store, LEDGER_SEED).await?, notary));
+        let notary = Arc::new(Notary::new(signing_key(&store, LEDGER_SEED).await?, options.notary));
         let opener = Arc::new(Opener { dialer, find_secret });
-        let ops = Arc::new(Ops::open(escalation, notary.name(), &opener));
+        let ops = Arc::new(Ops::open(options.escalation, notary.name(), &opener));
         let registry = Registry::default();
         let rules = Rules::read(&start.rules).map_err(StoreError::Damaged)?;
         scripts.set_tables(rules.tables.clone());
@@ -122,6 +126,7 @@ impl Hub {
             cells: Cells::default(),
             registry,
             workshop,
+            links: Links::new(seed_of(&store, LINK_SEED).await?, &options.public_url),
             clock: Clock::start(),
             watches,
             metrics,
@@ -161,7 +166,7 @@ impl Hub {
             tokio::spawn(watch_space(hub.space.clone())),
             tokio::spawn(notary::run(hub.clone())),
             tokio::spawn(elsewhere::run(hub.clone())),
-            tokio::spawn(retention::run(hub.clone(), retention)),
+            tokio::spawn(retention::run(hub.clone(), options.retention)),
             tokio::spawn(redact::run(hub.clone())),
             tokio::spawn(escalation::run(hub.clone(), start.escalations)),
             tokio::spawn(grant(hub.clone(), wishes)),
@@ -298,14 +303,18 @@ impl Space {
 
 /// The key that a setting holds the seed of; made when it is first asked for.
 async fn signing_key(store: &Store, setting: &'static str) -> Result<Ed25519Key, StoreError> {
+    seed_of(store, setting).await.map(Ed25519Key::from_seed)
+}
+
+/// A secret of the hub's own; made when it is first asked for.
+async fn seed_of(store: &Store, setting: &'static str) -> Result<[u8; 32], StoreError> {
     if let Some(seed) = store.secret_setting(setting).await? {
-        let seed: [u8; 32] = seed.try_into().map_err(|_| StoreError::Damaged(setting.to_owned()))?;
-        return Ok(Ed25519Key::from_seed(seed));
+        return seed.try_into().map_err(|_| StoreError::Damaged(setting.to_owned()));
     }
     let mut seed = [0u8; 32];
     getrandom::fill(&mut seed).map_err(|error| StoreError::Open(error.to_string()))?;
     store.put_secret_setting(setting, &seed).await?;
-    Ok(Ed25519Key::from_seed(seed))
+    Ok(seed)
 }
 
 fn first_snapshot(opener: &Opener, partners: &[StoredPartner], rules: Rules) -> Result<Snapshot, StoreError> {

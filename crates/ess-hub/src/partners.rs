@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ess_core::access::Principal;
+use ess_core::delivery::DeliveryKey;
 use ess_core::event::{Content, Event, Kind, Priority, Trace};
 use ess_core::id::{Digest, EventId, PartnerId, Seq, Subject};
 use ess_core::partner::{Partner, Secrets, differences};
@@ -267,7 +268,9 @@ impl Hub {
         let channel =
             registered.channel_for(true).as_ref().map_err(|reason| Problem::new(Code::Conflict, reason.clone()))?;
         let marking = Marking { round: 0, message_uuid: None, partner_seq: None, attempt: 1 };
-        let message = self.delivery.workshop.message(&event, &registered, version, &body, marking, began);
+        let mut message = self.delivery.workshop.message(&event, &registered, version, &body, marking, began);
+        let key = DeliveryKey { seq: event.seq, partner: registered.no, round: 0 };
+        self.delivery.link(&mut message, channel, &registered.partner.ack, key);
         let deadline = tokio::time::Instant::now() + registered.partner.timeout;
         let receipt = channel.send(&message, deadline).await;
         let verdict = Verdict::of(&receipt, &registered.partner.ack, &event.content.id, &body.digest);

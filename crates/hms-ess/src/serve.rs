@@ -92,14 +92,15 @@ pub(crate) async fn start(config: Config) -> Result<Running> {
         Some(address) => Some(listen(address, "--metrics-listen").await?),
         None => None,
     };
-    let hub = wire::hub(&config).await?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let (listening, url) = (format!("{scheme}://{address}"), format!("{scheme}://{}", dialled(address)));
+    let hub = wire::hub(&config, &url).await?;
     let token = wire::admin_token(&hub, &config.data).await?;
     let (stop, stopped) = watch::channel(false);
     let wait = |mut stopped: watch::Receiver<bool>| async move {
         // The sender that is gone means the same.
         drop(stopped.wait_for(|stop| *stop).await);
     };
-    let scheme = if tls.is_some() { "https" } else { "http" };
     let tls_config = tls.as_ref().map(|tls| tls.config.clone());
     let serving = ess_http::serve(listener, tls_config, hub.clone(), ServerOptions::default(), wait(stopped.clone()));
     let mut servers = vec![spawn(serving)];
@@ -109,7 +110,6 @@ pub(crate) async fn start(config: Config) -> Result<Running> {
     if let Some(listener) = metrics {
         servers.push(spawn(ess_http::serve_metrics(listener, hub.clone(), wait(stopped))));
     }
-    let (listening, url) = (format!("{scheme}://{address}"), format!("{scheme}://{}", dialled(address)));
     Ok(Running { hub, listening, url, token, config, stop, servers })
 }
 

@@ -19,8 +19,8 @@ const OUTCOME_WINDOW: Duration = Duration::from_millis(25);
 /// Reading connections of the store.
 const READERS: usize = 2;
 
-/// Opens the store and starts the engine.
-pub(crate) async fn hub(config: &Config) -> Result<Hub> {
+/// Opens the store and starts the engine of a hub that listens at this URL.
+pub(crate) async fn hub(config: &Config, url: &str) -> Result<Hub> {
     let refused = |error: &dyn std::fmt::Display| Failure::refused(error.to_string());
     let options = Options {
         dir: config.data.clone(),
@@ -57,6 +57,7 @@ pub(crate) async fn hub(config: &Config) -> Result<Hub> {
         opened,
         dir: config.data.clone(),
         dialer,
+        public_url: config.public_url.clone().unwrap_or_else(|| url.to_owned()),
         scripts,
         find_secret: Arc::new(find_secret),
         free_bytes_min: config.free_bytes_min,

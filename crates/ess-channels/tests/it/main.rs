@@ -2,6 +2,7 @@
 
 mod amqp;
 mod conformance;
+mod email;
 mod file;
 mod guard;
 mod hostile;

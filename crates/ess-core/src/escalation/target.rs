@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::Quiet;
-use crate::partner::{Auth, ChannelKind, Part, SecretRef, Secrets, expected, invalid, read_auth, write_auth};
+use crate::partner::{
+    Auth, ChannelKind, Part, SecretRef, Secrets, expected, invalid, is_mail_address, read_auth, write_auth,
+};
 use crate::problem::{Code, Problem};
 
 /// The log and the hub's own happenings: told of all trouble, whatever is configured.
@@ -262,10 +264,10 @@ fn read_email(part: &Part<'_>, auth: Option<Auth>) -> Result<TargetKind, Problem
         return Err(invalid(&part.path("to"), &format!("expected 1 to {RECIPIENTS_MAX} addresses")));
     }
     let wrong = |name: &str, text: &str| invalid(&part.path(name), &format!("{text:?} is no mail address"));
-    if !is_address(&from) {
+    if !is_mail_address(&from) {
         return Err(wrong("from", &from));
     }
-    if let Some(bad) = to.iter().find(|address| !is_address(address)) {
+    if let Some(bad) = to.iter().find(|address| !is_mail_address(address)) {
         return Err(wrong("to", bad));
     }
     if !matches!(auth, None | Some(Auth::Password { user: Some(_), .. })) {
@@ -288,18 +290,6 @@ fn check_url(url: &SecretRef, part: &Part<'_>) -> Result<(), Problem> {
                 .with_hint("an address that is a secret stands as env:NAME or file:PATH"))
         }
         _ => Ok(()),
-    }
-}
-
-/// `local@domain`, of printable ASCII that needs no quoting: what every mail server takes, and nothing that could end a line.
-fn is_address(text: &str) -> bool {
-    let is_plain = |c: u8| c.is_ascii_graphic() && !b"()<>[]:;@\\,\"".contains(&c);
-    match text.split_once('@') {
-        Some((local, domain)) => {
-            let parts = [local, domain];
-            text.len() <= 254 && parts.iter().all(|part| !part.is_empty() && part.bytes().all(is_plain))
-        }
-        None => false,
     }
 }
 

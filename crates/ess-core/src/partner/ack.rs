@@ -18,6 +18,9 @@ const PATTERN_DEFAULT: &str = "{id}.ack";
 /// A receipt file is written by people or by a nightly run, so it may take longer than an answer.
 const FILE_WITHIN_DEFAULT: Duration = Duration::from_secs(15 * 60);
 
+/// A mail is read by people, who also sleep: it is not sent again before half a working day is over.
+const MAIL_WITHIN_DEFAULT: Duration = Duration::from_secs(4 * 3_600);
+
 /// What a partner fetched and did not acknowledge is offered again only when it asks again: it can't be flooded.
 const PULL_RESEND_DEFAULT: u32 = 100;
 
@@ -37,7 +40,11 @@ pub(super) fn read_ack(part: &Part<'_>, channel: ChannelKind) -> Result<AckPolic
         let why = format!("{} cannot be acknowledged by {}", channel.word(), word_of(&ACK_BYS, by));
         return Err(invalid("ack.by", &why).with_hint(format!("a receipt comes by {} there", words.join(", "))));
     }
-    let within_default = if by == AckBy::File { FILE_WITHIN_DEFAULT } else { Duration::from_secs(30) };
+    let within_default = match (channel, by) {
+        (_, AckBy::File) => FILE_WITHIN_DEFAULT,
+        (ChannelKind::Email, AckBy::Callback) => MAIL_WITHIN_DEFAULT,
+        _ => Duration::from_secs(30),
+    };
     let policy = AckPolicy {
         by,
         within: ack.span("within", within_default)?,

@@ -2,7 +2,9 @@
 //!
 //! One row says all that a partner's document may hold for a channel; whatever does not fit it is refused by name.
 
+use super::email::MailAddress;
 use super::part::{Part, invalid};
+use super::s3::check_bucket;
 use super::words::FORMATS;
 use super::{AckBy, Format};
 use crate::limits::URL_BYTES_MAX;
@@ -146,12 +148,12 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::Email,
         word: "email",
-        is_built: false,
+        is_built: true,
         schemes: &["smtps://", "smtp://"],
         example: "smtps://mail.example?to=clerk@court.example",
         acks: &[AckBy::Callback, AckBy::Status],
         auths: &["user", "password"],
-        fields: &[],
+        fields: &["from", "tls"],
     },
     Rule {
         kind: ChannelKind::File,
@@ -166,7 +168,7 @@ pub(super) const RULES: [Rule; 11] = [
     Rule {
         kind: ChannelKind::S3,
         word: "s3",
-        is_built: false,
+        is_built: true,
         schemes: &["s3://"],
         example: "s3://bucket/prefix",
         acks: &[AckBy::Status, AckBy::File, AckBy::Callback],
@@ -255,6 +257,8 @@ impl ChannelKind {
             ChannelKind::Mqtt => check_topic(path),
             ChannelKind::Nats => NatsSubject::of_path(path).map(|_| ()),
             ChannelKind::Amqp => AmqpPlace::of_path(path).map(|_| ()),
+            ChannelKind::S3 => check_bucket(rest).map_err(str::to_owned),
+            ChannelKind::Email => MailAddress::parse(url).map(|_| ()),
             _ => Ok(()),
         };
         if let Err(why) = checked {
@@ -344,9 +348,12 @@ mod tests {
 
     #[test]
     fn each_channels_page_begins_with_a_partner_that_is_taken() {
-        for page in
-            [include_str!("../../../../docs/channels/file.md"), include_str!("../../../../docs/channels/sftp.md")]
-        {
+        for page in [
+            include_str!("../../../../docs/channels/file.md"),
+            include_str!("../../../../docs/channels/sftp.md"),
+            include_str!("../../../../docs/channels/email.md"),
+            include_str!("../../../../docs/channels/s3.md"),
+        ] {
             let yaml = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
             PartnerFile::parse(yaml, "p.yaml").unwrap().check().unwrap();
         }
@@ -392,6 +399,13 @@ mod tests {
             ("file", "file://host/dir"),
             ("file", "file:///mnt/../etc"),
             ("file", "/mnt/x"),
+            ("email", "smtps://mail.example"),
+            ("s3", "s3://B/x"),
+            ("s3", "s3://bucket/../x"),
+            ("s3", "s3://key:secret@bucket/x"),
+            ("s3", "s3://bucket/x?y"),
+            ("email", "smtps://clerk@court.example"),
+            ("email", "smtps://user:password@mail.example?to=a@x.example"),
         ] {
             check_refused(json!({"channel": channel, "url": url}), "url", "://");
         }
@@ -410,6 +424,24 @@ mod tests {
             check_refused(drop(json!({"by": "file", "pattern": pattern})), "ack.pattern", "{id}.ack");
         }
         assert!(read(drop(json!({"by": "status", "pattern": "{id}"}))).is_err());
+    }
+
+    #[test]
+    fn what_only_email_has_is_read_back_as_it_was() {
+        let email = |more: Value| {
+            let mut document = json!({"channel": "email", "url": "smtp://m.example?to=a@x.example"});
+            document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            document
+        };
+        let partner = check_read_back(email(json!({"from": "hub@x.example", "tls": "none"})));
+        let Settings::Email(settings) = &partner.settings else { panic!("no settings") };
+        assert_eq!((settings.from.as_deref(), settings.is_plain), (Some("hub@x.example"), true));
+        assert_eq!((partner.ack.by, partner.ack.within.as_secs()), (AckBy::Callback, 4 * 3_600));
+        check_read_back(email(json!({"auth": {"user": "u", "password": "p"}, "ack": {"by": "status"}})));
+        check_refused(email(json!({"from": "hub@x\r\nBcc: all@x"})), "from", "hub@agency.example");
+        check_refused(email(json!({"ack": {"by": "body"}})), "ack.by", "callback, status");
+        let plain = email(json!({"tls": "none", "auth": {"user": "u", "password": "p"}}));
+        assert_eq!(read(plain).unwrap_err().field.as_deref(), Some("tls"));
     }
 
     #[test]

@@ -403,7 +403,7 @@ mod tests {
             "order": "latest", "limits": {"in_flight": 2, "per_second": 0.5}, "timeout": "10s",
             "headers": {"X-Agency": "AOC"}, "auth": {"basic": {"user": "u", "password": "secret"}},
             "escalate": {"after": "15m", "to": ["ops-email"]}, "zone": "America/Chicago", "tests": "skip",
-            "fallback": {"channel": "webhook", "url": "https://x.example/", "after": "10m"},
+            "fallback": {"channel": "email", "url": "smtps://x.example?to=clerk@x.example", "after": "10m"},
         })).unwrap();
         assert_eq!(partner.pinned_version(&Subject::trusted("RULE-COURT-X")), Some(Version(1)));
         assert_eq!(partner.pinned_version(&Subject::trusted("OTHER")), Some(Version(2)));

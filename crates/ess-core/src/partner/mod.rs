@@ -4,14 +4,19 @@ mod ack;
 mod auth;
 mod channel;
 mod document;
+mod email;
 mod part;
+mod s3;
 mod settings;
 mod words;
 
 pub(crate) use auth::{read_auth, write_auth};
 pub use channel::ChannelKind;
 pub use document::{Secrets, differences};
+pub(crate) use email::is_mail_address;
+pub use email::{EmailSettings, MailAddress};
 pub(crate) use part::{Part, expected, invalid};
+pub use s3::S3Settings;
 pub use settings::{MllpSettings, MqttProtocol, MqttSettings, Settings, SftpSettings, Write};
 
 use std::net::IpAddr;

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::ChannelKind;
+use super::email::EmailSettings;
 use super::part::{Part, invalid};
+use super::s3::S3Settings;
 use super::words::{WRITES, word_of};
 use crate::limits::{CLIENT_ID_BYTES_MAX, HOST_KEY_BYTES_MAX, HOST_KEYS_MAX};
 use crate::msa::{ACK_CODES, AckCode, AckCodes, Meaning};
@@ -14,6 +16,10 @@ use crate::problem::Problem;
 pub enum Settings {
     /// The channel has nothing of its own.
     None,
+    /// Of `email`.
+    Email(EmailSettings),
+    /// Of `s3`.
+    S3(S3Settings),
     /// Of `sftp`.
     Sftp(SftpSettings),
     /// Of `mllp`.
@@ -78,6 +84,8 @@ impl Settings {
             }),
             ChannelKind::Mllp => Settings::Mllp(MllpSettings { codes: read_codes(part)? }),
             ChannelKind::Mqtt => Settings::Mqtt(read_mqtt(part)?),
+            ChannelKind::Email => Settings::Email(EmailSettings::read(part)?),
+            ChannelKind::S3 => Settings::S3(S3Settings::read(part)?),
             _ => Settings::None,
         })
     }
@@ -87,6 +95,20 @@ impl Settings {
             Settings::None => {}
             Settings::Mllp(MllpSettings { codes }) => write_codes(codes, document),
             Settings::Mqtt(mqtt) => write_mqtt(mqtt, document),
+            Settings::S3(S3Settings { endpoint, region }) => {
+                if let Some(endpoint) = endpoint {
+                    document.insert("endpoint".to_owned(), json!(endpoint));
+                }
+                document.insert("region".to_owned(), json!(region));
+            }
+            Settings::Email(EmailSettings { from, is_plain }) => {
+                if let Some(from) = from {
+                    document.insert("from".to_owned(), json!(from));
+                }
+                if *is_plain {
+                    document.insert("tls".to_owned(), json!("none"));
+                }
+            }
             Settings::Sftp(SftpSettings { host_key, write }) => {
                 match host_key.as_slice() {
                     [] => {}

@@ -122,8 +122,18 @@ async fn open(dir: &std::path::Path) -> Hub {
     let keep = Keep { events: span, tests: span, attempts: span, audit: span };
     let retention = RetentionOptions { keep, every: span };
     let (dialer, escalation) = (dialer.unwrap(), ess_hub::EscalationOptions::default());
-    let options =
-        HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min: 0, notary, retention, escalation };
+    let options = HubOptions {
+        opened,
+        dir,
+        dialer,
+        public_url: "https://hub.example".to_owned(),
+        scripts,
+        find_secret,
+        free_bytes_min: 0,
+        notary,
+        retention,
+        escalation,
+    };
     Hub::start(options).await.unwrap()
 }
 

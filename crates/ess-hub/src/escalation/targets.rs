@@ -177,6 +177,7 @@ fn mail(note: &Note, from: &str, to: &[String]) -> Mail {
         subject: note.title.clone(),
         text: note.text(),
         html: Some(html(note)),
+        attachment: None,
         headers,
         at: note.at,
     }

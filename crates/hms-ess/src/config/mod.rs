@@ -23,8 +23,9 @@ use values::Values;
 pub(crate) use values::targets;
 
 /// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 38] = [
+pub(crate) const KEYS: [(&str, &str); 39] = [
     ("listen", "127.0.0.1:8443"),
+    ("public_url", ""),
     ("data", "hms-ess-data"),
     ("store", ""),
     ("tls_cert", ""),
@@ -113,6 +114,8 @@ pub(crate) struct ServeArgs {
 pub(crate) struct Config {
     /// Address of the API.
     pub(crate) listen: SocketAddr,
+    /// Address for those outside.
+    pub(crate) public_url: Option<String>,
     /// Data directory.
     pub(crate) data: PathBuf,
     /// Own certificate and key.
@@ -269,6 +272,7 @@ impl Config {
         };
         Ok(Self {
             listen: values.address("listen")?,
+            public_url: values.public_url()?,
             data: PathBuf::from(text("data")),
             tls,
             tls_names: values.items("tls_name"),

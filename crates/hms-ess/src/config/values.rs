@@ -61,6 +61,17 @@ impl<'a> Values<'a> {
         Some(self.text(key)).filter(|text| !text.is_empty())
     }
 
+    /// The address of the hub for those outside.
+    pub(super) fn public_url(&self) -> Result<Option<String>> {
+        let Some(url) = self.optional("public_url") else { return Ok(None) };
+        let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
+        let is_odd = |c: char| c.is_control() || c.is_whitespace() || "?#\"<>@".contains(c);
+        if host.is_empty() || host.starts_with('/') || url.contains(is_odd) {
+            return Err(self.wrong("public_url", "an address such as https://hub.agency.example"));
+        }
+        Ok(Some(url.to_owned()))
+    }
+
     /// Where a secret is; never the secret itself, which `config show` would print.
     pub(super) fn secret(&self, key: &str) -> Result<Option<SecretRef>> {
         let Some(text) = self.optional(key) else { return Ok(None) };
