@@ -30,7 +30,7 @@ use crate::pool::Pool;
 use crate::progress::{Progress, one_line};
 use crate::stream::Stream;
 use crate::target::{NATS, Target};
-use protocol::{Info, Login, Malformed, Op};
+use protocol::{Login, Malformed, Op, Terms};
 
 /// Messages for one partner by its NATS servers.
 pub struct Nats {
@@ -48,7 +48,7 @@ struct Session {
     inbox: String,
     /// Messages so far; each has an inbox of its own.
     sent: u64,
-    info: Info,
+    info: Terms,
 }
 
 impl std::fmt::Debug for Nats {
@@ -161,7 +161,7 @@ impl Nats {
         let stream = self.dialer.dial(&self.target, plain, progress).await?;
         progress.enter(Stage::Auth);
         let inbox = format!("_INBOX.{}", self.dialer.nonce()?);
-        let mut line = Kept::new(stream, BytesMut::new(), Session { inbox, sent: 0, info: Info::default() });
+        let mut line = Kept::new(stream, BytesMut::new(), Session { inbox, sent: 0, info: Terms::default() });
         let Op::Info(info) = answer(&mut line, Stage::Auth, "the server's INFO").await? else {
             return Err(refuse("the server did not begin with INFO; is it NATS?"));
         };
@@ -188,7 +188,7 @@ impl Nats {
         tls: &TlsConnector,
         progress: &Progress,
     ) -> Result<Kept<Session>, Failure> {
-        let state = Session { inbox: line.state.inbox.clone(), sent: 0, info: Info::default() };
+        let state = Session { inbox: line.state.inbox.clone(), sent: 0, info: Terms::default() };
         let stream = match line.into_stream() {
             Stream::Plain(socket) => protect(socket, &self.target, tls, progress).await?,
             stream => stream,
@@ -196,7 +196,12 @@ impl Nats {
         Ok(Kept::new(stream, BytesMut::new(), state))
     }
 
-    async fn log_in(&self, mut line: Kept<Session>, info: Info, progress: &Progress) -> Result<Kept<Session>, Failure> {
+    async fn log_in(
+        &self,
+        mut line: Kept<Session>,
+        info: Terms,
+        progress: &Progress,
+    ) -> Result<Kept<Session>, Failure> {
         progress.enter(Stage::Auth);
         line.state.info = info;
         let login = match &self.credential {

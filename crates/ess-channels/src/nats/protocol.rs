@@ -17,7 +17,7 @@ pub(crate) struct Malformed(pub &'static str);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Op {
     /// What it can and wants.
-    Info(Info),
+    Info(Terms),
     /// A message to the inbox.
     Message(Reply),
     /// A question for a sign of life.
@@ -32,7 +32,7 @@ pub(crate) enum Op {
 
 /// What a server can and wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Info {
+pub(crate) struct Terms {
     /// Bytes of a message, headers included.
     pub payload_bytes_max: Option<u64>,
     /// It takes headers.
@@ -127,7 +127,7 @@ pub(crate) fn next(bytes: &mut BytesMut) -> Result<Option<Op>, Malformed> {
     let (verb, rest) = line.split_once([' ', '\t']).unwrap_or((line, ""));
     let rest = rest.trim();
     let op = match verb.to_ascii_uppercase().as_str() {
-        "INFO" => Op::Info(read_info(rest)?),
+        "INFO" => Op::Info(read_terms(rest)?),
         "PING" => Op::Ping,
         "PONG" => Op::Pong,
         "+OK" => Op::Ok,
@@ -140,10 +140,10 @@ pub(crate) fn next(bytes: &mut BytesMut) -> Result<Option<Op>, Malformed> {
     Ok(Some(op))
 }
 
-fn read_info(json: &str) -> Result<Info, Malformed> {
+fn read_terms(json: &str) -> Result<Terms, Malformed> {
     let info: Value = serde_json::from_str(json).map_err(|_| Malformed("the server's INFO is not JSON"))?;
     let is = |name: &str| info[name] == Value::Bool(true);
-    Ok(Info {
+    Ok(Terms {
         payload_bytes_max: info["max_payload"].as_u64(),
         has_headers: is("headers"),
         needs_tls: is("tls_required"),
@@ -242,7 +242,7 @@ mod tests {
         let said = b"INFO {\"max_payload\":1024,\"headers\":true,\"tls_available\":true}\r\nPING\r\npong\r\n+OK\r\n\
                      -ERR 'Authorization Violation'\r\nMSG _INBOX.a.1 1 4\r\n{}\r\n\r\n\
                      HMSG _INBOX.a.2 1 16 18\r\nNATS/1.0 503\r\n\r\n{}\r\n";
-        let info = Info { payload_bytes_max: Some(1024), has_headers: true, needs_tls: false, has_tls: true };
+        let info = Terms { payload_bytes_max: Some(1024), has_headers: true, needs_tls: false, has_tls: true };
         let reply = |subject: &str, status, payload: &[u8]| {
             Op::Message(Reply { subject: subject.to_owned(), status, payload: payload.to_vec() })
         };

@@ -155,7 +155,7 @@ async fn a_wrong_password_is_a_failure_of_the_login_and_not_in_its_words() {
 }
 
 #[tokio::test]
-async fn tls_begins_after_info_and_a_client_certificate_logs_in() {
+async fn tls_begins_after_the_greeting_and_a_client_certificate_logs_in() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     let (certificate, key) = authority.issue("localhost", |_| {});

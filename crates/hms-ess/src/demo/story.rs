@@ -272,7 +272,12 @@ pub(super) fn what_next(running: &Running, prefix: &str, output: &Output) -> Res
     let publish = format!(
         r#"echo '{{"id":"RULE-COURT-DEADLINE-V4","version":3,"payload":{{"deadline":"15:30","timezone":"local"}}}}' | {program} publish -"#
     );
+    let dashboard = format!(
+        "the dashboard: open {}/dashboard in a browser (it asks about the certificate first), sign in with this token",
+        running.url
+    );
     let lines = [
+        (dashboard.as_str(), format!("cat {}", running.data_dir().join("admin.token").display())),
         ("publish another", publish),
         ("who has acknowledged it", format!("{program} status RULE-COURT-DEADLINE-V4 --wait")),
         ("send the first one again", format!("{program} replay RULE-COURT-DEADLINE-V3 --to LAW-FIRM-SYS --force")),
