@@ -153,6 +153,22 @@ def test_a_retraction_reaches_exactly_those_who_may_have_the_event(start_hub: Ca
     assert [arrival.event_id for arrival in slow.arrivals].count("RULE-V1") == 1
 
 
+def test_a_retraction_comes_in_the_version_that_the_partner_pinned(start_hub: Callable[..., Hub], loop: Loop) -> None:
+    hub = start_hub()
+    client = hub.client()
+    sink = Sink(loop)
+    add_partner(client, "OLD", sink.url, accepts_version=1)
+    bridge = {"subject": "RULE", "from": 3, "to": 1, "script": '{"cutoff": deadline}'}
+    answer = client.ask("POST", "/v1/bridges", bridge)
+    assert answer.status == 201, answer
+    publish(client, "RULE-V3", "RULE", version=3, payload={"deadline": "16:00"})
+    wait_for("an ACK", lambda: words(client, "RULE-V3") == {"OLD": "ack"})
+    assert hub.run("retract", "RULE-V3").returncode == 0
+    wait_for("its ACK", lambda: words(client, "RULE-V3.retraction") == {"OLD": "ack"})
+    told = json.loads(sink.arrivals[1].body)
+    assert (told["kind"], told["version"], told["payload"]) == ("retraction", 1, {"cutoff": "16:00"})
+
+
 async def never_answers(request: Request) -> Optional[tuple[int, bytes]]:
     await asyncio.sleep(3600)
     return None
