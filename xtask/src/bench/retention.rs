@@ -41,7 +41,7 @@ struct Removed {
 /// 10,000,000 attempts in the store; 100 events a second to one partner, with retention off and on by turns.
 pub(super) fn run(options: &Options, binary: &str, report: &mut Report) -> Result<()> {
     let attempts = options.scaled(10_000_000);
-    let events = options.scaled(9_000);
+    let events = options.scaled(3_000);
     let target = crate::prepare::target();
     let folder = tempfile::tempdir_in(&target).context("no folder for the hub")?;
     let began = Instant::now();
