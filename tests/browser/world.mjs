@@ -8,7 +8,7 @@ import http from "node:http";
 import https from "node:https";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 
 const BIN = process.env.HMS_ESS_BIN ?? "target/debug/hms-ess";
 const MODULES = process.env.HMS_ESS_BROWSER_MODULES ?? "target/browser/node_modules";
@@ -16,7 +16,7 @@ const CHROMIUM = process.env.HMS_ESS_CHROMIUM ?? "/usr/bin/chromium";
 export const SHOTS = process.env.HMS_ESS_SHOTS ?? "target/screenshots";
 export const PATIENCE_MS = 30_000;
 
-const require = createRequire(join(process.cwd(), MODULES, "x.js"));
+const require = createRequire(resolve(MODULES, "x.js"));
 const { chromium } = require("playwright-core");
 export const AXE = require.resolve("axe-core/axe.min.js");
 

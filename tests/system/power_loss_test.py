@@ -352,9 +352,16 @@ def test_a_checkpoint_that_was_exported_is_whole_after_a_power_cut(
     publish(client, world, 3)
     wait_for("the receipts", lambda: len(client.pages("/v1/ledger")) == 3)
     note = client.ask("POST", "/v1/ledger/checkpoint").json["note"]
+    # What the hub says a place took is there for good.
+    wait_for("the folder", lambda: [place.get("size") for place in elsewhere(client)] == [3])
     hub.kill()
     disk.cut(world.dice, keep=0)
     assert note in [file.read_text() for file in folder.iterdir()]
+
+
+def elsewhere(client: Client) -> list[dict[str, Any]]:
+    places: list[dict[str, Any]] = client.get("/v1/ledger/checkpoint")["elsewhere"]
+    return places
 
 
 def made(folder: Path) -> Path:

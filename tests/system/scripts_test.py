@@ -188,6 +188,7 @@ def check_blocked(place: Place, name: str, series: str, hostile: Hostile) -> str
     assert set(listed) == set(firsts)
     for id in firsts:
         delivery = deliveries_of(place, name, id)
+        assert listed[id].pop("age_s") >= 0
         assert delivery == listed[id]
         assert (delivery["state"], delivery["mend"], delivery["attempts_made"]) == ("blocked", mend, 0)
         said = re.fullmatch(r"adapter: (\w+): (.*)", delivery["reason"])
