@@ -21,7 +21,7 @@ use crate::view::{HeldThing, HoldView};
 
 /// Rows that a step looks at, and how long it may take: a publish that comes meanwhile waits for it.
 const ROWS_MAX: usize = 1_024;
-const TIME_MAX: Duration = Duration::from_micros(300);
+const TIME_MAX: Duration = Duration::from_millis(2);
 /// After a step that failed.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
