@@ -22,6 +22,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    except OSError:
+        return False
+
+
 def connect(port: int) -> Any:
     login = pika.PlainCredentials("hub", "s3cret")
     return pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", port, "/", login))
@@ -31,7 +39,7 @@ def lets_in(port: int) -> bool:
     try:
         connect(port).close()
         return True
-    except pika.exceptions.AMQPError:
+    except (OSError, pika.exceptions.AMQPError):
         return False
 
 
@@ -61,7 +69,7 @@ def rabbit(tmp_path: Path) -> Iterator[int]:
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
         "RABBITMQ_DIST_PORT": str(dist_port),
     }
-    wait_for("epmd", lambda: socket.create_connection(("127.0.0.1", names_port), timeout=1))
+    wait_for("epmd", lambda: listens(names_port))
     node = subprocess.Popen(
         [PROGRAM], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )

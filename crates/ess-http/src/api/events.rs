@@ -335,8 +335,8 @@ pub(crate) async fn replay_event(
     }
     let to: Result<Vec<PartnerId>, Problem> = to.iter().map(|partner| PartnerId::parse(partner)).collect();
     let to = to.map_err(|problem| problem.with_field("to"))?;
-    match &to[..] {
-        [own] if !force && caller.0.role.permits(&Act::Tend(own)) => site.hub.need_delivery(&id, own).await?,
+    match (&caller.0.role, &to[..]) {
+        (Role::Partner(own), [to]) if own == to && !force => site.hub.need_delivery(&id, own).await?,
         _ => caller.permit(&Act::Operate)?,
     }
     let receipt = site.hub.replay(ReplayRequest { event: id, to, force, reason }, &caller.0).await?;
