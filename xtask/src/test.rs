@@ -39,7 +39,14 @@ struct Suites {
 
 impl Suites {
     fn rust(&mut self) {
-        let servers = || prepare::sshd().and_then(|()| prepare::mosquitto()).and_then(|()| prepare::brokers());
+        let servers = || {
+            // The brokers of Kafka's tests are a Python package.
+            let python = || prepare::python().map(|_| ());
+            prepare::sshd()
+                .and_then(|()| prepare::mosquitto())
+                .and_then(|()| prepare::brokers())
+                .and_then(|()| python())
+        };
         if let Err(error) = prepare::compiler().and_then(|()| servers()) {
             self.leave_out("rust", &error);
             return;

@@ -11,6 +11,8 @@ use crate::credential::Credential;
 use crate::dialer::Dialer;
 use crate::email::Email;
 use crate::file::FileDrop;
+#[cfg(feature = "kafka")]
+use crate::kafka::Kafka;
 use crate::mllp::Mllp;
 use crate::mqtt::Mqtt;
 use crate::nats::Nats;
@@ -52,6 +54,9 @@ pub enum Channel {
     Nats(Box<Nats>),
     /// AMQP 0.9.1.
     Amqp(Box<Amqp>),
+    /// Kafka.
+    #[cfg(feature = "kafka")]
+    Kafka(Box<Kafka>),
     /// An object in a store.
     S3(Box<S3Drop>),
     /// A mail to the partner's people.
@@ -88,8 +93,11 @@ impl Channel {
             ChannelKind::Pull => Ok(Channel::Pull(Pull::default())),
             ChannelKind::Nats => Nats::open(partner, url, credential, dialer).map(Box::new).map(Channel::Nats),
             ChannelKind::Amqp => Amqp::open(partner, url, credential, dialer).map(Box::new).map(Channel::Amqp),
+            #[cfg(feature = "kafka")]
+            ChannelKind::Kafka => Kafka::open(partner, url, credential, dialer).map(Box::new).map(Channel::Kafka),
             // A document of such a channel is refused before it becomes a partner.
-            other => Err(ChannelError::Option(format!("channel {} is not built yet", other.word()))),
+            #[cfg(not(feature = "kafka"))]
+            ChannelKind::Kafka => Err(ChannelError::Option("kafka is not built into this hub".to_owned())),
         }
     }
 
@@ -104,6 +112,8 @@ impl Channel {
             Channel::Mqtt(mqtt) => mqtt.send(message, deadline).await,
             Channel::Nats(nats) => nats.send(message, deadline).await,
             Channel::Amqp(amqp) => amqp.send(message, deadline).await,
+            #[cfg(feature = "kafka")]
+            Channel::Kafka(kafka) => kafka.send(message, deadline).await,
             Channel::Sftp(sftp) => sftp.send(message, deadline).await,
             Channel::Email(email) => email.send(message, deadline).await,
             Channel::S3(s3) => s3.send(message, deadline).await,
@@ -121,6 +131,8 @@ impl Channel {
             | Channel::Mllp(_)
             | Channel::Nats(_)
             | Channel::Amqp(_) => Watch::None,
+            #[cfg(feature = "kafka")]
+            Channel::Kafka(_) => Watch::None,
             Channel::Mqtt(mqtt) => mqtt.watch(),
             Channel::File(file) => file.watch(),
             Channel::S3(s3) => s3.watch(),
@@ -143,6 +155,8 @@ impl Channel {
             | Channel::Mqtt(_)
             | Channel::Nats(_)
             | Channel::Amqp(_) => Ok(Vec::new()),
+            #[cfg(feature = "kafka")]
+            Channel::Kafka(_) => Ok(Vec::new()),
             Channel::File(file) => file.look(awaited, deadline).await,
             Channel::S3(s3) => s3.look(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.look(awaited, deadline).await,
@@ -163,6 +177,8 @@ impl Channel {
             | Channel::Mqtt(_)
             | Channel::Nats(_)
             | Channel::Amqp(_) => Ok(()),
+            #[cfg(feature = "kafka")]
+            Channel::Kafka(_) => Ok(()),
             Channel::File(file) => file.settle(awaited, deadline).await,
             Channel::S3(s3) => s3.settle(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.settle(awaited, deadline).await,
@@ -184,6 +200,8 @@ impl Channel {
             | Channel::Mllp(_)
             | Channel::Nats(_)
             | Channel::Amqp(_) => std::future::pending().await,
+            #[cfg(feature = "kafka")]
+            Channel::Kafka(_) => std::future::pending().await,
         }
     }
 
@@ -195,6 +213,8 @@ impl Channel {
             Channel::Mllp(mllp) => mllp.sweep(),
             Channel::Nats(nats) => nats.sweep(),
             Channel::Amqp(amqp) => amqp.sweep(),
+            #[cfg(feature = "kafka")]
+            Channel::Kafka(kafka) => kafka.sweep(),
             Channel::Sftp(sftp) => sftp.sweep(),
             // A broker keeps the connection of one that is silent by its own rules.
             Channel::File(_) | Channel::Pull(_) | Channel::Email(_) | Channel::Mqtt(_) => {}
@@ -221,6 +241,8 @@ impl Channel {
             | Channel::Mqtt(_)
             | Channel::Nats(_)
             | Channel::Amqp(_) => None,
+            #[cfg(feature = "kafka")]
+            Channel::Kafka(_) => None,
         }
     }
 }

@@ -12,6 +12,8 @@ mod email;
 mod file;
 mod guard;
 mod http1;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod kept;
 mod limits;
 mod mail;
@@ -37,6 +39,8 @@ pub use credential::Credential;
 pub use dialer::{Dialer, DialerOptions};
 pub use email::Email;
 pub use file::FileDrop;
+#[cfg(feature = "kafka")]
+pub use kafka::Kafka;
 pub use mail::{Attachment, Mail};
 pub use mllp::Mllp;
 pub use mqtt::Mqtt;

@@ -88,3 +88,22 @@ pub(crate) const AMQP_FRAME_BYTES_MAX: u32 = 128 * 1024;
 /// Time without a frame after which an AMQP connection counts as dead on either side, at half of which the other is given a
 /// sign of life. An idle connection is closed before the broker misses one: it waits for two.
 pub(crate) const AMQP_HEARTBEAT: Duration = IDLE_MAX;
+
+/// Topics of a Kafka cluster whose whereabouts are remembered.
+pub(crate) const KAFKA_TOPICS_MAX: usize = 1_000;
+
+/// Brokers of a Kafka cluster that are dialled.
+pub(crate) const KAFKA_BROKERS_MAX: usize = 1_000;
+
+/// Brokers that are asked in one attempt where a topic is.
+pub(crate) const KAFKA_ASKED_MAX: usize = 4;
+
+/// A topic's whereabouts are asked for again after this time, so that new partitions are found.
+pub(crate) const KAFKA_WHEREABOUTS_AGE: Duration = Duration::from_secs(5 * 60);
+
+/// Messages to a Kafka cluster of which it is not known whether they arrived; beyond it the oldest is forgotten, and would
+/// arrive once more if it did.
+pub(crate) const KAFKA_DOUBTS_MAX: usize = 1_024;
+
+/// Time that the replicas of a partition may take for a message.
+pub(crate) const KAFKA_PATIENCE: Duration = Duration::from_secs(30);

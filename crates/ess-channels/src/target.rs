@@ -72,6 +72,13 @@ pub(crate) const AMQP: [Scheme; 2] = [
     Scheme { word: "amqp", security: Security::Plain, port: 5672 },
 ];
 
+/// The schemes of Kafka, whose port is the same with TLS and without.
+#[cfg(feature = "kafka")]
+pub(crate) const KAFKA: [Scheme; 2] = [
+    Scheme { word: "kafkas", security: Security::Tls, port: 9092 },
+    Scheme { word: "kafka", security: Security::Plain, port: 9092 },
+];
+
 /// Where to dial and what to ask for there.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -144,6 +151,12 @@ impl Target {
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             host,
         })
+    }
+
+    /// The scheme as written.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn scheme(&self) -> &'static str {
+        self.schemes.0
     }
 
     /// What the guard is to know.

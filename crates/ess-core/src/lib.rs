@@ -30,6 +30,7 @@ pub mod receipt;
 pub mod retention;
 pub mod retry;
 pub mod schema;
+pub mod scram;
 pub mod script;
 pub mod signature;
 pub mod sigv4;

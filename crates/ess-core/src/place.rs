@@ -1,6 +1,6 @@
-//! Where a message goes on a NATS server or an AMQP broker, as the path of an address names it.
+//! Where a message goes on a NATS server, an AMQP broker or a Kafka cluster, as the path of an address names it.
 //!
-//! No value can name another place than its own: what has a meaning there stands percent-encoded in it.
+//! No value can name another place than its own: what has a meaning there stands encoded in it.
 
 use crate::topic::{Topic, Values, decoded};
 
@@ -41,6 +41,71 @@ impl NatsSubject {
     pub fn fill(&self, values: &Values<'_>) -> String {
         self.0.fill_sparing(values, |character| character.is_whitespace() || matches!(character, '.' | '*' | '>'))
     }
+}
+
+/// A topic of Kafka, checked. Its name has letters, digits, dots, hyphens and underscores only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaTopic(Topic);
+
+/// Length of a topic's name.
+const KAFKA_TOPIC_BYTES_MAX: usize = 249;
+
+impl KafkaTopic {
+    /// Takes the template that an address holds after its host.
+    ///
+    /// # Errors
+    /// Nothing, a character that no topic has, one of the cluster's own topics, or an unknown word in braces.
+    pub fn of_path(path: &str) -> Result<Self, String> {
+        let topic = Topic::of_path(path.strip_prefix('/').unwrap_or(path))
+            .map_err(|why| format!("after the host stands the topic: {why}"))?;
+        let template = topic.template();
+        if !template.chars().all(|character| is_of_kafka(character) || matches!(character, '{' | '}')) {
+            return Err("a topic has letters, digits, `.`, `-` and `_` only, and words in braces".to_owned());
+        }
+        if template.starts_with("__") {
+            return Err("topics that begin with `__` are the cluster's own".to_owned());
+        }
+        if matches!(template, "." | "..") || template.len() > KAFKA_TOPIC_BYTES_MAX {
+            return Err(format!("a topic has 1 to {KAFKA_TOPIC_BYTES_MAX} characters and is not `.` or `..`"));
+        }
+        Ok(Self(topic))
+    }
+
+    /// The topic for one message. What a value cannot have there stands as `_x3a` and its like.
+    ///
+    /// # Errors
+    /// The name that comes out is none that a topic can have.
+    pub fn fill(&self, values: &Values<'_>) -> Result<String, String> {
+        // An underscore of a value that begins one of these is one of them, so that two values never become one.
+        let filled = self.0.fill_with(values, |out, value| {
+            let mut rest = value;
+            while let Some(character) = rest.chars().next() {
+                rest = &rest[character.len_utf8()..];
+                let is_first = matches!(out.as_str(), "" | "_");
+                let begins_word = character == '_' && (rest.starts_with('x') || is_first);
+                if is_of_kafka(character) && !begins_word {
+                    out.push(character);
+                    continue;
+                }
+                let mut bytes = [0; 4];
+                for byte in character.encode_utf8(&mut bytes).bytes() {
+                    out.push_str(&format!("_x{byte:02x}"));
+                }
+            }
+        });
+        match filled.as_str() {
+            "." | ".." => Err(format!("no topic can be called {filled}")),
+            _ if filled.len() > KAFKA_TOPIC_BYTES_MAX => Err(format!(
+                "the topic's name takes {} bytes, and Kafka has {KAFKA_TOPIC_BYTES_MAX} at most",
+                filled.len()
+            )),
+            _ => Ok(filled),
+        }
+    }
+}
+
+fn is_of_kafka(character: char) -> bool {
+    character.is_ascii_alphanumeric() || matches!(character, '.' | '-' | '_')
 }
 
 /// A virtual host, an exchange and a routing key of AMQP, checked.
@@ -120,6 +185,29 @@ mod tests {
             ["", "/", "/rules.*", "/rules.%3E", "/a%20b", "/rules.", "/.a", "/a..b", "/_INBOX.x", "/a?b", "/{x}"]
         {
             assert!(NatsSubject::of_path(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_a_kafka_topic_names_no_other_topic() {
+        let fill =
+            |path: &str, subject: &str| with_values(subject, |values| KafkaTopic::of_path(path).unwrap().fill(values));
+        assert_eq!(fill("/rules", "x").unwrap(), "rules");
+        assert_eq!(fill("/rules.{partner}.{subject}.v{version}", "RULE_A-1").unwrap(), "rules.CLINIC.A.RULE_A-1.v3");
+        assert_eq!(fill("/{id}", "x").unwrap(), "R_x3a1-V3");
+        assert_eq!(fill("/r.{subject}", "a/b ä_x20").unwrap(), "r.a_x2fb_x20_xc3_xa4_x5fx20");
+        assert_eq!(fill("/{subject}", "__offsets").unwrap(), "_x5f_offsets");
+        assert!(fill("/{subject}", "..").is_err() && fill("/{subject}", &"a".repeat(250)).is_err());
+        for wrong in ["", "/", "/a/b", "/a%20b", "/__offsets", "/..", "/a?b", "/{x}", "/ä"] {
+            assert!(KafkaTopic::of_path(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn two_subjects_never_share_a_kafka_topic(one in "[ax_/]{1,6}", other in "[ax_/]{1,6}") {
+            let fill = |subject: &str| with_values(subject, |values| KafkaTopic::of_path("/{subject}").unwrap().fill(values));
+            proptest::prop_assert_eq!(fill(&one) == fill(&other), one == other);
         }
     }
 

@@ -71,6 +71,15 @@ impl Topic {
 
     /// The topic for one message on a broker that gives these characters a meaning.
     pub(crate) fn fill_sparing(&self, values: &Values<'_>, has_meaning: fn(char) -> bool) -> String {
+        let mut out = self.fill_with(values, |out, value| push_safe(out, value, has_meaning));
+        if out.starts_with('$') {
+            out.replace_range(..1, "%24");
+        }
+        out
+    }
+
+    /// The template with each value written by `push`, which says what stands for what a broker cannot take.
+    pub(crate) fn fill_with(&self, values: &Values<'_>, push: impl Fn(&mut String, &str)) -> String {
         let mut out = String::with_capacity(self.0.len() + 32);
         let mut rest = self.0.as_str();
         // In one pass, so that a value that holds `{id}` stays what it is.
@@ -78,17 +87,14 @@ impl Topic {
             out.push_str(&rest[..at]);
             let end = rest[at..].find('}').map_or(rest.len(), |length| at + length + 1);
             match &rest[at..end] {
-                "{subject}" => push_safe(&mut out, values.subject.as_str(), has_meaning),
-                "{id}" => push_safe(&mut out, values.event.as_str(), has_meaning),
+                "{subject}" => push(&mut out, values.subject.as_str()),
+                "{id}" => push(&mut out, values.event.as_str()),
                 "{version}" => out.push_str(&values.version.to_string()),
-                _ => push_safe(&mut out, values.partner.as_str(), has_meaning),
+                _ => push(&mut out, values.partner.as_str()),
             }
             rest = &rest[end..];
         }
         out.push_str(rest);
-        if out.starts_with('$') {
-            out.replace_range(..1, "%24");
-        }
         out
     }
 }

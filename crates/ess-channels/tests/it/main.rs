@@ -6,6 +6,10 @@ mod email;
 mod file;
 mod guard;
 mod hostile;
+#[cfg(feature = "kafka")]
+mod kafka;
+#[cfg(feature = "kafka")]
+mod kafka_cluster;
 mod link;
 mod mllp;
 mod mosquitto;

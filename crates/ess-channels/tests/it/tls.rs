@@ -44,6 +44,12 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.0).unwrap(), key)
     }
+
+    /// The TLS side of a server of this name.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn acceptor(&self, name: &str) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::new(server(self.issue(name, |_| {}))))
+    }
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {

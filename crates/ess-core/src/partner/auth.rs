@@ -31,7 +31,7 @@ pub(crate) fn read_auth(value: &Value, channel: ChannelKind) -> Result<Auth, Pro
     }
     if part.get("password").is_some() {
         only(&part, &["user", "password"])?;
-        if user.is_none() && channel == ChannelKind::Amqp {
+        if user.is_none() && matches!(channel, ChannelKind::Amqp | ChannelKind::Kafka) {
             return Err(invalid("auth.user", "a password needs a user there"));
         }
         return Ok(Auth::Password { user, password: secret(&part, "password")? });

@@ -17,7 +17,7 @@ pub(crate) use email::is_mail_address;
 pub use email::{EmailSettings, MailAddress};
 pub(crate) use part::{Part, expected, invalid};
 pub use s3::S3Settings;
-pub use settings::{MllpSettings, MqttProtocol, MqttSettings, Settings, SftpSettings, Write};
+pub use settings::{KafkaSettings, MllpSettings, MqttProtocol, MqttSettings, Sasl, Settings, SftpSettings, Write};
 
 use std::net::IpAddr;
 use std::time::Duration;

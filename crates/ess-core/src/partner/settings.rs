@@ -26,6 +26,8 @@ pub enum Settings {
     Mllp(MllpSettings),
     /// Of `mqtt`.
     Mqtt(MqttSettings),
+    /// Of `kafka`.
+    Kafka(KafkaSettings),
 }
 
 /// What `channel: sftp` has of its own.
@@ -67,6 +69,25 @@ pub enum MqttProtocol {
     V311,
 }
 
+/// What `channel: kafka` has of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KafkaSettings {
+    /// How a user and a password are shown.
+    pub sasl: Sasl,
+}
+
+/// How a user and a password are shown to a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sasl {
+    /// As they are, protected by TLS alone.
+    #[default]
+    Plain,
+    /// By a proof of the password, with SHA-256.
+    ScramSha256,
+    /// By a proof of the password, with SHA-512.
+    ScramSha512,
+}
+
 /// What `channel: mllp` has of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MllpSettings {
@@ -84,6 +105,7 @@ impl Settings {
             }),
             ChannelKind::Mllp => Settings::Mllp(MllpSettings { codes: read_codes(part)? }),
             ChannelKind::Mqtt => Settings::Mqtt(read_mqtt(part)?),
+            ChannelKind::Kafka => Settings::Kafka(KafkaSettings { sasl: part.word("sasl", Sasl::Plain, &SASLS)? }),
             ChannelKind::Email => Settings::Email(EmailSettings::read(part)?),
             ChannelKind::S3 => Settings::S3(S3Settings::read(part)?),
             _ => Settings::None,
@@ -95,6 +117,9 @@ impl Settings {
             Settings::None => {}
             Settings::Mllp(MllpSettings { codes }) => write_codes(codes, document),
             Settings::Mqtt(mqtt) => write_mqtt(mqtt, document),
+            Settings::Kafka(KafkaSettings { sasl }) => {
+                document.insert("sasl".to_owned(), json!(word_of(&SASLS, *sasl)));
+            }
             Settings::S3(S3Settings { endpoint, region }) => {
                 if let Some(endpoint) = endpoint {
                     document.insert("endpoint".to_owned(), json!(endpoint));
@@ -151,6 +176,9 @@ fn write_codes(codes: &AckCodes, document: &mut Map<String, Value>) {
         document.insert("codes".to_owned(), Value::Object(chosen));
     }
 }
+
+const SASLS: [(&str, Sasl); 3] =
+    [("plain", Sasl::Plain), ("scram-sha-256", Sasl::ScramSha256), ("scram-sha-512", Sasl::ScramSha512)];
 
 const PROTOCOLS: [(&str, MqttProtocol); 2] = [("5", MqttProtocol::V5), ("3.1.1", MqttProtocol::V311)];
 
