@@ -33,6 +33,12 @@ pub(crate) fn mosquitto() -> anyhow::Result<()> {
     need("Mosquitto", is_there, &["mosquitto", "mosquitto-clients"])
 }
 
+/// The proxies that the tests of the dialer start.
+pub(crate) fn proxies() -> anyhow::Result<()> {
+    let has = |name: &str| Path::new("/usr/bin").join(name).exists();
+    need("tinyproxy, microsocks", || has("tinyproxy") && has("microsocks"), &["tinyproxy-bin", "microsocks"])
+}
+
 /// The brokers that the tests of the nats and amqp channels start.
 pub(crate) fn brokers() -> anyhow::Result<()> {
     need("the NATS server", || shell::works("nats-server", &["--version"]), &["nats-server"])?;

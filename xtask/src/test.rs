@@ -43,6 +43,7 @@ impl Suites {
             // The brokers of Kafka's tests are a Python package.
             let python = || prepare::python().map(|_| ());
             prepare::sshd()
+                .and_then(|()| prepare::proxies())
                 .and_then(|()| prepare::mosquitto())
                 .and_then(|()| prepare::brokers())
                 .and_then(|()| python())

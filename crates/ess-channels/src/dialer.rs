@@ -1,4 +1,5 @@
-//! The one place that opens sockets: resolve, check every address, connect to what was checked, TLS.
+//! The one place that opens sockets: resolve, check every address, connect to what was checked, TLS. Where there is a proxy
+//! it is asked for the address that was checked.
 //!
 //! It never connects to an address that the guard did not pass, and never resolves a name twice for one connection.
 
@@ -21,6 +22,7 @@ use crate::guard;
 use crate::http1::is_field;
 use crate::limits::{ADDRESSES_MAX, TLS_SESSIONS};
 use crate::progress::Progress;
+use crate::proxy::{Proxy, ProxyOptions};
 use crate::stream::Stream;
 use crate::target::{Security, Target};
 use crate::wire::io_words;
@@ -38,8 +40,8 @@ pub struct DialerOptions {
     pub user_agent: String,
     /// Directories that `file` partners may have.
     pub allow_dir: AllowDir,
-    /// An HTTP proxy for all connections; none is supported yet, so a value is refused.
-    pub proxy: Option<String>,
+    /// The way out, where there is but one.
+    pub proxy: Option<ProxyOptions>,
 }
 
 /// Opens connections. Cheap to clone.
@@ -55,6 +57,7 @@ struct Inner {
     tls: ClientConfig,
     roots: Arc<RootCertStore>,
     user_agent: String,
+    proxy: Option<Proxy>,
 }
 
 impl Dialer {
@@ -64,9 +67,7 @@ impl Dialer {
     ///
     /// A given certificate cannot be read, or none is trusted at all.
     pub fn new(options: DialerOptions) -> Result<Dialer, ChannelError> {
-        if options.proxy.is_some() {
-            return Err(ChannelError::Option("a proxy is not supported yet".to_owned()));
-        }
+        let proxy = options.proxy.as_ref().map(Proxy::open).transpose()?;
         let roots = Arc::new(trusted_roots(&options)?);
         let tls = client_config(Arc::clone(&roots))?.with_no_client_auth();
         if !is_field("user-agent", &options.user_agent) {
@@ -74,7 +75,7 @@ impl Dialer {
         }
         let user_agent = options.user_agent;
         let (allow, allow_dir) = (options.allow, options.allow_dir);
-        Ok(Dialer { inner: Arc::new(Inner { allow, allow_dir, tls, roots, user_agent }) })
+        Ok(Dialer { inner: Arc::new(Inner { allow, allow_dir, tls, roots, user_agent, proxy }) })
     }
 
     /// The directories that the operator allowed.
@@ -157,7 +158,8 @@ impl Dialer {
         progress: &Progress,
     ) -> Result<Stream, Failure> {
         let addresses = self.resolve(target, progress).await?;
-        let socket = connect(&addresses, progress).await?;
+        let way = self.inner.proxy.as_ref().filter(|proxy| !proxy.spares(&target.host, &addresses));
+        let socket = connect(&addresses, way, progress).await?;
         let Some(tls) = tls else {
             return Ok(Stream::Plain(socket));
         };
@@ -217,31 +219,69 @@ async fn look_up(target: &Target) -> Result<Vec<SocketAddr>, Failure> {
     lookup.await.ok().and_then(Result::ok).ok_or_else(not_found)
 }
 
-/// Connects to the first address that answers. Each but the last gets half of the time that is left.
-async fn connect(addresses: &[SocketAddr], progress: &Progress) -> Result<TcpStream, Failure> {
+/// Connects to the first address that answers, by the proxy if there is one. Each address but the last gets half of the
+/// time that is left.
+async fn connect(addresses: &[SocketAddr], proxy: Option<&Proxy>, progress: &Progress) -> Result<TcpStream, Failure> {
+    let ways = match proxy {
+        None => Vec::new(),
+        Some(proxy) => ways_to(proxy).await?,
+    };
     progress.enter(Stage::Connect);
     let mut reason = String::new();
     for (position, address) in addresses.iter().enumerate() {
         let is_last = position + 1 == addresses.len();
+        let connecting = async {
+            match proxy {
+                None => connect_to(*address).await,
+                Some(proxy) => tunnel(proxy, &ways, *address).await,
+            }
+        };
         let connected = if is_last {
-            TcpStream::connect(address).await
+            connecting.await
         } else {
             let now = Instant::now();
             let until = now + progress.deadline().saturating_duration_since(now) / 2;
-            timeout_at(until, TcpStream::connect(address))
-                .await
-                .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+            let timed_out = || Err(format!("{} by {address}", io_words(&std::io::ErrorKind::TimedOut.into())));
+            timeout_at(until, connecting).await.unwrap_or_else(|_| timed_out())
         };
         match connected {
-            Ok(socket) => {
-                // Without it a head and a body in two segments wait for each other's acknowledgement.
-                let _ = socket.set_nodelay(true);
-                return Ok(socket);
-            }
-            Err(error) => reason = format!("{} by {address}", io_words(&error)),
+            Ok(socket) => return Ok(socket),
+            Err(why) => reason = why,
         }
     }
     Err(Failure { stage: Stage::Connect, reason })
+}
+
+async fn connect_to(address: SocketAddr) -> Result<TcpStream, String> {
+    let socket = TcpStream::connect(address).await.map_err(|error| format!("{} by {address}", io_words(&error)))?;
+    // Without it a head and a body in two segments wait for each other's acknowledgement.
+    let _ = socket.set_nodelay(true);
+    Ok(socket)
+}
+
+/// The addresses of the proxy itself, which the operator named.
+async fn ways_to(proxy: &Proxy) -> Result<Vec<SocketAddr>, Failure> {
+    match proxy.target.literal {
+        Some(address) => Ok(vec![SocketAddr::new(address, proxy.target.port)]),
+        None => look_up(&proxy.target)
+            .await
+            .map_err(|Failure { stage, reason }| Failure { stage, reason: format!("the proxy: {reason}") }),
+    }
+}
+
+/// Connects to the proxy, and by it to the address.
+async fn tunnel(proxy: &Proxy, ways: &[SocketAddr], address: SocketAddr) -> Result<TcpStream, String> {
+    let mut unreached = "the proxy: its name has no address".to_owned();
+    for way in ways {
+        match connect_to(*way).await {
+            Ok(mut socket) => {
+                proxy.ask(&mut socket, address).await?;
+                return Ok(socket);
+            }
+            Err(why) => unreached = format!("the proxy: {why}"),
+        }
+    }
+    Err(unreached)
 }
 
 /// TLS 1.2 and 1.3 by ring, whatever else the process has set.

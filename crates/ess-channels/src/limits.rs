@@ -30,6 +30,9 @@ pub(crate) const ADDRESSES_MAX: usize = 8;
 /// it, so without a ceiling a partner with a dead name server would take all of the threads that look names up.
 pub(crate) const LOOKUPS_MAX: usize = 4;
 
+/// Bytes of a proxy's answer.
+pub(crate) const PROXY_HEAD_BYTES_MAX: usize = 8 * 1024;
+
 /// Length of a failure's reason in characters.
 pub(crate) const REASON_CHARS_MAX: usize = 300;
 
@@ -90,20 +93,26 @@ pub(crate) const AMQP_FRAME_BYTES_MAX: u32 = 128 * 1024;
 pub(crate) const AMQP_HEARTBEAT: Duration = IDLE_MAX;
 
 /// Topics of a Kafka cluster whose whereabouts are remembered.
+#[cfg(feature = "kafka")]
 pub(crate) const KAFKA_TOPICS_MAX: usize = 1_000;
 
 /// Brokers of a Kafka cluster that are dialled.
+#[cfg(feature = "kafka")]
 pub(crate) const KAFKA_BROKERS_MAX: usize = 1_000;
 
 /// Brokers that are asked in one attempt where a topic is.
+#[cfg(feature = "kafka")]
 pub(crate) const KAFKA_ASKED_MAX: usize = 4;
 
 /// A topic's whereabouts are asked for again after this time, so that new partitions are found.
+#[cfg(feature = "kafka")]
 pub(crate) const KAFKA_WHEREABOUTS_AGE: Duration = Duration::from_secs(5 * 60);
 
 /// Messages to a Kafka cluster of which it is not known whether they arrived; beyond it the oldest is forgotten, and would
 /// arrive once more if it did.
+#[cfg(feature = "kafka")]
 pub(crate) const KAFKA_DOUBTS_MAX: usize = 1_024;
 
 /// Time that the replicas of a partition may take for a message.
+#[cfg(feature = "kafka")]
 pub(crate) const KAFKA_PATIENCE: Duration = Duration::from_secs(30);

@@ -154,7 +154,6 @@ impl Target {
     }
 
     /// The scheme as written.
-    #[cfg(feature = "kafka")]
     pub(crate) fn scheme(&self) -> &'static str {
         self.schemes.0
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ess_channels::{Channel, Credential, Dialer, DialerOptions};
+use ess_channels::{Channel, Credential, Dialer, DialerOptions, ProxyOptions};
 use ess_core::access::{Principal, Role};
 use ess_core::partner::Partner;
 use ess_hub::scripts::{Scripts, ScriptsOptions};
@@ -44,7 +44,7 @@ pub(crate) async fn hub(config: &Config, url: &str) -> Result<Hub> {
         extra_roots_pem,
         system_roots: true,
         user_agent: concat!("hms-ess/", env!("CARGO_PKG_VERSION")).to_owned(),
-        proxy: None,
+        proxy: proxy(config)?,
     })
     .map_err(|error| refused(&error))?;
     let places = checkpoint_places(config, &dialer)?;
@@ -66,6 +66,14 @@ pub(crate) async fn hub(config: &Config, url: &str) -> Result<Hub> {
         escalation: config.escalation.clone(),
     };
     Hub::start(options).await.map_err(|error| refused(&error))
+}
+
+/// The way out, with its login found.
+fn proxy(config: &Config) -> Result<Option<ProxyOptions>> {
+    let Some(keys) = &config.proxy else { return Ok(None) };
+    let login = keys.login.as_ref().map(find_secret).transpose();
+    let login = login.map_err(|why| Failure::usage(format!("proxy_login: {why}")))?;
+    Ok(Some(ProxyOptions { url: keys.url.clone(), login, except: keys.except.clone() }))
 }
 
 /// Where the ledger's checkpoints go as well; disks first, as a URL may hang.

@@ -18,6 +18,7 @@ mod nats;
 mod nats_server;
 mod oauth;
 mod partner;
+mod proxy;
 mod rabbit;
 mod sftp;
 mod sshd;

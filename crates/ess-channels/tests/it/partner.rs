@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ess_channels::{Channel, ChannelError, Credential, Dialer, DialerOptions};
+use ess_channels::{Channel, ChannelError, Credential, Dialer, DialerOptions, ProxyOptions};
 use ess_core::id::{Digest, EventId, Subject, Version};
 use ess_core::message::Message;
 use ess_core::partner::{AllowDir, AllowNet, Partner as Document};
@@ -121,6 +121,13 @@ pub(crate) fn dialer(allow: &[&str], roots: Vec<Vec<u8>>) -> Dialer {
 }
 
 /// A dialer that may write into `dir`.
+/// A dialer whose way out is this proxy.
+pub(crate) fn dialer_by(proxy: ProxyOptions, roots: Vec<Vec<u8>>) -> Dialer {
+    let roots = if roots.is_empty() { vec![own_root()] } else { roots };
+    let options = options(&["127.0.0.0/8", "::1/128"], roots, AllowDir::default());
+    Dialer::new(DialerOptions { proxy: Some(proxy), ..options }).unwrap()
+}
+
 pub(crate) fn dialer_with_dir(dir: &Path) -> Dialer {
     Dialer::new(options(&["127.0.0.0/8"], vec![own_root()], AllowDir(vec![dir.to_owned()]))).unwrap()
 }

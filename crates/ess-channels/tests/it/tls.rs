@@ -46,7 +46,6 @@ impl Authority {
     }
 
     /// The TLS side of a server of this name.
-    #[cfg(feature = "kafka")]
     pub(crate) fn acceptor(&self, name: &str) -> TlsAcceptor {
         TlsAcceptor::from(Arc::new(server(self.issue(name, |_| {}))))
     }

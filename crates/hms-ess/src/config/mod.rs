@@ -23,7 +23,7 @@ use values::Values;
 pub(crate) use values::targets;
 
 /// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 39] = [
+pub(crate) const KEYS: [(&str, &str); 42] = [
     ("listen", "127.0.0.1:8443"),
     ("public_url", ""),
     ("data", "hms-ess-data"),
@@ -34,6 +34,9 @@ pub(crate) const KEYS: [(&str, &str); 39] = [
     ("http", "false"),
     ("allow_net", ""),
     ("allow_dir", ""),
+    ("proxy", ""),
+    ("proxy_login", ""),
+    ("proxy_except", ""),
     ("metrics_listen", "127.0.0.1:9100"),
     ("partner_ca", ""),
     ("log", "text"),
@@ -98,6 +101,9 @@ pub(crate) struct ServeArgs {
     /// Directory that `file` partners may have, with all beneath it; may be repeated.
     #[arg(long, value_name = "DIR")]
     pub(crate) allow_dir: Vec<String>,
+    /// The way out to partners, http://HOST:PORT (CONNECT) or socks5://HOST:PORT.
+    #[arg(long, value_name = "URL")]
+    pub(crate) proxy: Option<String>,
     /// Address of /metrics, or `off` [default: 127.0.0.1:9100].
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics_listen: Option<String>,
@@ -128,6 +134,8 @@ pub(crate) struct Config {
     pub(crate) allow_net: AllowNet,
     /// Directories that `file` partners may have.
     pub(crate) allow_dir: AllowDir,
+    /// The way out to partners.
+    pub(crate) proxy: Option<ProxyKeys>,
     /// Address of /metrics.
     pub(crate) metrics_listen: Option<SocketAddr>,
     /// More certificates to trust at partners.
@@ -160,6 +168,17 @@ pub(crate) struct Config {
     pub(crate) retention_every: Duration,
     /// Whom to tell of trouble.
     pub(crate) escalation: EscalationOptions,
+}
+
+/// The way out to partners.
+#[derive(Debug, Clone)]
+pub(crate) struct ProxyKeys {
+    /// Where it is.
+    pub(crate) url: String,
+    /// Where its login is.
+    pub(crate) login: Option<SecretRef>,
+    /// Who is dialled without it.
+    pub(crate) except: Vec<String>,
 }
 
 /// A value as it was written, and where.
@@ -207,6 +226,7 @@ pub(crate) fn layers(args: &ServeArgs) -> Result<Layers> {
     flag("http", args.http.then(|| "true".to_owned()));
     flag("allow_net", list(&args.allow_net));
     flag("allow_dir", list(&args.allow_dir));
+    flag("proxy", args.proxy.clone());
     flag("metrics_listen", args.metrics_listen.clone());
     flag("partner_ca", list(&args.partner_ca));
     flag("log", args.log.clone());
@@ -279,6 +299,7 @@ impl Config {
             http: values.is_true("http")?,
             allow_net: AllowNet(nets),
             allow_dir: values.directories("allow_dir")?,
+            proxy: values.proxy()?,
             metrics_listen: match text("metrics_listen") {
                 "off" => None,
                 _ => Some(values.address("metrics_listen")?),

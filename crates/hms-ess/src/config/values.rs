@@ -13,7 +13,7 @@ use ess_core::partner::{AllowDir, SecretRef};
 use ess_core::script::Bounds;
 use ess_hub::EscalationOptions;
 
-use super::Layers;
+use super::{Layers, ProxyKeys};
 use crate::failure::{Failure, Result};
 
 /// Values as they were written, read by what they have to be.
@@ -80,6 +80,20 @@ impl<'a> Values<'a> {
             Some(("file", path)) if !path.is_empty() => Ok(Some(SecretRef::File(path.to_owned()))),
             _ => Err(Failure::usage(format!("{}: {key}: expected env:NAME or file:PATH", self.0[key].source))),
         }
+    }
+
+    /// The proxy; its other keys mean nothing without its address.
+    pub(super) fn proxy(&self) -> Result<Option<ProxyKeys>> {
+        let login = self.secret("proxy_login")?;
+        let except = self.items("proxy_except");
+        let Some(url) = self.optional("proxy") else {
+            return match (login, except.as_slice()) {
+                (None, []) => Ok(None),
+                (Some(_), _) => Err(self.wrong("proxy_login", "nothing without `proxy`")),
+                (None, _) => Err(self.wrong("proxy_except", "nothing without `proxy`")),
+            };
+        };
+        Ok(Some(ProxyKeys { url: url.to_owned(), login, except }))
     }
 
     pub(super) fn number(&self, key: &str) -> Result<u64> {
