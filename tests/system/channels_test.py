@@ -131,3 +131,40 @@ def test_a_receipt_that_came_while_the_hub_was_down_counts(start_hub: StartHub, 
     (inbox / "RULE-A-V1.ack").touch()
     client = start_hub(hub.data, HMS_ESS_ALLOW_DIR=str(inbox)).client()
     wait_for("the ACK", lambda: status(client, "RULE-A-V1") == {"CLERK": "ack"})
+
+
+def check_cleaning_up(client: Client, partner: str, inbox: Path) -> None:
+    """An old drop goes once it is acknowledged, one that waits for its receipt stays, and so does what is the partner's own."""
+    (inbox / "notes.txt").write_text("the partner's own")
+    (inbox / "RULE-X-V1.v1.json").write_text("called like a drop, and none")
+    for id in ("RULE-A-V1", "RULE-B-V1", "RULE-C-V1"):
+        assert client.ask("POST", "/v1/events", event(id, id)).status == 202
+    drops = [f"RULE-{name}-V1.v1.json" for name in "ABC"]
+    wait_for("the drops", lambda: set(names(inbox)) >= set(drops))
+    (inbox / "RULE-A-V1.ack").touch()
+    wait_for("the ACK", lambda: status(client, "RULE-A-V1") == {partner: "ack"})
+    wait_for("the first drop is gone", lambda: drops[0] not in names(inbox))
+    (inbox / "RULE-C-V1.ack").touch()
+    wait_for("the third drop is gone", lambda: drops[2] not in names(inbox))
+    # A late receipt of a delivery that has ended is nobody's any more.
+    (inbox / "RULE-A-V1.ack").touch()
+    wait_for("the late receipt is gone", lambda: "RULE-A-V1.ack" not in names(inbox))
+    assert names(inbox) == [drops[1], "RULE-X-V1.v1.json", "notes.txt"]
+    assert status(client, "RULE-B-V1") == {partner: "awaiting_ack"}
+
+
+def test_old_drops_of_a_share_are_cleaned_up(start_hub: StartHub, tmp_path: Path) -> None:
+    hub = start_hub(HMS_ESS_ALLOW_DIR=str(tmp_path / "share"))
+    inbox = tmp_path / "share" / "inbox"
+    inbox.mkdir(parents=True)
+    ack = {"pattern": "{id}.ack"}
+    add(hub.client(), id="CLERK", channel="file", url=f"file://{inbox}", ack=ack, clean={"after": "1s"})
+    check_cleaning_up(hub.client(), "CLERK", inbox)
+
+
+def test_old_drops_on_an_sftp_server_are_cleaned_up(start_hub: StartHub, sshd: Sshd) -> None:
+    client = start_hub().client()
+    login = {"key": f"file:{sshd.client_key}"}
+    own = {"url": sshd.url, "auth": login, "host_key": sshd.host_key, "ack": {"pattern": "{id}.ack"}}
+    add(client, id="CLINIC", channel="sftp", **own, clean={"after": "1s"})
+    check_cleaning_up(client, "CLINIC", sshd.inbox)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import socket
@@ -134,7 +135,7 @@ def test_the_pages_partner_is_reached_and_its_receipt_counts(
     publish(hub, "E-2")
     wait_for("the refusal", lambda: state(hub, "E-2") in ("nack", "dead"))
     tested = hub.run("partner", "test", PARTNER)
-    assert "delivered" in tested.stdout, (tested.stdout, tested.stderr)
+    assert tested.returncode == 0 and "acknowledged" in tested.stdout, (tested.stdout, tested.stderr)
     wait_for("the dry run", lambda: len(gateway.messages) == 3)
 
     first = gateway.messages[0]
@@ -174,4 +175,22 @@ def test_a_broker_that_restarts_gets_the_rest_in_order_and_doubles_only_what_was
     assert firsts == ids, "in order, and none lost"
     # One subject, so one was in flight.
     assert len(seen) - len(firsts) <= 2, seen
+    gateway.close()
+
+
+def test_a_partner_that_does_not_answer_the_test_is_told_from_one_that_does(
+    start_hub: Callable[..., Hub], broker: Broker, tmp_path: Path
+) -> None:
+    hub = start(start_hub, broker, tmp_path, "timeout: 2s\n")
+    silent = hub.run("partner", "test", PARTNER)
+    wanted = f"delivered; the ACK comes on the topic acks/{PARTNER}, and none came within 2s"
+    assert silent.returncode == 1 and wanted in silent.stdout, (silent.stdout, silent.stderr)
+
+    def refuse(message: Any) -> bytes:
+        id = message.properties.CorrelationData.decode()
+        return json.dumps({"nack": id.removesuffix(";test"), "reason": "no such county"}).encode()
+
+    gateway = Gateway(broker, refuse)
+    refused = hub.run("partner", "test", PARTNER)
+    assert refused.returncode == 1 and "no such county" in refused.stdout, (refused.stdout, refused.stderr)
     gateway.close()

@@ -13,6 +13,7 @@ use crate::email::Email;
 use crate::file::FileDrop;
 #[cfg(feature = "kafka")]
 use crate::kafka::Kafka;
+use crate::left::{Left, Search};
 use crate::mllp::Mllp;
 use crate::mqtt::Mqtt;
 use crate::nats::Nats;
@@ -182,6 +183,33 @@ impl Channel {
             Channel::File(file) => file.settle(awaited, deadline).await,
             Channel::S3(s3) => s3.settle(awaited, deadline).await,
             Channel::Sftp(sftp) => sftp.settle(awaited, deadline).await,
+        }
+    }
+
+    /// Files of the hub's naming that lie in the partner's directory, the first ones by name; none where a channel has no
+    /// directory.
+    ///
+    /// # Errors
+    ///
+    /// The directory could not be listed by `deadline`.
+    pub async fn left(&self, search: Search, deadline: Instant) -> Result<Vec<Left>, Failure> {
+        match self {
+            Channel::File(file) => file.left(search, deadline).await,
+            Channel::Sftp(sftp) => sftp.left(search, deadline).await,
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Takes files away that still are as old as the search wants; gives how many are gone.
+    ///
+    /// # Errors
+    ///
+    /// One could not be removed by `deadline`.
+    pub async fn clean(&self, names: Vec<String>, search: Search, deadline: Instant) -> Result<usize, Failure> {
+        match self {
+            Channel::File(file) => file.clean(names, search, deadline).await,
+            Channel::Sftp(sftp) => sftp.clean(&names, &search, deadline).await,
+            _ => Ok(0),
         }
     }
 

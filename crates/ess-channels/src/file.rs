@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::channel::ChannelError;
 use crate::dialer::Dialer;
+use crate::left::{Found, Left, Search, Seen, places};
 use crate::limits::{FILE_THREADS_MAX, PARTS_MAX};
 use crate::progress::{Progress, one_line};
 use crate::target::percent_decode;
@@ -109,6 +110,14 @@ impl FileDrop {
             None => Ok(()),
         });
         settled.await.map_err(one_line)
+    }
+
+    pub(crate) async fn left(&self, search: Search, deadline: Instant) -> Result<Vec<Left>, Failure> {
+        self.run(deadline, Stage::Read, move |place| place.left(search)).await.map_err(one_line)
+    }
+
+    pub(crate) async fn clean(&self, names: Vec<String>, search: Search, deadline: Instant) -> Result<usize, Failure> {
+        self.run(deadline, Stage::Send, move |place| place.clean(&names, &search)).await.map_err(one_line)
     }
 
     /// Runs `step` in a thread that may hang, and waits for it until the deadline.
@@ -214,6 +223,43 @@ impl Place {
         }
         self.unsettled.keep_only(&names);
         Ok(heard)
+    }
+
+    fn left(&self, search: Search) -> io::Result<Vec<Left>> {
+        let mut found = Found::new(search);
+        for place in places(self.pattern.as_deref()) {
+            let dir = match self.resolve(&self.dir.join(&place)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !place.is_empty() => continue,
+                dir => dir?,
+            };
+            for entry in fs::read_dir(dir)? {
+                let entry = entry?;
+                let (Ok(name), Ok(kind)) = (entry.file_name().into_string(), entry.file_type()) else { continue };
+                if kind.is_file() {
+                    let modified = entry.metadata().and_then(|file| file.modified()).ok();
+                    let seen = Seen { name: &format!("{place}{name}"), modified };
+                    found.see(seen, self.pattern.as_deref(), self.extension);
+                }
+            }
+        }
+        Ok(found.into_files())
+    }
+
+    fn clean(&self, names: &[String], search: &Search) -> io::Result<usize> {
+        let mut gone = 0;
+        for name in names {
+            let path = self.dir.join(name);
+            let (Some(dir), Some(last)) = (path.parent(), path.file_name()) else { continue };
+            let path = self.resolve(dir)?.join(last);
+            // A replay may have put another one in its place meanwhile.
+            let is_old = fs::symlink_metadata(&path)
+                .is_ok_and(|file| file.is_file() && file.modified().is_ok_and(|modified| modified < search.before));
+            if is_old {
+                remove(&path)?;
+                gone += 1;
+            }
+        }
+        Ok(gone)
     }
 
     /// Where the receipt of this delivery lies or will lie; nowhere when its directory is not there.

@@ -15,6 +15,7 @@ mod http1;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod kept;
+mod left;
 mod limits;
 mod mail;
 mod mllp;
@@ -42,6 +43,7 @@ pub use email::Email;
 pub use file::FileDrop;
 #[cfg(feature = "kafka")]
 pub use kafka::Kafka;
+pub use left::{Left, Search};
 pub use mail::{Attachment, Mail};
 pub use mllp::Mllp;
 pub use mqtt::Mqtt;

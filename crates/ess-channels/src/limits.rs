@@ -67,6 +67,9 @@ pub(crate) const SMTP_LINES_MAX: usize = 100;
 /// system ends it.
 pub(crate) const FILE_THREADS_MAX: usize = 4;
 
+/// Files of a partner's directory that are judged in one step of its cleaning up.
+pub(crate) const LEFT_MAX: usize = 256;
+
 /// Half-written drops of earlier attempts that are looked for and removed.
 pub(crate) const PARTS_MAX: u32 = 64;
 

@@ -94,7 +94,7 @@ pub fn tell_action(delivery: &Delivery, happenings: &Happenings, registered: &Re
                 _ => format!(
                     "{partner} was given the event but sent no ACK; {}; if the delivery itself is its receipt, set \
                      `ack: {{by: status}}`",
-                    registered.partner.ack.awaited()
+                    registered.partner.ack.of_partner(partner).awaited()
                 ),
             },
         ),

@@ -7,6 +7,7 @@ mod ask;
 pub mod audit;
 pub mod bridges;
 mod cells;
+mod clean;
 mod clock;
 mod dead_letters;
 mod deliver;

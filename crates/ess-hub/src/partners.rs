@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use ess_core::access::Principal;
 use ess_core::delivery::DeliveryKey;
+use ess_core::duration;
 use ess_core::event::{Content, Event, Kind, Priority, Trace};
 use ess_core::id::{Digest, EventId, PartnerId, Seq, Subject};
-use ess_core::partner::{Partner, Secrets, differences};
+use ess_core::partner::{AckBy, AckPolicy, Partner, Secrets, differences};
 use ess_core::problem::{Code, Problem};
-use ess_core::receipt::Verdict;
+use ess_core::receipt::{Said, Verdict};
 use ess_core::signature::SigningSecret;
 use ess_store::NewPartner;
 
@@ -271,13 +272,19 @@ impl Hub {
         let mut message = self.delivery.workshop.message(&event, &registered, version, &body, marking, began);
         let key = DeliveryKey { seq: event.seq, partner: registered.no, round: 0 };
         self.delivery.link(&mut message, channel, &registered.partner.ack, key);
-        let deadline = tokio::time::Instant::now() + registered.partner.timeout;
+        let timeout = registered.partner.timeout;
+        let deadline = tokio::time::Instant::now() + timeout;
+        let ack = registered.partner.ack.of_partner(id);
+        let mut awaited = (ack.by == AckBy::Topic).then(|| self.delivery.watches.await_test(&event.content.id));
         let receipt = channel.send(&message, deadline).await;
         let verdict = Verdict::of(&receipt, &registered.partner.ack, &event.content.id, &body.digest);
         let status = status_of(&receipt);
         let (acked, reason) = match verdict {
             Verdict::Acked(_) => (true, "acknowledged".to_owned()),
-            Verdict::Received => (false, format!("delivered; {}", registered.partner.ack.awaited())),
+            Verdict::Received => match &mut awaited {
+                None => (false, format!("delivered; {}", ack.awaited())),
+                Some(awaited) => answered(awaited.said(deadline).await, &ack, timeout),
+            },
             Verdict::Unacknowledged { reason }
             | Verdict::Nack { reason }
             | Verdict::Retry { reason, .. }
@@ -366,4 +373,16 @@ fn new_secret() -> Result<SigningSecret, Problem> {
     let mut random = [0u8; 32];
     getrandom::fill(&mut random).map_err(|_| Problem::new(Code::Internal, "the system gives no random bytes"))?;
     Ok(SigningSecret::from_random(random))
+}
+
+/// Whether a test message was acknowledged apart from its attempt, and in which words.
+fn answered(said: Option<Said>, ack: &AckPolicy, timeout: Duration) -> (bool, String) {
+    match said {
+        Some(Said::Ack) => (true, "acknowledged".to_owned()),
+        Some(Said::Nack { reason } | Said::Retry { reason }) => (false, reason),
+        None => {
+            let span = duration::format(timeout);
+            (false, format!("delivered; {}, and none came within {span}", ack.awaited()))
+        }
+    }
 }

@@ -5,11 +5,11 @@
 //! `POST /v1/acks`, so that late words, doubled ones and those of others are judged in one place.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ess_channels::{Awaited, Channel, Heard, Watch};
-use ess_core::id::{PartnerNo, Seq};
+use ess_core::id::{EventId, PartnerNo, Seq};
 use ess_core::lane::{OpenDelivery, OpenState};
 use ess_core::problem::Problem;
 use ess_core::receipt::Said;
@@ -18,6 +18,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::acks::Word;
+use crate::clean;
 use crate::hub::Hub;
 use crate::publish::unavailable;
 use crate::registry::Registered;
@@ -46,6 +47,28 @@ enum Order {
 #[derive(Clone)]
 pub struct Watches {
     orders: mpsc::UnboundedSender<Order>,
+    /// Test messages whose receipts are waited for; locked for a look or a change. Each lasts as long as its request.
+    tests: Arc<Mutex<HashMap<EventId, oneshot::Sender<Said>>>>,
+}
+
+/// A test message's receipt that is waited for; when it is dropped nobody waits any more.
+pub struct AwaitedTest {
+    event: EventId,
+    said: oneshot::Receiver<Said>,
+    watches: Watches,
+}
+
+impl AwaitedTest {
+    /// What the partner said; nothing when it has said nothing by the deadline.
+    pub async fn said(&mut self, deadline: Instant) -> Option<Said> {
+        tokio::time::timeout_at(deadline, &mut self.said).await.ok()?.ok()
+    }
+}
+
+impl Drop for AwaitedTest {
+    fn drop(&mut self) {
+        self.watches.tests().remove(&self.event);
+    }
 }
 
 /// The loop's own end; `run` takes it.
@@ -55,7 +78,7 @@ impl Watches {
     /// The ear, and what the loop is to be started with.
     pub fn new() -> (Self, Orders) {
         let (orders, received) = mpsc::unbounded_channel();
-        (Self { orders }, Orders(received))
+        (Self { orders, tests: Arc::default() }, Orders(received))
     }
 
     /// Watches the partner's channel from now on.
@@ -71,6 +94,25 @@ impl Watches {
     /// Watches the partner no more.
     pub fn leave(&self, no: PartnerNo) {
         self.tell(Order::Leave(no));
+    }
+
+    /// Waits for the receipt of a test message, which is no event of the log.
+    pub fn await_test(&self, event: &EventId) -> AwaitedTest {
+        let (sender, said) = oneshot::channel();
+        self.tests().insert(event.clone(), sender);
+        AwaitedTest { event: event.clone(), said, watches: self.clone() }
+    }
+
+    /// Hands a word to the one who waits for the receipt of a test message; gives it back when nobody does.
+    fn answer_test(&self, event: &EventId, said: Said) -> Option<Said> {
+        match self.tests().remove(event) {
+            Some(waiting) => waiting.send(said).err(),
+            None => Some(said),
+        }
+    }
+
+    fn tests(&self) -> MutexGuard<'_, HashMap<EventId, oneshot::Sender<Said>>> {
+        self.tests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends every watch.
@@ -133,7 +175,7 @@ pub async fn run(hub: Hub, Orders(mut orders): Orders) {
     }
 }
 
-/// Starts the watches of a partner: of its channel, and of the one for its dry runs.
+/// Starts the watches of a partner: of its channel, and of the one for its dry runs, and what cleans up there.
 fn seat(hub: &Hub, registered: &Arc<Registered>, watches: &mut JoinSet<()>) -> Option<Seat> {
     let mut seat = Seat { stirred: Arc::default(), watches: Vec::new() };
     let own = registered.channel.as_ref().ok();
@@ -156,6 +198,9 @@ fn seat(hub: &Hub, registered: &Arc<Registered>, watches: &mut JoinSet<()>) -> O
     if let Some(channel) = fallback.filter(|channel| channel.watch() == Watch::Listen) {
         let watch = listen_on(hub.clone(), registered.clone(), channel.clone());
         seat.watches.push(watches.spawn(watch));
+    }
+    if let Some(after) = registered.partner.clean_after {
+        seat.watches.push(watches.spawn(clean::run(hub.clone(), registered.clone(), after)));
     }
     (!seat.watches.is_empty()).then_some(seat)
 }
@@ -282,6 +327,7 @@ impl Hub {
     /// Takes a word that a channel brought; true when it is durable.
     async fn hear(&self, registered: &Registered, heard: Heard) -> bool {
         let Heard { event, test, said, evidence } = heard;
+        let Some(said) = self.delivery.watches.answer_test(&event, said) else { return true };
         let word = match said {
             Said::Ack => Word::Ack { event: event.clone(), test, digest: None },
             Said::Nack { reason } => Word::Nack { event: event.clone(), test, reason, retryable: false },

@@ -24,6 +24,7 @@ use self::remote::{Found, Trouble};
 use crate::channel::ChannelError;
 use crate::credential::Credential;
 use crate::dialer::Dialer;
+use crate::left::{Found as FoundFiles, Left, Search, Seen, places};
 use crate::limits::PARTS_MAX;
 use crate::progress::{Progress, one_line};
 use crate::target::{Scheme, Security, Target, percent_decode};
@@ -130,6 +131,43 @@ impl SftpDrop {
             Ok(())
         };
         timeout_at(deadline, settled).await.unwrap_or_else(|_| Err(progress.timed_out())).map_err(one_line)
+    }
+
+    pub(crate) async fn left(&self, search: Search, deadline: Instant) -> Result<Vec<Left>, Failure> {
+        let progress = Progress::begin(deadline);
+        let listed = async {
+            let connection = self.connection(&progress).await?;
+            progress.enter(Stage::Read);
+            let mut found = FoundFiles::new(search);
+            for place in places(self.pattern.as_deref()) {
+                let dir = self.path(&place);
+                let dir = if dir.len() > 1 { dir.trim_end_matches('/') } else { &dir };
+                let files = connection.files(dir).await.map_err(|trouble| self.failure(trouble, Stage::Read))?;
+                for (name, modified) in files {
+                    let seen = Seen { name: &format!("{place}{name}"), modified };
+                    found.see(seen, self.pattern.as_deref(), self.extension);
+                }
+            }
+            self.keep(connection);
+            Ok(found.into_files())
+        };
+        timeout_at(deadline, listed).await.unwrap_or_else(|_| Err(progress.timed_out())).map_err(one_line)
+    }
+
+    pub(crate) async fn clean(&self, names: &[String], search: &Search, deadline: Instant) -> Result<usize, Failure> {
+        let progress = Progress::begin(deadline);
+        let cleaned = async {
+            let connection = self.connection(&progress).await?;
+            progress.enter(Stage::Send);
+            let mut gone = 0;
+            for name in names {
+                let removed = connection.remove_old(&self.path(name), search.before).await;
+                gone += usize::from(removed.map_err(|trouble| self.failure(trouble, Stage::Send))?);
+            }
+            self.keep(connection);
+            Ok(gone)
+        };
+        timeout_at(deadline, cleaned).await.unwrap_or_else(|_| Err(progress.timed_out())).map_err(one_line)
     }
 
     pub(crate) fn sweep(&self) {

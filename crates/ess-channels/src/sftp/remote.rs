@@ -165,8 +165,45 @@ impl Connection {
         }
         content.truncate(bytes_max);
         self.sftp.close(handle).await?;
-        let modified = attributes.mtime.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.into()));
+        let modified = modified(&attributes);
         Ok(Some((Look { bytes: attributes.size.unwrap_or_default(), modified }, content)))
+    }
+
+    /// Removes a regular file that was not changed since; false when it is another by now.
+    pub(super) async fn remove_old(&self, path: &str, before: SystemTime) -> Result<bool> {
+        let attributes = match self.sftp.lstat(path).await.map_err(Trouble::from) {
+            Ok(found) => found.attrs,
+            Err(Trouble::Missing) => return Ok(false),
+            Err(trouble) => return Err(trouble),
+        };
+        if !attributes.is_regular() || modified(&attributes).is_none_or(|modified| modified >= before) {
+            return Ok(false);
+        }
+        self.remove(path).await?;
+        Ok(true)
+    }
+
+    /// The regular files of a directory, as many as are read of one; none when it is not there.
+    pub(super) async fn files(&self, dir: &str) -> Result<Vec<(String, Option<SystemTime>)>> {
+        let dir = if dir.is_empty() { "." } else { dir };
+        let handle = match self.sftp.opendir(dir).await.map_err(Trouble::from) {
+            Ok(opened) => opened.handle,
+            Err(Trouble::Missing) => return Ok(Vec::new()),
+            Err(trouble) => return Err(trouble),
+        };
+        let mut files = Vec::new();
+        for _ in 0..LIST_PAGES_MAX {
+            match self.sftp.readdir(handle.as_str()).await {
+                Ok(page) => {
+                    let regular = page.files.into_iter().filter(|file| file.attrs.is_regular());
+                    files.extend(regular.map(|file| (file.filename, modified(&file.attrs))));
+                }
+                Err(Error::Status(status)) if status.status_code == StatusCode::Eof => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.sftp.close(handle).await?;
+        Ok(files)
     }
 
     /// The names in a directory, and whether these are all.
@@ -192,6 +229,10 @@ impl Connection {
         self.sftp.close(handle).await?;
         Ok((names, is_whole))
     }
+}
+
+fn modified(attributes: &FileAttributes) -> Option<SystemTime> {
+    attributes.mtime.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.into()))
 }
 
 /// Directories as they were listed for one look.

@@ -10,6 +10,7 @@ mod hostile;
 mod kafka;
 #[cfg(feature = "kafka")]
 mod kafka_cluster;
+mod left;
 mod link;
 mod mllp;
 mod mosquitto;

@@ -69,7 +69,7 @@ impl Policy {
         Self {
             order: partner.order,
             retry: partner.retry.clone(),
-            ack: partner.ack.clone(),
+            ack: partner.ack.of_partner(&partner.id),
             limits: partner.limits,
             fallback_after: partner.fallback.as_ref().map(|fallback| fallback.after),
         }

@@ -83,7 +83,7 @@ pub(super) const RULES: [Rule; 11] = [
         example: "sftp://user@sftp.clinic.example/inbox",
         acks: &[AckBy::Status, AckBy::File, AckBy::Callback],
         auths: &["user", "password", "key", "passphrase"],
-        fields: &["host_key", "write"],
+        fields: &["host_key", "write", "clean"],
     },
     Rule {
         kind: ChannelKind::Mqtt,
@@ -163,7 +163,7 @@ pub(super) const RULES: [Rule; 11] = [
         example: "file:///mnt/court/inbox",
         acks: &[AckBy::Status, AckBy::File, AckBy::Callback],
         auths: &[],
-        fields: &[],
+        fields: &["clean"],
     },
     Rule {
         kind: ChannelKind::S3,

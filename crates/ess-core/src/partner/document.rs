@@ -105,6 +105,7 @@ impl Partner {
             fallback,
             tests: read_tests(&part, channel)?,
             heartbeat: read_heartbeat(&part)?,
+            clean_after: read_clean(&part)?,
             ack,
         })
     }
@@ -143,6 +144,7 @@ impl Partner {
         put("url", self.url.as_ref().map(|url| json!(url)));
         put("where", self.filter.as_ref().map(|filter| json!(filter)));
         put("adapter", self.adapter.as_ref().map(|adapter| json!(adapter)));
+        put("clean", self.clean_after.map(|span| json!({"after": duration::format(span)})));
         put("heartbeat", self.heartbeat.map(|span| json!(duration::format(span))));
         put("zone", self.zone.as_ref().map(|zone| json!(zone)));
         put("auth", self.auth.as_ref().map(|auth| write_auth(auth, secrets)));
@@ -354,6 +356,20 @@ fn write_fallback(fallback: &Fallback, secrets: Secrets) -> Value {
         fields.insert("after".to_owned(), json!(duration::format(fallback.after)));
     }
     document
+}
+
+/// `clean: {after: 30d}`.
+fn read_clean(part: &Part<'_>) -> Result<Option<Duration>, Problem> {
+    let Some(value) = part.get("clean") else { return Ok(None) };
+    let clean = Part::of(value, "clean", &["after"])?;
+    if clean.get("after").is_none() {
+        return Err(invalid("clean.after", "it is missing").with_hint("write `clean: {after: 30d}`"));
+    }
+    let after = clean.span("after", Duration::ZERO)?;
+    if after < Duration::from_secs(1) || after > Duration::from_secs(10 * 366 * 86_400) {
+        return Err(invalid("clean.after", "expected 1s to 10y"));
+    }
+    Ok(Some(after))
 }
 
 fn read_heartbeat(part: &Part<'_>) -> Result<Option<Duration>, Problem> {

@@ -69,6 +69,8 @@ pub struct Partner {
     pub tests: Tests,
     /// After which time without a message it is told that the hub is there, and how far its counter is.
     pub heartbeat: Option<Duration>,
+    /// How old a drop becomes before the hub takes it away; none stay for ever.
+    pub clean_after: Option<Duration>,
 }
 
 /// A pattern over subjects: `*` is any run of characters, all else is itself. At most 256 characters.
@@ -167,6 +169,14 @@ impl AckPolicy {
             AckBy::Topic => format!("the ACK comes on the topic {place}"),
             AckBy::Body | AckBy::Status | AckBy::Callback => "the ACK comes by callback".to_owned(),
         }
+    }
+
+    /// With the partner's name where the place of its receipts has it.
+    #[must_use]
+    pub fn of_partner(&self, partner: &PartnerId) -> AckPolicy {
+        let place = self.place.as_deref().filter(|_| self.by == AckBy::Topic);
+        let filled = place.and_then(|place| crate::topic::filter(place, partner).ok());
+        AckPolicy { place: filled.or_else(|| self.place.clone()), ..self.clone() }
     }
 
     /// Whether the ACK comes apart from the attempt, so that it can overtake the attempt's end.

@@ -193,3 +193,21 @@ fn what_a_kafka_cluster_cannot_take_is_refused_when_it_is_written() {
 fn a_build_without_kafka_says_so() {
     check_refused(json!({"channel": "kafka", "url": "kafka://x/rules"}), "channel", "this build delivers by");
 }
+
+#[test]
+fn only_drops_are_cleaned_up() {
+    let partner = check_read_back(json!({"channel": "file", "url": "file:///x", "clean": {"after": "30d"}}));
+    assert_eq!(partner.clean_after, Some(std::time::Duration::from_secs(30 * 86_400)));
+    check_read_back(json!({"channel": "sftp", "url": "sftp://x/y", "clean": {"after": "1s"}}));
+    check_refused(json!({"url": "https://p.example", "clean": {"after": "1d"}}), "clean", "it belongs to sftp, file");
+    for wrong in [json!({"after": "0s"}), json!({"after": "11y"}), json!({})] {
+        check_refused(json!({"channel": "file", "url": "file:///x", "clean": wrong}), "clean.after", "");
+    }
+}
+
+#[test]
+fn the_topic_of_receipts_is_told_with_the_partners_name() {
+    let ack = json!({"topic": "acks/{partner}"});
+    let partner = read(json!({"channel": "mqtt", "url": "mqtts://b.example/r/{subject}", "ack": ack})).unwrap();
+    assert_eq!(partner.ack.of_partner(&partner.id).awaited(), "the ACK comes on the topic acks/P");
+}
