@@ -96,7 +96,7 @@ class Cluster:
     def _read(self, topic: str) -> Iterator[dict[str, Any]]:
         consumer = Consumer(
             {"bootstrap.servers": ",".join(self.addresses), "group.id": "reader", "enable.partition.eof": True,
-             "enable.auto.commit": False, "fetch.wait.max.ms": 10, "log_level": 0}
+             "enable.auto.commit": False, "check.crcs": True, "fetch.wait.max.ms": 10, "log_level": 0}
         )
         try:
             partitions = consumer.list_topics(topic, 20).topics[topic].partitions

@@ -127,6 +127,8 @@ impl Kafka {
             Err(reason) => return Ok(Receipt::Refused { reason }),
         };
         let mut last: Option<(Arc<Broker>, Failure)> = None;
+        let reason = format!("the cluster sends messages for topic {topic} from one broker to another");
+        let mut failed = Failure { stage: Stage::Await, reason };
         for _ in 0..TURNS {
             let partitions = match self.cluster.partitions(&topic) {
                 Some(partitions) => partitions,
@@ -172,11 +174,13 @@ impl Kafka {
                     self.cluster.forget(&topic);
                     last = Some((broker, Failure { stage: Stage::Await, reason }));
                 }
-                Outcome::Forgotten(_) => self.senders.give_up(&message.id),
+                Outcome::Forgotten(reason) => {
+                    self.senders.give_up(&message.id);
+                    failed = Failure { stage: Stage::Await, reason };
+                }
             }
         }
-        let reason = format!("the cluster sends messages for topic {topic} from one broker to another");
-        Err(last.map_or(Failure { stage: Stage::Await, reason }, |(_, failure)| failure))
+        Err(last.map_or(failed, |(_, failure)| failure))
     }
 
     /// Asks a few brokers, until one answers, where the topic is.

@@ -424,6 +424,26 @@ mod tests {
     }
 
     #[test]
+    fn a_proxys_login_is_never_written_out_and_means_nothing_without_the_proxy() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hub.yaml");
+        let read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Config::read(&layers(&ServeArgs { config: Some(file.clone()), ..ServeArgs::default() }).unwrap())
+        };
+        let proxy = "proxy: http://proxy.example:3128\n";
+        let read_proxy =
+            read(&format!("{proxy}proxy_login: env:LOGIN\nproxy_except: [.court.example, 10.0.0.0/8]")).unwrap();
+        let keys = read_proxy.proxy.unwrap();
+        assert_eq!((keys.url.as_str(), keys.except.len()), ("http://proxy.example:3128", 2));
+        assert!(read("").unwrap().proxy.is_none());
+        let failure = read(&format!("{proxy}proxy_login: hub:s3cret")).unwrap_err();
+        assert!(failure.detail.contains("env:NAME") && !failure.detail.contains("s3cret"), "{}", failure.detail);
+        let failure = read("proxy_except: [10.0.0.0/8]").unwrap_err();
+        assert!(failure.detail.contains("nothing without `proxy`"), "{}", failure.detail);
+    }
+
+    #[test]
     fn the_targets_of_the_operators_page_are_taken_and_a_wrong_one_is_named_with_its_line() {
         let page = include_str!("../../../../docs/operations.md");
         let example = page.split("```yaml\n").find(|block| block.starts_with("# hub.yaml")).unwrap();
