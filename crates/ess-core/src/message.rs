@@ -88,7 +88,8 @@ pub fn read_file_name(name: &str, extension: &str) -> Vec<Named> {
     };
     let read = |rest: &str, test: bool| {
         let (event, version) = rest.strip_suffix(extension)?.strip_suffix('.')?.rsplit_once(".v")?;
-        let (event, version) = (EventId::parse(event).ok()?, Version(version.parse().ok()?));
+        let (event, version) =
+            (EventId::parse(event).ok()?, Version(version.parse().ok().filter(|version| *version > 0)?));
         // No other spelling of the version is one of ours.
         let is_ours = file_name(&event, version, extension, test) == whole;
         is_ours.then_some(Named { event, version: Some(version), test })
