@@ -31,6 +31,7 @@ pub mod retention;
 pub mod retry;
 pub mod schema;
 pub mod script;
+pub mod search;
 pub mod signature;
 pub mod sigv4;
 pub mod table;
