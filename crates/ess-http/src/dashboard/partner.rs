@@ -164,11 +164,12 @@ fn live<'a>(id: &'a PartnerId, visitor: &Visitor, shown: Shown<'_>) -> Live<'a> 
     let Shown { standing, deliveries, missed, secrets, backlog, day, is_first, now } = shown;
     let may_prove = visitor.may(&Act::Read);
     let overview::Row { pill, why, command, by_itself, oldest, .. } = overview::row(standing, now);
+    let is_own = matches!(visitor.principal().role, Role::Partner(_));
     let is_well = standing.condition == Condition::Well;
     let path = partner_path(id.as_str());
     Live {
         id: id.as_str(),
-        is_own: matches!(visitor.principal().role, Role::Partner(_)),
+        is_own,
         has_links: visitor.may(&Act::ReadEvents),
         pill,
         why: (!is_well).then_some(why),
@@ -178,7 +179,11 @@ fn live<'a>(id: &'a PartnerId, visitor: &Visitor, shown: Shown<'_>) -> Live<'a> 
         facts: facts(standing, backlog, now),
         day: day::plot(&day, now),
         errors: failures(&deliveries.items, now),
-        secrets: secret_names(&standing.partner, &secrets, now),
+        secrets: secret_names(&standing.partner, &secrets, now)
+            .into_iter()
+            // Where the hub has them is nothing that a partner must know.
+            .map(|(name, place)| if is_own { (name, "kept by the hub".to_owned()) } else { (name, place) })
+            .collect(),
         oldest,
         has_more_missed: missed.next.is_some(),
         missed: missed.items.into_iter().map(|letter| missed_of(&letter, now)).collect(),
