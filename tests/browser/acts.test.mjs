@@ -4,15 +4,17 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { after, before, beforeEach, test } from "node:test";
 
-import { Hub, Watched, browse, furnish, shoot, until } from "./world.mjs";
+import { Hub, Partner, Watched, browse, furnish, shoot, until, webhookTarget } from "./world.mjs";
 
 let hub;
 let partners = {};
+let room;
 let browser;
 let watched;
 
 before(async () => {
-  [hub, browser] = await Promise.all([Hub.start(), browse()]);
+  room = await new Partner("DUTY-ROOM").start();
+  [hub, browser] = await Promise.all([Hub.start({ "duty-room": webhookTarget(room.url) }), browse()]);
   partners = await furnish(hub);
   watched = await Watched.open(browser, hub, { allowed: [/422/, /409/] });
   await watched.signIn();
@@ -24,7 +26,7 @@ after(async () => {
   const complaint = watched?.close();
   await complaint?.catch(() => {});
   await browser?.close();
-  for (const partner of Object.values(partners)) partner.stop();
+  for (const partner of [...Object.values(partners), room]) partner?.stop();
   await hub?.stop();
   await complaint;
 });
@@ -138,6 +140,48 @@ test("a proof is a file that the command line verifies", async () => {
   const proof = JSON.parse(await readFile(await download.path(), "utf8"));
   const same = await hub.must("GET", "/v1/ledger/proof?event=RULE-COURT-DEADLINE-V2&partner=COURT-CAL");
   assert.deepEqual(proof.receipt, same.receipt);
+});
+
+test("the packet of an event is a file that verifies without a hub", async () => {
+  const { page } = watched;
+  await open("/dashboard/events/RULE-COURT-DEADLINE-V2");
+  const waiting = page.waitForEvent("download");
+  await page.getByRole("link", { name: "Packet for a court" }).click();
+  const download = await waiting;
+  assert.equal(download.suggestedFilename(), "RULE-COURT-DEADLINE-V2.packet.zip");
+  const bytes = await readFile(await download.path());
+  assert.equal(bytes.subarray(0, 2).toString(), "PK");
+});
+
+test("a hold is placed and lifted, each with a reason, and keeps an event from being redacted meanwhile", async () => {
+  const { page } = watched;
+  await open("/dashboard/holds");
+  await page.locator("#place-event").fill("RULE-COURT-DEADLINE-V2");
+  await page.locator("#place-reason").fill("subpoena of today");
+  await press("Place the hold");
+  await told("is in force");
+  await noted("hold.add", "subpoena of today");
+  const holds = (await hub.must("GET", "/v1/holds")).items;
+  const { id } = holds.find((hold) => hold.event === "RULE-COURT-DEADLINE-V2");
+  await open("/dashboard/events/RULE-COURT-DEADLINE-V2");
+  await page.getByRole("link", { name: "legal hold" }).waitFor();
+  const refused = await hub.ask("POST", "/v1/events/RULE-COURT-DEADLINE-V2/redact", { reason: "a try" });
+  assert.equal(refused.status, 409);
+  await open("/dashboard/holds");
+  await page.locator("#lift-number").fill(String(id));
+  await page.locator("#lift-reason").fill("the case is over");
+  await press("Lift the hold");
+  await told("it stays on record");
+  await noted("hold.remove", "the case is over");
+  await page.getByText("the case is over").waitFor();
+});
+
+test("a target is tested from its page, and what came back is told", async () => {
+  await open("/dashboard/escalations");
+  await press("Test duty-room");
+  await told("Test of duty-room: taken");
+  await noted("target.test");
+  assert.ok(room.received.some(({ event }) => JSON.stringify(event).toLowerCase().includes("test")));
 });
 
 test("the ledger is verified and gets a checkpoint", async () => {

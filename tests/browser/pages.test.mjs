@@ -3,33 +3,44 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { Hub, Watched, audit, browse, furnish, shoot } from "./world.mjs";
+import { Hub, Partner, Watched, audit, browse, furnish, shoot, until, webhookTarget } from "./world.mjs";
 
 const WIDTHS = [320, 480, 768, 1024, 1280, 1920];
 const PAGES = [
   ["overview", "/dashboard", "not acknowledged"],
   ["events", "/dashboard/events", "RULE-COURT-DEADLINE-V3"],
+  ["search", "/dashboard/events?text=alert(1)", "Searched to the beginning of the log"],
   ["event", "/dashboard/events/RULE-COURT-DEADLINE-V3", "acknowledged"],
   ["hostile event", "/dashboard/events/FILING-FEE-V1", "alert(1)"],
+  ["redacted event", "/dashboard/events/NAMED-MINOR-V1", "a minor is named"],
   ["partners", "/dashboard/partners", "7 partners"],
   ["partner", "/dashboard/partners/LAW-FIRM-SYS", "the database is down"],
   ["partner with dead letters", "/dashboard/partners/CONTRACTOR-9", "unknown rule"],
   ["sent", "/dashboard/partners/COURT-CAL/sent?number=1", "RULE-COURT-DEADLINE-V2"],
   ["bridges", "/dashboard/bridges", "RULE-COURT-DEADLINE/3-to-1"],
+  ["sent and redacted", "/dashboard/partners/COUNTY-KIOSK/sent?number=4", "The payload of this event is gone"],
   ["dead letters", "/dashboard/dead-letters", "CONTRACTOR-9"],
   ["ledger", "/dashboard/ledger", "receipts"],
+  ["escalations", "/dashboard/escalations", "duty-room"],
+  ["holds", "/dashboard/holds", "Doe v. County"],
   ["audit", "/dashboard/audit", "partner.pause"],
 ];
 
 let hub;
 let partners = {};
+let room;
 let browser;
 /** One signed-in page for all that only looks. */
 let watched;
 
 before(async () => {
-  [hub, browser] = await Promise.all([Hub.start(), browse()]);
+  room = await new Partner("DUTY-ROOM").start();
+  const targets = { "duty-room": webhookTarget(room.url), "old-pager": webhookTarget("http://127.0.0.1:9/") };
+  [hub, browser] = await Promise.all([Hub.start(targets), browse()]);
   partners = await furnish(hub);
+  // Each page is looked at once those on duty were told.
+  await until("the duty room to be told", () => room.received.length > 1);
+  await until("what was told to be on record", async () => (await hub.must("GET", "/v1/escalations")).items.some((one) => one.told.length > 0));
   watched = await Watched.open(browser, hub);
   await watched.signIn();
 });
@@ -38,7 +49,7 @@ after(async () => {
   const complaint = watched?.close();
   await complaint?.catch(() => {});
   await browser?.close();
-  for (const partner of Object.values(partners)) partner.stop();
+  for (const partner of [...Object.values(partners), room]) partner?.stop();
   await hub?.stop();
   await complaint;
 });
@@ -94,6 +105,35 @@ test("what partners and publishers say is text, never markup", async () => {
     await page.goto(hub.url + path);
     assert.equal(await page.locator("main img, main script, main b").count(), 0, path);
   }
+});
+
+test("the new pages' forms, links and tables are reached by keyboard alone", async () => {
+  const keys = await Watched.open(browser, hub);
+  await keys.signIn();
+  const { page } = keys;
+  for (const [path, last] of [["/dashboard/holds", "Lift the hold"], ["/dashboard/escalations", "Test old-pager"], ["/dashboard/events?text=fee", "Search"]]) {
+    await page.goto(hub.url + path);
+    for (let steps = 0; ; steps += 1) {
+      assert.ok(steps < 200, `${last} is not reached on ${path}`);
+      await page.keyboard.press("Tab");
+      if ((await page.evaluate(() => document.activeElement.textContent)) === last) break;
+    }
+    assert.equal(await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle), "solid", path);
+  }
+  await keys.close();
+});
+
+test("what was redacted is found by no text, and its page offers nothing that would fail", async () => {
+  const { page } = watched;
+  await page.setViewportSize({ width: 1280, height: 900 });
+  await page.goto(`${hub.url}/dashboard/events?text=Jane+Roe`);
+  await page.getByText("No event whose payload contains that text").waitFor();
+  await page.goto(`${hub.url}/dashboard/events?id=NAMED`);
+  await page.getByText("by tok_").first().waitFor();
+  await page.goto(`${hub.url}/dashboard/events/NAMED-MINOR-V1`);
+  await page.getByText("neither sent again nor taken back").waitFor();
+  assert.equal(await page.getByRole("button", { name: /Replay|Retract/ }).count(), 0);
+  assert.ok(!(await page.locator("main").innerText()).includes("Jane Roe"));
 });
 
 test("the keyboard alone reaches the content, the navigation and a sign-out", async () => {

@@ -39,7 +39,7 @@ test("it lands on its own page and is shown nothing of others", async () => {
 });
 
 test("every other page is refused", async () => {
-  const paths = ["/events", "/events/RULE-COURT-DEADLINE-V3", "/partners", "/partners/COURT-CAL", "/partners/COURT-CAL/sent?number=1"];
+  const paths = ["/escalations", "/holds", "/events/RULE-COURT-DEADLINE-V2/packet", "/events", "/events/RULE-COURT-DEADLINE-V3", "/partners", "/partners/COURT-CAL", "/partners/COURT-CAL/sent?number=1"];
   for (const path of [...paths, "/bridges", "/dead-letters", "/ledger", "/audit"]) {
     assert.equal((await watched.page.goto(`${hub.url}/dashboard${path}`)).status(), 403, path);
   }

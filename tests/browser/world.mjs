@@ -79,13 +79,23 @@ export class Partner {
   }
 }
 
+/** A target that Ops are told by, as in the configuration. */
+export function webhookTarget(url) {
+  return { type: "webhook", url, secret: "env:OPS_SECRET" };
+}
+
 /** A hub with its own data directory. */
 export class Hub {
-  static async start() {
+  /** `targets`: where Ops are told of trouble, as in the configuration; they are told after a second. */
+  static async start(targets = {}) {
     const hub = new Hub();
     hub.dir = await mkdtemp(join(tmpdir(), "hms-ess-browser-"));
     const args = ["serve", "--listen", "127.0.0.1:0", "--data", hub.dir, "--allow-net", "127.0.0.0/8"];
     const environment = { ...process.env, HOME: hub.dir, XDG_CONFIG_HOME: hub.dir, NO_COLOR: "1" };
+    environment.OPS_SECRET = `whsec_${Buffer.from("a secret of the tests, 32 bytes.").toString("base64")}`;
+    environment.HMS_ESS_TARGETS = JSON.stringify(targets);
+    environment.HMS_ESS_ESCALATE_TO = Object.keys(targets).join(",");
+    environment.HMS_ESS_ESCALATE_AFTER = "1s";
     hub.process = spawn(BIN, [...args, "--metrics-listen", "127.0.0.1:0"], { env: environment });
     hub.log = "";
     const heard = (piece) => (hub.log += piece);
@@ -181,6 +191,11 @@ export async function furnish(hub) {
   await hub.settles("RULE-COURT-DEADLINE-V3", "CONTRACTOR-9", "nack");
   await hub.settles("RULE-COURT-DEADLINE-V3", "LAW-FIRM-SYS", "retrying");
   await hub.settles("RULE-COURT-DEADLINE-V3", "VENDOR-37", "awaiting_ack");
+  await hub.publish("NAMED-MINOR-V1", 1, { payload: { name: "Jane Roe" } });
+  await hub.settles("NAMED-MINOR-V1", "COUNTY-KIOSK", "ack");
+  await hub.must("POST", "/v1/events/NAMED-MINOR-V1/redact", { reason: "a minor is named" });
+  await hub.must("POST", "/v1/holds", { subject: "RULE-COURT-*", reason: "Doe v. County, 26-CV-118" });
+  await hub.must("POST", "/v1/holds", { event: "FILING-FEE-V1", reason: "audit of fees" });
   return partners;
 }
 

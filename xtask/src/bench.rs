@@ -4,6 +4,7 @@
 //! its own. Figures are ratios of one session: machines differ, and a busy machine is said to be one.
 
 mod bare;
+mod dashboard;
 mod hub;
 mod load;
 mod process;
@@ -12,6 +13,7 @@ mod report;
 mod retention;
 mod scenarios;
 mod scripts;
+mod viewers;
 mod wire;
 
 use std::path::PathBuf;
@@ -23,7 +25,7 @@ use receiver::Receiver;
 use report::Report;
 use scenarios::SCENARIOS;
 
-const USAGE: &str = "known: --scenario a|b|c|d|e|backlog|audience|scripts|retention|all  --tls  --quick  --scale FACTOR  --hub-binary PATH  --json FILE";
+const USAGE: &str = "known: --scenario a|b|c|d|e|backlog|audience|scripts|retention|dashboard|all  --tls  --quick  --scale FACTOR  --hub-binary PATH  --json FILE";
 /// Processor seconds a second that others may use before the figures are doubted.
 const OTHERS_MAX: f64 = 0.1;
 
@@ -76,6 +78,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             "receiver-process" => return receiver::process(rest),
             "load-process" => return load::process(rest),
             "bare-process" => return bare::process(rest),
+            "viewers-process" => return viewers::process(rest),
             "guard-process" => return process::guard(rest),
             _ => {}
         }

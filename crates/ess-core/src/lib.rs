@@ -33,6 +33,7 @@ pub mod retry;
 pub mod schema;
 pub mod scram;
 pub mod script;
+pub mod search;
 pub mod signature;
 pub mod sigv4;
 pub mod table;

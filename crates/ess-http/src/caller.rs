@@ -10,6 +10,7 @@ use axum::http::request::Parts;
 use ess_core::access::{Act, Principal, Role};
 use ess_core::id::Subject;
 use ess_core::limits::REASON_BYTES_MAX;
+use ess_core::partner::Glob;
 use ess_core::problem::{Code, Problem};
 
 use crate::refusal::Refusal;
@@ -90,6 +91,14 @@ impl Caller {
         matches!(&self.0.role, Role::Publisher { subjects } if !subjects.is_empty())
     }
 
+    /// The subjects that the caller is limited to; empty when it is not.
+    pub(crate) fn subjects(&self) -> Vec<Glob> {
+        match &self.0.role {
+            Role::Publisher { subjects } => subjects.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Whether the caller can publish anything at all: asked before a body is read.
     pub(crate) fn permit_publishing(&self) -> Result<(), Problem> {
         match &self.0.role {
@@ -164,7 +173,6 @@ fn forbidden(detail: impl Into<String>) -> Problem {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
-    use ess_core::partner::Glob;
 
     use super::*;
 

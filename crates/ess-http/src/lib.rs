@@ -14,6 +14,7 @@ mod edge;
 mod limits;
 mod metrics;
 mod openapi;
+mod packet;
 mod packet_page;
 mod pieces;
 mod query;

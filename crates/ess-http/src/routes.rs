@@ -14,9 +14,9 @@ use crate::api::{
     ledger, ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, targets, tokens,
 };
 use crate::dashboard::{
-    assets, audit as audit_page, bridges as bridges_page, dead_letters as dead_letters_page, event,
-    events as events_page, ledger as ledger_page, live, overview, partner, partner_acts, partners as partners_page,
-    sign_in, trouble,
+    assets, audit as audit_page, bridges as bridges_page, dead_letters as dead_letters_page,
+    escalations as escalations_page, event, events as events_page, holds as holds_page, ledger as ledger_page, live,
+    overview, partner, partner_acts, partners as partners_page, sign_in, trouble,
 };
 use crate::docs;
 use crate::refusal::Refusal;
@@ -111,18 +111,24 @@ fn dashboard(routes: Routes) -> Routes {
         .act("/dashboard/partners/{id}/resend", partner_acts::resend)
         // Auditors.
         .page("/dashboard/events/{id}/proof", event::read_proof)
+        .page("/dashboard/events/{id}/packet", event::read_packet)
         .page("/dashboard/partners", partners_page::list_partners)
         .page("/dashboard/bridges", bridges_page::list_bridges)
         .page("/dashboard/dead-letters", dead_letters_page::list_dead_letters)
+        .page("/dashboard/escalations", escalations_page::list_escalations)
         .page("/dashboard/ledger", ledger_page::list_ledger)
         .act("/dashboard/ledger/verify", ledger_page::verify)
         .act("/dashboard/ledger/checkpoint", ledger_page::make_checkpoint)
+        .page("/dashboard/holds", holds_page::list_holds)
         .page("/dashboard/audit", audit_page::list_audit)
         // Operators.
         .act("/dashboard/events/{id}/replay", event::replay)
         .act("/dashboard/partners/{id}/pause", partner_acts::pause)
         .act("/dashboard/partners/{id}/resume", partner_acts::resume)
         .act("/dashboard/bridges/try", bridges_page::try_bridge)
+        .act("/dashboard/escalations/test", escalations_page::test)
+        .act("/dashboard/holds/place", holds_page::place)
+        .act("/dashboard/holds/lift", holds_page::lift)
         .act("/dashboard/dead-letters/redrive", dead_letters_page::redrive)
         .act("/dashboard/dead-letters/discard", dead_letters_page::discard)
         .page("/dashboard/{*rest}", trouble::refuse_path)

@@ -15,7 +15,9 @@ use crate::hub::Hub;
 use crate::publish::unavailable;
 use crate::registry::{Registered, Snapshot};
 use crate::verify::damaged;
-use crate::view::{AttemptView, AuditView, DeliveryView, EventView, LedgerHead, LedgerView, Page};
+use crate::view::{
+    AttemptView, AuditView, DeliveryView, Direction, EventView, LedgerHead, LedgerView, Page, TextSearch,
+};
 
 /// Outcomes by which the store's words for attempts are known outside.
 const OUTCOMES: [&str; 8] = ["acked", "received", "unacknowledged", "nack", "failed", "refused", "gone", "blocked"];
@@ -30,6 +32,23 @@ impl Hub {
         let found = self.delivery.store.events(subject, after, limit).await.map_err(|error| unavailable(&error))?;
         let next = (found.len() == limit).then(|| found.last().map(|last| last.event.seq.to_string())).flatten();
         Ok(Page { items: found.iter().map(event_view).collect(), next })
+    }
+
+    /// One step of a search for a text in payloads, in the order of the log. The page may be short, or empty, and have a `next`:
+    /// then the search goes on there.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn events_with_text(
+        &self,
+        search: TextSearch,
+        after: Seq,
+        limit: u32,
+    ) -> Result<Page<EventView>, Problem> {
+        let found = self.delivery.store.events_with_text(search, Direction::Newer, after, limit as usize).await;
+        let found = found.map_err(|error| unavailable(&error))?;
+        let next = found.reached.map(|reached| reached.seq.to_string());
+        Ok(Page { items: found.items.iter().map(event_view).collect(), next })
     }
 
     /// One event.

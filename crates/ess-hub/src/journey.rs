@@ -6,13 +6,13 @@ use ess_core::access::Principal;
 use ess_core::event::Event;
 use ess_core::id::{Digest, EventId, PartnerId, Seq, Version};
 use ess_core::problem::{Code, Problem};
-use ess_store::StoredDelivery;
+use ess_store::{Recorded, StoredDelivery};
 
 use crate::ask;
 use crate::hub::Hub;
 use crate::publish::unavailable;
 use crate::registry::Snapshot;
-use crate::view::{AuditView, DeliveryView, EventView, LogLine, LogSearch, Page};
+use crate::view::{AuditView, DeliveryView, Direction, EventView, LogLine, LogSearch, Page, Reached, TextSearch};
 
 /// An event and its way to every partner.
 #[derive(Debug, Clone)]
@@ -120,6 +120,34 @@ impl Hub {
         let is_full = items.len() == limit && !is_by_id;
         let next = items.last().filter(|last| is_full && last.seq.0 > 1).map(|last| last.seq.to_string());
         Ok(Page { items, next })
+    }
+
+    /// One step of a search for a text in payloads, newest first, from a place on; and how far it came, if the log goes on.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn search_log(
+        &self,
+        search: TextSearch,
+        before: Option<Seq>,
+        limit: usize,
+    ) -> Result<(Vec<LogLine>, Option<Reached>), Problem> {
+        let before = before.unwrap_or(Seq(u64::MAX));
+        let found = self.delivery.store.events_with_text(search, Direction::Older, before, limit).await;
+        let found = found.map_err(|error| unavailable(&error))?;
+        let lines = found.items.iter().map(|Recorded { event, audience }| LogLine {
+            seq: event.seq,
+            id: event.content.id.to_string(),
+            test: event.content.test,
+            subject: event.content.subject.to_string(),
+            version: event.content.version.0,
+            kind: event.content.kind,
+            priority: event.content.priority,
+            recorded_at: event.recorded_at,
+            partners: audience.len(),
+            gone: None,
+        });
+        Ok((lines.collect(), found.reached))
     }
 
     /// The place just after the last event that was recorded at `then` or before: what `log` takes as `before`.

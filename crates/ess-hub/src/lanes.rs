@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::announce::{tell_action, tell_record};
 use crate::deliver::Delivery;
 use crate::happenings::Happenings;
+use crate::past::Past;
 use crate::records;
 use crate::registry::Registered;
 
@@ -75,6 +76,7 @@ struct Seat {
     sent_to: u64,
     /// How it stood when it was last asked; gone as soon as something moves.
     surveyed: Option<Arc<Surveyed>>,
+    past: Past,
 }
 
 /// The loop.
@@ -226,6 +228,7 @@ impl Lanes {
             }
             Input::Inspect(no, reply) => self.inspect(no, reply),
             Input::Survey(reply) => self.survey(reply),
+            Input::Day(no, reply) => self.day(no, reply),
             Input::InspectAll(reply) => self.inspect_all(reply),
             Input::Settle(reply) => {
                 self.flush();
@@ -396,6 +399,7 @@ impl Lanes {
             seat.lane.hear_of(self.head);
         }
         while let Some(action) = if is_held { seat.lane.take_action() } else { seat.lane.poll(now) } {
+            seat.past.hear(&action, now);
             match action {
                 Action::Send(attempt) => {
                     self.under_way += 1;

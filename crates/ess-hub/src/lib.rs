@@ -28,6 +28,7 @@ mod metrics;
 mod notary;
 pub mod overview;
 mod partners;
+pub mod past;
 mod prepare;
 mod publish;
 pub mod records;

@@ -21,7 +21,7 @@ use crate::lanes::Input;
 use crate::prepare::Marking;
 use crate::publish::unavailable;
 use crate::registry::Registered;
-use crate::view::{Page, PartnerChange, PartnerTest, PartnerView};
+use crate::view::{Page, PartnerChange, PartnerTest, PartnerView, SecretView};
 
 /// A backlog is counted up to here.
 const BACKLOG_COUNTED: u64 = 1_000_000;
@@ -249,6 +249,19 @@ impl Hub {
         self.delivery.registry.put(registered.clone());
         self.lanes.tell(Input::Reseat(registered));
         Ok(text)
+    }
+
+    /// A partner's signing secrets, newest first, and how many deliveries wait for it, counted up to `count_max`.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn secrets_and_backlog(&self, id: &PartnerId, count_max: u64) -> Result<(Vec<SecretView>, u64), Problem> {
+        let known = self.delivery.registry.snapshot().partner(id)?.clone();
+        let now = self.now();
+        let ends = known.secrets.iter().map(|(_, ends_at)| SecretView { ends_at: *ends_at });
+        let secrets = ends.filter(|secret| secret.ends_at.is_none_or(|end| end > now)).collect();
+        let backlog = self.delivery.store.backlog_count(known.no, count_max).await;
+        Ok((secrets, backlog.map_err(|error| unavailable(&error))?))
     }
 
     /// Sends one marked message, outside of the lane, and says what came back.

@@ -155,7 +155,10 @@ impl Hub {
     }
 
     /// The hold that covers an event, if one does.
-    pub(crate) async fn hold_on(&self, content: &Content) -> Result<Option<HoldView>, Problem> {
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn hold_on(&self, content: &Content) -> Result<Option<HoldView>, Problem> {
         let holds = self.holds(false).await?;
         Ok(holds.into_iter().find(|hold| match &hold.on {
             HeldThing::Event(id) => *id == content.id,

@@ -2,7 +2,9 @@
 
 mod duty;
 
-pub use duty::{EscalationView, HeldThing, HoldView, RedactionReceipt, TargetTest, TargetView};
+pub use duty::{
+    EscalationView, HeldThing, HoldView, RedactionReceipt, SecretView, TargetTest, TargetView, TellingView,
+};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use ess_core::partner::Partner;
 use ess_core::receipt::Evidence;
 use ess_core::time::Time;
 use ess_store::StoredCheckpoint;
-pub use ess_store::{LogLine, LogSearch};
+pub use ess_store::{Direction, LogLine, LogSearch, Reached, TextSearch};
 
 /// One page of a list; `next` is the cursor of the following one.
 #[derive(Debug, Clone)]

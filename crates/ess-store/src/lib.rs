@@ -7,6 +7,7 @@
 mod audience;
 mod error;
 mod ledger;
+mod look;
 mod retention;
 mod seal;
 mod sqlite;
@@ -16,10 +17,11 @@ mod types;
 pub use audience::Audience;
 pub use error::StoreError;
 pub use ledger::{Entry, Word};
+pub use look::{Direction, LogLine, LogSearch, Reached, StoredTelling, TextPage, TextSearch};
 pub use retention::{AttemptPlace, Hold, HoldOn, Lifted, NewHold, Redaction, Step, Sweep, Swept};
 pub use store::{Opened, Options, Store};
 pub use types::{
-    AckReceipt, Audit, AuditLine, Backlog, Change, FoundTrouble, LaneStart, LedgerEntry, LogLine, LogSearch, NewEvent,
-    NewPartner, PartnerTroubles, Publication, Recorded, RuleKind, Start, StoredAttempt, StoredCheckpoint,
-    StoredDelivery, StoredEscalation, StoredPartner, StoredRules, StoredToken, UrgentBacklog,
+    AckReceipt, Audit, AuditLine, Backlog, Change, FoundTrouble, LaneStart, LedgerEntry, NewEvent, NewPartner,
+    PartnerTroubles, Publication, Recorded, RuleKind, Start, StoredAttempt, StoredCheckpoint, StoredDelivery,
+    StoredEscalation, StoredPartner, StoredRules, StoredToken, UrgentBacklog,
 };

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use ess_core::delivery::{DeliveryKey, State};
-use ess_core::event::{Content, Event, Kind, Priority, Trace};
+use ess_core::event::{Content, Event, Trace};
 use ess_core::id::{Digest, PartnerNo, Seq, Version};
 use ess_core::lane::{Health, Offer, OpenDelivery, Tried};
 use ess_core::receipt::Evidence;
@@ -373,40 +373,6 @@ pub struct Backlog {
     pub entries: Vec<Offer>,
     /// Everything up to here was looked at.
     pub scanned_to: Seq,
-}
-
-/// What of the Event Log is looked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LogSearch {
-    /// Everything, newest first.
-    All,
-    /// One subject, newest first.
-    Subject(String),
-    /// Ids that begin with this, in the order of ids.
-    Id(String),
-}
-
-/// An event of the log, without its payload.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogLine {
-    /// Its place.
-    pub seq: Seq,
-    /// Its id.
-    pub id: String,
-    /// A dry run.
-    pub test: bool,
-    /// Its subject.
-    pub subject: String,
-    /// The schema version of its payload.
-    pub version: u32,
-    /// A change, a correction, a retraction.
-    pub kind: Kind,
-    /// Whether it overtakes others.
-    pub priority: Priority,
-    /// When it was recorded.
-    pub recorded_at: Time,
-    /// How many partners it is for.
-    pub partners: usize,
 }
 
 /// A page of what is urgent in a partner's backlog.

@@ -95,13 +95,15 @@ impl Hub {
         self.add_partners_with(receiver, count, &json!({"limits": {"in_flight": in_flight}}))
     }
 
-    /// The same, each with these fields of its document besides.
+    /// The same, each with these fields of its document besides; an address among them is taken as it is.
     pub(super) fn add_partners_with(&self, receiver: &Receiver, count: usize, fields: &Value) -> Result<()> {
         let mut asker = Asker::connect(&self.address)?;
         for number in 0..count {
             let mut document = fields.clone();
             document["id"] = format!("P{number}").into();
-            document["url"] = format!("{}/p{number}", receiver.url).into();
+            if document["url"].is_null() {
+                document["url"] = format!("{}/p{number}", receiver.url).into();
+            }
             document["channel"] = "webhook".into();
             document["subscribe"] = json!(["EVT-*"]);
             self.post(&mut asker, "/v1/partners", &document.to_string(), 201)?;
@@ -123,6 +125,17 @@ impl Hub {
             bail!("the removal of {id} was answered {status}: {text}");
         }
         Ok(())
+    }
+
+    /// Signs in to the dashboard; the session's cookie.
+    pub(super) fn sign_in(&self) -> Result<String> {
+        let body = format!("token={}", self.token);
+        let bytes = request("POST", "/dashboard/sign-in", "", "application/x-www-form-urlencoded", &body);
+        let head = Asker::connect(&self.address)?.ask_for_head(&bytes)?;
+        let cookie =
+            super::wire::field(head.as_bytes(), b"set-cookie").and_then(|cookie| std::str::from_utf8(cookie).ok());
+        let cookie = cookie.and_then(|cookie| cookie.split(';').next());
+        Ok(cookie.with_context(|| format!("the sign-in gave no session: {head}"))?.to_owned())
     }
 
     /// Pauses partners `P0` to `P<count - 1>`.

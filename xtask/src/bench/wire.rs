@@ -59,6 +59,13 @@ impl Asker {
         Ok(Self { runtime, stream, buffer: Vec::new() })
     }
 
+    /// Sends bytes that are a whole request; the answer's head.
+    pub(super) fn ask_for_head(&mut self, request: &[u8]) -> Result<String> {
+        self.runtime.block_on(exchange(&mut self.stream, request, &mut self.buffer))?;
+        let end = head(&self.buffer).map_or(self.buffer.len(), |(end, _)| end);
+        Ok(String::from_utf8_lossy(&self.buffer[..end]).into_owned())
+    }
+
     /// Sends bytes that are a whole request.
     pub(super) fn ask(&mut self, request: &[u8]) -> Result<(u16, String)> {
         let (status, body) = self.runtime.block_on(exchange(&mut self.stream, request, &mut self.buffer))?;
@@ -74,6 +81,11 @@ pub(super) fn request(method: &str, path: &str, token: &str, media_type: &str, b
         body.len()
     )
     .into_bytes()
+}
+
+/// A browser's request for a page; `more` are header lines, each with its end.
+pub(super) fn page_request(path: &str, cookie: &str, more: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nhost: hub\r\ncookie: {cookie}\r\n{more}\r\n").into_bytes()
 }
 
 /// An event of 512 bytes.

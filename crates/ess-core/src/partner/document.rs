@@ -26,7 +26,7 @@ pub enum Secrets {
     Masked,
 }
 
-const FIELDS: [&str; 17] = [
+pub(super) const FIELDS: [&str; 17] = [
     "id",
     "channel",
     "url",

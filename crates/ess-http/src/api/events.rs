@@ -10,7 +10,8 @@ use ess_core::access::{Act, Role};
 use ess_core::event::{Gone, GoneCause};
 use ess_core::id::{EventId, PartnerId, Seq};
 use ess_core::problem::{Code, Problem};
-use ess_hub::view::{EventView, ReplayRequest};
+use ess_core::search::Sought;
+use ess_hub::view::{EventView, ReplayRequest, TextSearch};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -149,6 +150,7 @@ impl RecordedEvent {
     operation_id = "list_events",
     params(
         ("subject" = Option<String>, Query, description = "Only events of this subject."),
+        ("text" = Option<String>, Query, description = "Only events whose payload holds this text, in any case. Each answer looks at a bounded part of the log: it may be short or empty and have a `next`, with which the search goes on."),
         ("after" = Option<u64>, Query, description = "Only events with a higher sequence number."),
         ("limit" = Option<u32>, Query, description = "1 to 1000; 100 unless given."),
     ),
@@ -156,9 +158,18 @@ impl RecordedEvent {
 )]
 pub(crate) async fn list_events(State(site): State<Arc<Site>>, caller: Caller, query: Query) -> Answer {
     caller.permit(&Act::ReadEvents)?;
-    query.only(&["subject", "after", "limit"])?;
+    query.only(&["subject", "text", "after", "limit"])?;
     let after = Seq(query.number("after")?.unwrap_or(0));
-    let mut page = site.hub.events(query.text("subject"), after, query.limit()?).await?;
+    let (subject, limit) = (query.text("subject"), query.limit()?);
+    let mut page = match query.text("text") {
+        None => site.hub.events(subject, after, limit).await?,
+        Some(text) => {
+            let text = Sought::parse(text)?;
+            // What is not for the caller's eyes is not even looked into.
+            let search = TextSearch { text, subject: subject.map(str::to_owned), within: caller.subjects() };
+            site.hub.events_with_text(search, after, limit).await?
+        }
+    };
     page.items.retain(|view| caller.may_see(&view.event.content.subject));
     ok(List::of(page, RecordedEvent::of))
 }

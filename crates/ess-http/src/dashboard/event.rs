@@ -10,7 +10,7 @@ use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use ess_core::access::Act;
 use ess_core::delivery::State as Stage;
-use ess_core::event::{Content as EventContent, Kind, Priority, Trace};
+use ess_core::event::{Content as EventContent, Gone, GoneCause, Kind, Priority, Trace};
 use ess_core::id::{EventId, PartnerId};
 use ess_core::problem::{Code, Problem};
 use ess_core::time::Time;
@@ -24,6 +24,7 @@ use super::visitor::{Posted, Visitor, go};
 use super::way::{self, Group, Stop};
 use super::words::{self, Moment, Pill};
 use crate::limits::DASHBOARD_ROWS;
+use crate::packet;
 use crate::query::Query;
 use crate::refusal::Refusal;
 use crate::site::Site;
@@ -52,7 +53,28 @@ struct Live<'a> {
     later: Option<String>,
     payload: String,
     is_cut: bool,
+    gone: Option<Faded>,
+    hold: Option<(u64, String)>,
+    packet: Option<String>,
     references: Vec<(String, String)>,
+}
+
+/// How its payload went.
+pub(crate) struct Faded {
+    pub(crate) pill: Pill,
+    pub(crate) at: Moment,
+    pub(crate) by: Option<String>,
+    pub(crate) reason: Option<String>,
+}
+
+impl Faded {
+    fn of(gone: &Gone, now: Time) -> Self {
+        let (by, reason) = match &gone.cause {
+            GoneCause::Expired => (None, None),
+            GoneCause::Redacted { by, reason } => (Some(by.clone()), Some(reason.clone())),
+        };
+        Self { pill: words::of_gone(gone), at: Moment::of(gone.at, now), by, reason }
+    }
 }
 
 /// How many deliveries are in each state.
@@ -70,6 +92,7 @@ pub(crate) struct Row {
     pub(crate) partner: String,
     pub(crate) href: String,
     pub(crate) round: u32,
+    pub(crate) gone: Option<Pill>,
     pub(crate) pill: Pill,
     pub(crate) stops: Vec<Stop>,
     pub(crate) why: Option<String>,
@@ -106,6 +129,8 @@ struct Acts<'a> {
     csrf: &'a str,
     may_replay: bool,
     may_retract: bool,
+    /// Why neither can be done.
+    gone: Option<String>,
 }
 
 /// One event.
@@ -123,12 +148,17 @@ pub(crate) async fn read_event(
     visitor.caller.permit_event(&content.subject)?;
     let filter = query.text("partner").unwrap_or_default();
     let from = usize::try_from(query.number("from")?.unwrap_or(0)).unwrap_or(usize::MAX);
-    let live = render(&live(&journey, &visitor, Shown { filter, from, now: site.hub.time() }))?;
+    let hold = if visitor.may(&Act::Read) { site.hub.hold_on(content).await? } else { None };
+    let hold = hold.map(|hold| (hold.number, hold.reason));
+    let live = render(&live(&journey, &visitor, Shown { filter, from, now: site.hub.time(), hold }))?;
+    let gone = journey.event.event.gone.as_ref();
+    let (may_operate, may_publish) = (visitor.may(&Act::Operate), visitor.may(&Act::Publish(&content.subject)));
     let acts = Acts {
         path: format!("/dashboard/events/{}", encode(id.as_str())),
         csrf: &visitor.csrf,
-        may_replay: !test && visitor.may(&Act::Operate),
-        may_retract: !test && content.kind != Kind::Retraction && visitor.may(&Act::Publish(&content.subject)),
+        may_replay: !test && gone.is_none() && may_operate,
+        may_retract: !test && gone.is_none() && content.kind != Kind::Retraction && may_publish,
+        gone: gone.filter(|_| may_operate || may_publish).map(Gone::told),
     };
     let fixed = render(&acts)?;
     page(&site, &visitor, &Content { title: id.to_string(), tab: Tab::Events, live: &live, fixed: &fixed })
@@ -139,10 +169,11 @@ struct Shown<'a> {
     filter: &'a str,
     from: usize,
     now: Time,
+    hold: Option<(u64, String)>,
 }
 
 fn live<'a>(journey: &'a Journey, visitor: &Visitor, shown: Shown<'a>) -> Live<'a> {
-    let Shown { filter, from, now } = shown;
+    let Shown { filter, from, now, hold } = shown;
     let event = &journey.event.event;
     let content = &event.content;
     let id = content.id.as_str();
@@ -178,6 +209,11 @@ fn live<'a>(journey: &'a Journey, visitor: &Visitor, shown: Shown<'a>) -> Live<'
         filter,
         payload,
         is_cut,
+        gone: event.gone.as_ref().map(|gone| Faded::of(gone, now)),
+        hold,
+        packet: visitor.may(&Act::Read).then(|| {
+            format!("/dashboard/events/{}/packet{}", encode(id), if content.test { "?test=true" } else { "" })
+        }),
         references: content.references.iter().map(reference).collect(),
     }
 }
@@ -256,6 +292,7 @@ pub(crate) fn row(leg: &Leg, may_prove: bool, now: Time) -> Row {
         partner: partner.to_owned(),
         href: partner_path(partner),
         round: delivery.round,
+        gone: leg.event.gone.as_ref().map(words::of_gone),
         pill: words::of_state(delivery.state, delivery.paused),
         stops: way::stops(leg),
         why: delivery.reason.clone().filter(|_| !is_acked),
@@ -300,6 +337,21 @@ pub(crate) async fn read_proof(
     Ok(response)
 }
 
+/// The packet for a court, as a file.
+pub(crate) async fn read_packet(
+    State(site): State<Arc<Site>>,
+    visitor: Visitor,
+    Path(id): Path<String>,
+    query: Query,
+) -> Screen {
+    permit(&visitor, &Act::Read)?;
+    let test = query.only(&["test"])?.flag("test")?;
+    let audit = site.hub.audit_event(&EventId::parse(&id)?, test).await?;
+    let mut response = packet::answer(site.hub.clone(), audit);
+    protect(response.headers_mut());
+    Ok(response)
+}
+
 /// Sends it again.
 pub(crate) async fn replay(State(site): State<Arc<Site>>, Path(id): Path<String>, posted: Posted) -> Screen {
     let Posted { visitor, form } = posted;
@@ -328,6 +380,10 @@ pub(crate) async fn retract(State(site): State<Arc<Site>>, Path(id): Path<String
     let original = site.hub.event(&EventId::parse(&id)?, false).await?;
     let content = &original.event.content;
     permit(&visitor, &Act::Publish(&content.subject))?;
+    if let Some(gone) = &original.event.gone {
+        let problem = Problem::new(Code::PayloadGone, format!("the payload of {id} is gone: {}", gone.told()));
+        return Err(Refusal(problem.with_hint("publish a retraction of your own that refers to it")));
+    }
     let reason = form.reason()?;
     if !form.is_ticked("sure") {
         let problem = Problem::new(Code::Invalid, "tick that you are sure: a retraction goes to everyone at once");

@@ -1,4 +1,6 @@
-//! `/dashboard/events`: the Event Log, newest first, with a search by id, subject and time.
+//! `/dashboard/events`: the Event Log, newest first, with a search by id, subject, time and text.
+//!
+//! A text is looked for in a bounded part of the log at a time; the page says how far it came and leads on.
 
 use std::sync::Arc;
 
@@ -8,14 +10,15 @@ use ess_core::access::Act;
 use ess_core::event::{Kind, Priority};
 use ess_core::id::{Seq, Subject};
 use ess_core::problem::{Code, Problem};
+use ess_core::search::Sought;
 use ess_core::time::Time;
-use ess_hub::view::{LogLine, LogSearch, Page};
+use ess_hub::view::{LogLine, LogSearch, Page, TextSearch};
 
 use super::Screen;
 use super::form::encode;
 use super::frame::{Content, Tab, event_path, page, permit, render};
 use super::visitor::Visitor;
-use super::words::{self, Moment};
+use super::words::{self, Moment, Pill};
 use crate::limits::DASHBOARD_ROWS;
 use crate::query::Query;
 use crate::site::Site;
@@ -26,6 +29,9 @@ struct Live {
     id: String,
     subject: String,
     until: String,
+    text: String,
+    /// How far a search for a text came.
+    reached: Option<(String, Moment)>,
     rows: Vec<Row>,
     later: Option<String>,
     is_first: bool,
@@ -39,6 +45,7 @@ struct Row {
     subject_href: String,
     version: u32,
     marks: Vec<&'static str>,
+    gone: Option<(Pill, String)>,
     partners: String,
     recorded: Moment,
 }
@@ -46,9 +53,9 @@ struct Row {
 /// A page of the log.
 pub(crate) async fn list_events(State(site): State<Arc<Site>>, visitor: Visitor, query: Query) -> Screen {
     permit(&visitor, &Act::ReadEvents)?;
-    query.only(&["id", "subject", "until", "before"])?;
-    let text = |name: &str| query.text(name).unwrap_or_default().trim().to_owned();
-    let (id, subject, until) = (text("id"), text("subject"), text("until"));
+    query.only(&["id", "subject", "until", "text", "before"])?;
+    let field = |name: &str| query.text(name).unwrap_or_default().trim().to_owned();
+    let (id, subject, until, text) = (field("id"), field("subject"), field("until"), field("text"));
     let before = match (query.number("before")?, until.as_str()) {
         (Some(before), _) => Some(Seq(before)),
         (None, "") => None,
@@ -59,18 +66,39 @@ pub(crate) async fn list_events(State(site): State<Arc<Site>>, visitor: Visitor,
         ("", subject) => LogSearch::Subject(subject.to_owned()),
         (id, _) => LogSearch::Id(id.to_owned()),
     };
-    let found = site.hub.log(search, before, DASHBOARD_ROWS).await?;
     let now = site.hub.time();
-    let Page { items, next } = found;
+    let (Page { items, next }, reached) = match text.as_str() {
+        "" => (site.hub.log(search, before, DASHBOARD_ROWS).await?, None),
+        // A search walks payloads: it is not made again by itself whenever something changes.
+        _ if visitor.wants_part => (Page { items: Vec::new(), next: None }, None),
+        text => {
+            let sought = Sought::parse(text)?;
+            let subject = Some(subject.clone()).filter(|subject| !subject.is_empty());
+            let search = TextSearch { text: sought, subject, within: visitor.caller.subjects() };
+            let (mut items, reached) = site.hub.search_log(search, before, DASHBOARD_ROWS).await?;
+            items.retain(|line| line.id.starts_with(&id));
+            (Page { items, next: reached.map(|reached| reached.seq.to_string()) }, reached)
+        }
+    };
     let seen = items.into_iter().filter(|line| visitor.caller.may_see(&Subject::trusted(&line.subject)));
     let later = next.map(|next| {
-        let (id, subject) = (encode(&id), encode(&subject));
-        format!("/dashboard/events?id={id}&subject={subject}&before={next}")
+        let [id, subject, text] = [&id, &subject, &text].map(|text| encode(text));
+        format!("/dashboard/events?id={id}&subject={subject}&text={text}&before={next}")
     });
-    let live =
-        Live { rows: seen.map(|line| row(line, now)).collect(), is_first: before.is_none(), id, subject, until, later };
-    let live = render(&live)?;
-    page(&site, &visitor, &Content { title: "Events".to_owned(), tab: Tab::Events, live: &live, fixed: "" })
+    let is_search = !text.is_empty();
+    let live = Live {
+        rows: seen.map(|line| row(line, now)).collect(),
+        reached: reached.map(|reached| (words::number(reached.seq.0), Moment::of(reached.recorded_at, now))),
+        is_first: before.is_none(),
+        id,
+        subject,
+        until,
+        text,
+        later,
+    };
+    let log = render(&live)?;
+    let (live, fixed) = if is_search { ("", log.as_str()) } else { (log.as_str(), "") };
+    page(&site, &visitor, &Content { title: "Events".to_owned(), tab: Tab::Events, live, fixed })
 }
 
 fn row(line: LogLine, now: Time) -> Row {
@@ -92,6 +120,7 @@ fn row(line: LogLine, now: Time) -> Row {
         subject: line.subject,
         version: line.version,
         marks,
+        gone: line.gone.as_ref().map(|gone| (words::of_gone(gone), gone.told())),
         partners: words::number(line.partners as u64),
         recorded: Moment::of(line.recorded_at, now),
     }

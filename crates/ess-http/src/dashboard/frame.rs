@@ -28,17 +28,21 @@ pub(crate) enum Tab {
     Partners,
     Bridges,
     DeadLetters,
+    Escalations,
     Ledger,
+    Holds,
     Audit,
 }
 
-const TABS: [(Tab, &str, &str); 7] = [
+const TABS: [(Tab, &str, &str); 9] = [
     (Tab::Overview, "Overview", "/dashboard"),
     (Tab::Events, "Events", "/dashboard/events"),
     (Tab::Partners, "Partners", "/dashboard/partners"),
     (Tab::Bridges, "Bridges", "/dashboard/bridges"),
     (Tab::DeadLetters, "Dead letters", "/dashboard/dead-letters"),
+    (Tab::Escalations, "Escalations", "/dashboard/escalations"),
     (Tab::Ledger, "Ledger", "/dashboard/ledger"),
+    (Tab::Holds, "Holds", "/dashboard/holds"),
     (Tab::Audit, "Audit", "/dashboard/audit"),
 ];
 

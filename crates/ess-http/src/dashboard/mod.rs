@@ -6,11 +6,14 @@
 pub(crate) mod assets;
 pub(crate) mod audit;
 pub(crate) mod bridges;
+mod day;
 pub(crate) mod dead_letters;
+pub(crate) mod escalations;
 pub(crate) mod event;
 pub(crate) mod events;
 mod form;
 mod frame;
+pub(crate) mod holds;
 pub(crate) mod ledger;
 pub(crate) mod live;
 pub(crate) mod overview;

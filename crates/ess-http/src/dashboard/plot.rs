@@ -126,11 +126,13 @@ fn last_whole(counts: &[u64]) -> u64 {
     counts.iter().rev().take(2).copied().max().unwrap_or(0)
 }
 
-fn share(count: u64, top: u64) -> f64 {
+/// A count as a share of the highest one.
+pub(super) fn share(count: u64, top: u64) -> f64 {
     if top == 0 { 0.0 } else { count as f64 / top as f64 }
 }
 
-fn bars(counts: &[u64], top: u64) -> String {
+/// A bar for each count that is not nothing.
+pub(super) fn bars(counts: &[u64], top: u64) -> String {
     let mut path = String::new();
     for (index, count) in (0u32..).zip(counts).filter(|(_, count)| **count > 0) {
         // One event in a busy hour is still seen.
@@ -142,7 +144,7 @@ fn bars(counts: &[u64], top: u64) -> String {
 }
 
 /// A line through the middle of the minutes; it breaks where there is nothing, and a lone minute is a short stroke.
-fn line(heights: &[Option<f64>]) -> String {
+pub(super) fn line(heights: &[Option<f64>]) -> String {
     let mut path = String::new();
     let mut is_drawing = false;
     for (index, height) in (0u32..).zip(heights) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ess_core::delivery::State;
+use ess_core::event::{Gone, GoneCause};
 use ess_core::time::Time;
 use ess_hub::overview::Condition;
 
@@ -77,6 +78,43 @@ pub(crate) fn of_state(state: State, is_paused: bool) -> Pill {
         State::Dead => pill("dead letter", "cross", "bad"),
         State::Superseded => pill("superseded", "skip", "calm"),
         State::Cancelled => pill("cancelled", "skip", "calm"),
+    }
+}
+
+/// A legal hold.
+pub(crate) fn of_hold(is_in_force: bool) -> Pill {
+    if is_in_force { pill("in force", "pause", "warn") } else { pill("lifted", "skip", "calm") }
+}
+
+/// Why Ops are told of a partner.
+pub(crate) fn of_cause(cause: &str) -> Pill {
+    match cause {
+        "unacked" => pill("not acknowledged", "clock", "bad"),
+        "blocked" => pill("blocked", "stop", "bad"),
+        "offline" => pill("offline", "cut", "bad"),
+        "gave_up" => pill("given up", "cross", "bad"),
+        "dead_letter" => pill("dead letter", "cross", "bad"),
+        "paused" => pill("paused", "pause", "calm"),
+        "unacknowledged" => pill("no ACK", "question", "warn"),
+        _ => pill("trouble", "cut", "bad"),
+    }
+}
+
+/// How a target fares.
+pub(crate) fn of_target(is_failing: bool) -> Pill {
+    if is_failing { pill("failing", "cut", "bad") } else { pill("ready", "check", "good") }
+}
+
+/// What a target was told of a trouble.
+pub(crate) fn of_telling(is_end: bool) -> Pill {
+    if is_end { pill("over", "check", "good") } else { pill("begun", "cut", "warn") }
+}
+
+/// A payload that went.
+pub(crate) fn of_gone(gone: &Gone) -> Pill {
+    match gone.cause {
+        GoneCause::Expired => pill("expired", "clock", "calm"),
+        GoneCause::Redacted { .. } => pill("redacted", "skip", "warn"),
     }
 }
 

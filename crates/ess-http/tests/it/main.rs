@@ -8,5 +8,6 @@ mod pages;
 mod publish;
 mod rounds;
 mod rules;
+mod search;
 mod stop;
 mod support;

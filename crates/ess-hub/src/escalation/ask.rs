@@ -10,7 +10,7 @@ use ess_core::problem::{Code, Problem};
 
 use crate::hub::Hub;
 use crate::publish::unavailable;
-use crate::view::{EscalationView, TargetTest, TargetView};
+use crate::view::{EscalationView, Page, TargetTest, TargetView, TellingView};
 
 impl Hub {
     /// Trouble that is there now, urgent first, then oldest; of one partner if it is named.
@@ -41,6 +41,28 @@ impl Hub {
             .collect();
         views.sort_by_key(|view| (!view.urgent, view.since));
         views
+    }
+
+    /// What targets were told and took, newest first; `next` is the `before` of the following page.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn tellings(&self, before: Option<u64>, limit: usize) -> Result<Page<TellingView>, Problem> {
+        let found = self.delivery.store.tellings_before(before.unwrap_or(u64::MAX), limit).await;
+        let found = found.map_err(|error| unavailable(&error))?;
+        let is_full = found.len() == limit;
+        let next = found.last().filter(|last| is_full && last.number > 1).map(|last| last.number.to_string());
+        let snapshot = self.delivery.registry.snapshot();
+        let items = found.into_iter().map(|line| TellingView {
+            number: line.number,
+            at: line.at,
+            partner: snapshot.name(line.partner),
+            cause: line.cause,
+            target: Some(line.target).filter(|name| name != LOG),
+            is_end: line.is_end,
+            urgent: line.urgent,
+        });
+        Ok(Page { items: items.collect(), next })
     }
 
     /// The configured targets and how they fare, by name.

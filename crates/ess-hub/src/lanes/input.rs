@@ -9,6 +9,7 @@ use ess_core::time::Time;
 use ess_store::{LaneStart, UrgentBacklog};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::past::Day;
 use crate::registry::Registered;
 
 /// Everything that can wake the loop.
@@ -33,6 +34,8 @@ pub enum Input {
     Inspect(PartnerNo, oneshot::Sender<LaneReport>),
     /// How all lanes stand.
     Survey(oneshot::Sender<Vec<Arc<Surveyed>>>),
+    /// A partner's last day.
+    Day(PartnerNo, oneshot::Sender<Day>),
     /// How all lanes fare.
     InspectAll(oneshot::Sender<Vec<(PartnerNo, LaneGlance)>>),
     /// Answers when everything before it was taken, and what lanes recorded was handed to the store.
@@ -75,7 +78,7 @@ impl Input {
                 !matches!(input, ToLane::Opened(..) | ToLane::EndedInStore(..) | ToLane::Cancel(..) | ToLane::Redrive)
             }
             // Nobody's word: no event has to be there before it.
-            Self::Beaten | Self::InspectAll(..) => true,
+            Self::Beaten | Self::InspectAll(..) | Self::Day(..) => true,
             _ => false,
         }
     }
@@ -168,6 +171,13 @@ impl LanesHandle {
     pub async fn survey(&self) -> Vec<Arc<Surveyed>> {
         let (reply, answer) = oneshot::channel();
         self.tell(Input::Survey(reply));
+        answer.await.unwrap_or_default()
+    }
+
+    /// A partner's last day; empty when it is not here.
+    pub async fn day(&self, no: PartnerNo) -> Day {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Input::Day(no, reply));
         answer.await.unwrap_or_default()
     }
 

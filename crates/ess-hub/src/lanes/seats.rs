@@ -10,12 +10,14 @@ use tokio::sync::oneshot;
 
 use super::{HELD_MAX, LaneGlance, LaneReport, Lanes, Seat, errands, inboxes};
 use crate::heartbeat::Beat;
+use crate::past::Past;
 use crate::registry::Registered;
 
 impl Lanes {
     pub(super) fn seat(&mut self, registered: Arc<Registered>, start: LaneStart, left: &[OpenDelivery], head: Seq) {
         let now = self.now();
         let mut lane = Lane::new(registered.no, Policy::of(&registered.partner), start.cursor, start.counted);
+        let past = Past::since(start.health.offline_since);
         lane.resume(start.health, registered.paused_since.is_some(), start.ended, head);
         let last = start.open.last().map_or((Seq(0), 0), |open| (open.key.seq, open.key.round));
         lane.on_opened(start.open, now);
@@ -28,7 +30,7 @@ impl Lanes {
         let no = registered.no;
         self.seats.insert(
             no,
-            Seat { lane, registered, armed: None, last_error: None, sent_at: now, sent_to: 0, surveyed: None },
+            Seat { lane, registered, armed: None, last_error: None, sent_at: now, sent_to: 0, surveyed: None, past },
         );
         let room = HELD_MAX / self.seats.len();
         for seat in self.seats.values_mut() {

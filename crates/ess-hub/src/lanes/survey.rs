@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use ess_core::id::PartnerNo;
 use ess_core::lane::WINDOW;
 use tokio::sync::oneshot;
 
 use super::{Lanes, Seat, Surveyed};
+use crate::past::Day;
 
 /// Deliveries that one survey of all lanes looks at, and the least of one lane.
 const SURVEYED_MAX: usize = 65_536;
@@ -25,5 +27,11 @@ impl Lanes {
             surveyed.get_or_insert_with(|| Arc::new(look_anew())).clone()
         });
         drop(reply.send(surveyed.collect()));
+    }
+
+    /// One partner's last day.
+    pub(super) fn day(&self, no: PartnerNo, reply: oneshot::Sender<Day>) {
+        let now = self.now();
+        drop(reply.send(self.seats.get(&no).map(|seat| seat.past.day(now)).unwrap_or_default()));
     }
 }

@@ -96,3 +96,29 @@ pub struct TargetTest {
     /// How long it took.
     pub took: Duration,
 }
+
+/// What a target was told, and took.
+#[derive(Debug, Clone)]
+pub struct TellingView {
+    /// From 1.
+    pub number: u64,
+    /// When.
+    pub at: Time,
+    /// Whose trouble.
+    pub partner: PartnerId,
+    /// By which cause.
+    pub cause: String,
+    /// The target; absent for the hub's log.
+    pub target: Option<String>,
+    /// That it was over.
+    pub is_end: bool,
+    /// An urgent event was concerned.
+    pub urgent: bool,
+}
+
+/// A signing secret of a partner, by nothing but its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SecretView {
+    /// When it stops signing; absent for the one that stays.
+    pub ends_at: Option<Time>,
+}

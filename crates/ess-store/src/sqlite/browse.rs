@@ -10,7 +10,8 @@ use super::events::Reader;
 use super::registry;
 use super::rows;
 use crate::error::StoreError;
-use crate::types::{AuditLine, LogLine, LogSearch};
+use crate::look::{LogLine, LogSearch};
+use crate::types::AuditLine;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -20,13 +21,13 @@ const SCAN_MAX: usize = 4_096;
 pub(super) const DEAD_PARTNERS: &str = "select partner from ended_delivery where state in ('dead', 'nack') \
     and test = 0 order by seq, partner, round limit ?1";
 pub(super) const RECORDED_UP_TO: &str = "select seq, recorded_at from event where seq <= ?1 order by seq desc limit 1";
-pub(super) const LOG_BEFORE: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience \
-    from event where seq < ?1 order by seq desc limit ?2";
-pub(super) const LOG_OF_SUBJECT: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience \
-    from event where subject = ?3 and seq < ?1 order by seq desc limit ?2";
+pub(super) const LOG_BEFORE: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience, \
+    gone_at, gone_by, gone_why from event where seq < ?1 order by seq desc limit ?2";
+pub(super) const LOG_OF_SUBJECT: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience, \
+    gone_at, gone_by, gone_why from event where subject = ?3 and seq < ?1 order by seq desc limit ?2";
 /// By the index of ids: what begins with the text lies between it and the same text with the highest character behind it.
-pub(super) const LOG_BY_ID: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience \
-    from event where id >= ?1 and id < ?1 || char(1114111) order by id limit ?2";
+pub(super) const LOG_BY_ID: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience, \
+    gone_at, gone_by, gone_why from event where id >= ?1 and id < ?1 || char(1114111) order by id limit ?2";
 pub(super) const AUDIENCES_BEFORE: &str = "select seq, audience from event where seq < ?1 order by seq desc limit ?2";
 pub(super) const AUDIT_BEFORE: &str =
     "select number, at, actor, act, object, reason from audit where number < ?1 order by number desc limit ?2";
@@ -84,6 +85,7 @@ pub(crate) fn log_before(reader: &Reader<'_>, search: &LogSearch, before: Seq, l
             priority: rows::priority(row.get(6)?),
             recorded_at: Time::from_micros(row.get(7)?),
             partners: reader.audience(row.get(8)?)?.len(),
+            gone: rows::gone(row, 9)?,
         });
     }
     Ok(lines)

@@ -19,6 +19,7 @@ pub(crate) mod registry;
 pub(crate) mod retention;
 mod rows;
 mod schema;
+pub(crate) mod search;
 pub(crate) mod tree;
 pub(crate) mod trouble;
 mod writer;

@@ -91,15 +91,15 @@ pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<(Event, i64)> {
         trace,
         content_digest: digest(row, 10)?.ok_or_else(|| damaged(10))?,
         message_uuid: uuid(row, 9)?.ok_or_else(|| damaged(9))?,
-        gone: gone(row)?,
+        gone: gone(row, 13)?,
     };
     Ok((event, row.get(8)?))
 }
 
-/// Why the payload of an event's row is not there any more.
-fn gone(row: &Row<'_>) -> rusqlite::Result<Option<Gone>> {
-    let Some(at) = time(row, 13)? else { return Ok(None) };
-    let cause = match (row.get(14)?, row.get(15)?) {
+/// Why the payload of an event's row is not there any more. Columns from `first` on: gone_at, gone_by, gone_why.
+pub(super) fn gone(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Gone>> {
+    let Some(at) = time(row, first)? else { return Ok(None) };
+    let cause = match (row.get(first + 1)?, row.get(first + 2)?) {
         (Some(by), Some(reason)) => GoneCause::Redacted { by, reason },
         _ => GoneCause::Expired,
     };

@@ -8,7 +8,7 @@ use crate::error::StoreError;
 const APPLICATION_ID: i64 = 0x484d_5345;
 
 /// Each step brings the schema from its index to the next version.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 8] = [
     include_str!("0001.sql"),
     include_str!("0002.sql"),
     include_str!("0003.sql"),
@@ -16,6 +16,7 @@ const STEPS: [&str; 7] = [
     include_str!("0005.sql"),
     include_str!("0006.sql"),
     include_str!("0007.sql"),
+    include_str!("0008.sql"),
 ];
 
 /// What a database file is to this hub.

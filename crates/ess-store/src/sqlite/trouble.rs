@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::events::Reader;
 use super::rows;
 use crate::error::StoreError;
+use crate::look::StoredTelling;
 use crate::types::{FoundTrouble, PartnerTroubles, StoredEscalation};
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -42,6 +43,12 @@ const LAST_PAUSE: &str = "select actor, reason from audit where act = 'partner.p
 const ALL: &str = "select partner, cause, target, told_at, since, urgent from escalation";
 const PUT: &str = "insert or replace into escalation (partner, cause, target, told_at, since, urgent) \
     values (?1, ?2, ?3, ?4, ?5, ?6)";
+const TELL: &str = "insert into telling (at, partner, cause, target, is_end, urgent) values (?1, ?2, ?3, ?4, ?5, ?6)";
+const FORGET: &str = "delete from telling where number <= ?1";
+pub(super) const TELLINGS_BEFORE: &str = "select number, at, partner, cause, target, is_end, urgent from telling \
+    where number < ?1 order by number desc limit ?2";
+/// What Ops were told is kept so far back.
+const TELLINGS_MAX: i64 = 10_000;
 const REMOVE: &str = "delete from escalation where partner = ?1 and cause = ?2 and target = ?3";
 
 /// What is wrong with a partner.
@@ -173,10 +180,37 @@ pub(super) fn all(db: &Connection) -> Result<Vec<StoredEscalation>> {
 pub(super) fn put(tx: &Transaction<'_>, told: &StoredEscalation) -> Result<()> {
     let (told_at, since) = (told.told_at.as_micros(), told.since.as_micros());
     tx.execute(PUT, params![told.partner.0, told.cause, told.target, told_at, since, told.urgent])?;
-    Ok(())
+    let is_end = false;
+    note(tx, told, is_end)
 }
 
 pub(super) fn remove(tx: &Transaction<'_>, told: &StoredEscalation) -> Result<()> {
     tx.execute(REMOVE, params![told.partner.0, told.cause, told.target])?;
+    let is_end = true;
+    note(tx, told, is_end)
+}
+
+fn note(tx: &Transaction<'_>, told: &StoredEscalation, is_end: bool) -> Result<()> {
+    let given = params![told.told_at.as_micros(), told.partner.0, told.cause, told.target, is_end, told.urgent];
+    tx.execute(TELL, given)?;
+    tx.execute(FORGET, params![tx.last_insert_rowid() - TELLINGS_MAX])?;
     Ok(())
+}
+
+/// What Ops were told before a number, newest first.
+pub(crate) fn tellings_before(reader: &Reader<'_>, before: u64, limit: usize) -> Result<Vec<StoredTelling>> {
+    let read = |row: &Row<'_>| {
+        Ok(StoredTelling {
+            number: row.get(0)?,
+            at: Time::from_micros(row.get(1)?),
+            partner: PartnerNo(row.get(2)?),
+            cause: row.get(3)?,
+            target: row.get(4)?,
+            is_end: row.get(5)?,
+            urgent: row.get(6)?,
+        })
+    };
+    let before = i64::try_from(before).unwrap_or(i64::MAX);
+    let mut statement = reader.db.prepare_cached(TELLINGS_BEFORE)?;
+    Ok(statement.query_map(params![before, limit], read)?.collect::<rusqlite::Result<_>>()?)
 }

@@ -5,8 +5,9 @@ use ess_core::time::Time;
 
 use super::Store;
 use crate::error::StoreError;
-use crate::sqlite::{browse, deliveries};
-use crate::types::{AuditLine, LogLine, LogSearch, StoredDelivery};
+use crate::look::{Direction, LogLine, LogSearch, StoredTelling, TextPage, TextSearch};
+use crate::sqlite::{browse, deliveries, search, trouble};
+use crate::types::{AuditLine, StoredDelivery};
 
 impl Store {
     /// Dead letters of each partner, among the first `max` of all.
@@ -60,5 +61,27 @@ impl Store {
     /// The store can't be read.
     pub async fn audit_before(&self, before: u64, limit: usize) -> Result<Vec<AuditLine>, StoreError> {
         self.sqlite.read(move |reader| browse::audit_before(reader, before, limit)).await
+    }
+
+    /// One step of a search for a text in payloads, from a place on.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn events_with_text(
+        &self,
+        search: TextSearch,
+        direction: Direction,
+        place: Seq,
+        limit: usize,
+    ) -> Result<TextPage, StoreError> {
+        self.sqlite.read(move |reader| search::events_with_text(reader, &search, (direction, place), limit)).await
+    }
+
+    /// What Ops were told before a number, newest first.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn tellings_before(&self, before: u64, limit: usize) -> Result<Vec<StoredTelling>, StoreError> {
+        self.sqlite.read(move |reader| trouble::tellings_before(reader, before, limit)).await
     }
 }

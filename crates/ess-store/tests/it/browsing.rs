@@ -1,10 +1,13 @@
 //! Questions of people who look: newest first, cut where they are asked to be.
 
 use ess_core::delivery::State;
+use ess_core::event::{Gone, GoneCause};
 use ess_core::id::{PartnerNo, Seq};
 use ess_core::lane::OpenState;
+use ess_core::partner::Glob;
+use ess_core::search::Sought;
 use ess_core::time::Time;
-use ess_store::{Change, LogSearch};
+use ess_store::{Change, Direction, LogSearch, Redaction, StoredEscalation, TextSearch};
 
 use crate::support::{acked, audience, audit, delivery, event, key, open, tried};
 
@@ -112,4 +115,80 @@ async fn the_audit_trail_is_told_newest_first() {
     };
     assert_eq!(acts(u64::MAX, 2).await, ["three", "two"]);
     assert_eq!(acts(2, 2).await, ["one"]);
+}
+
+#[tokio::test]
+async fn a_text_is_found_in_steps_both_ways_and_only_in_the_subjects_that_may_be_seen() {
+    let open = open();
+    open.add_partners(1).await;
+    for (id, payload) in [
+        ("A-1", r#"{"judge":"Müller"}"#),
+        ("B-1", r#"{"judge":"M\u00fcller"}"#),
+        ("A-2", r#"{"judge":"Lee"}"#),
+        ("A-3", r#"{"note":"for MÜLLER"}"#),
+    ] {
+        open.store.publish(event(id, payload, 1)).await.unwrap();
+    }
+    let subject = open.store.log_before(LogSearch::Id("B-1".to_owned()), Seq(9), 1).await.unwrap()[0].subject.clone();
+    let search = |within: &[&str]| TextSearch {
+        text: Sought::parse("müller").unwrap(),
+        subject: None,
+        within: within.iter().map(|glob| Glob::trusted(glob)).collect(),
+    };
+    let found = async |search: TextSearch, direction, place: u64, limit| {
+        let page = open.store.events_with_text(search, direction, Seq(place), limit).await.unwrap();
+        (
+            page.items.iter().map(|found| found.event.content.id.to_string()).collect::<Vec<_>>(),
+            page.reached.map(|reached| reached.seq),
+        )
+    };
+    let all = found(search(&[]), Direction::Older, u64::MAX, 10).await;
+    assert_eq!(all, (vec!["A-3".to_owned(), "B-1".to_owned(), "A-1".to_owned()], None));
+    let first = found(search(&[]), Direction::Newer, 0, 2).await;
+    assert_eq!(first, (vec!["A-1".to_owned(), "B-1".to_owned()], Some(Seq(2))));
+    let rest = found(search(&[]), Direction::Newer, 2, 2).await;
+    assert_eq!(rest, (vec!["A-3".to_owned()], None));
+    let own = found(search(&[&subject]), Direction::Newer, 0, 1).await;
+    assert_eq!(own, (vec!["B-1".to_owned()], Some(Seq(2))), "others' events do not even end a step");
+    let of_subject = TextSearch { subject: Some(subject), ..search(&[]) };
+    assert_eq!(found(of_subject, Direction::Older, u64::MAX, 10).await, (vec!["B-1".to_owned()], None));
+}
+
+#[tokio::test]
+async fn what_was_redacted_is_found_by_no_text_and_the_log_says_that_it_is_gone() {
+    let open = open();
+    open.add_partners(1).await;
+    open.store.publish(event("A-1", r#"{"name":"Doe"}"#, 1)).await.unwrap();
+    let seq = Seq(1);
+    let redaction =
+        Redaction { seq, at: Time::from_micros(7), by: "tok_1".to_owned(), reason: "a minor is named".to_owned() };
+    open.store.redact(redaction, audit("event.redact")).await.unwrap();
+    for text in ["doe", "null"] {
+        let search = TextSearch { text: Sought::parse(text).unwrap(), subject: None, within: Vec::new() };
+        let page = open.store.events_with_text(search, Direction::Older, Seq(u64::MAX), 10).await.unwrap();
+        assert!(page.items.is_empty(), "{text}");
+    }
+    let line = &open.store.log_before(LogSearch::All, Seq(u64::MAX), 1).await.unwrap()[0];
+    let cause = GoneCause::Redacted { by: "tok_1".to_owned(), reason: "a minor is named".to_owned() };
+    assert_eq!(line.gone, Some(Gone { at: Time::from_micros(7), cause }));
+}
+
+#[tokio::test]
+async fn what_ops_were_told_stays_on_record_when_it_is_over() {
+    let open = open();
+    open.add_partners(1).await;
+    let told = StoredEscalation {
+        partner: PartnerNo(1),
+        cause: "offline".to_owned(),
+        target: "pager".to_owned(),
+        told_at: Time::from_micros(5),
+        since: Time::from_micros(1),
+        urgent: true,
+    };
+    open.store.put_escalation(told.clone()).await.unwrap();
+    open.store.remove_escalation(StoredEscalation { told_at: Time::from_micros(9), ..told }).await.unwrap();
+    let found = open.store.tellings_before(u64::MAX, 10).await.unwrap();
+    let short: Vec<_> = found.iter().map(|line| (line.number, line.at.as_micros(), line.is_end)).collect();
+    assert_eq!(short, [(2, 9, true), (1, 5, false)]);
+    assert_eq!(open.store.tellings_before(2, 10).await.unwrap().len(), 1);
 }
