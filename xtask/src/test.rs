@@ -39,7 +39,13 @@ struct Suites {
 
 impl Suites {
     fn rust(&mut self) {
-        let servers = || prepare::sshd().and_then(|()| prepare::mosquitto()).and_then(|()| prepare::brokers());
+        // The mail server and the store that the channels are tested against are Python packages.
+        let servers = || {
+            prepare::sshd()
+                .and_then(|()| prepare::mosquitto())
+                .and_then(|()| prepare::brokers())
+                .and_then(|()| prepare::python().map(drop))
+        };
         if let Err(error) = prepare::compiler().and_then(|()| servers()) {
             self.leave_out("rust", &error);
             return;
