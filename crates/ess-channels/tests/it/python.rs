@@ -71,8 +71,8 @@ impl Drop for PythonServer {
 }
 
 /// The Python of the tests' own venv, beside what cargo builds.
-fn python() -> PathBuf {
-    // target/debug/deps/it-0123456789abcdef
+pub(crate) fn python() -> PathBuf {
+    // target/debug/deps/it-0123456789abcdef, target/release/examples/channels_bench
     let this = std::env::current_exe().unwrap();
     this.ancestors().nth(3).unwrap().join("venv/bin/python")
 }
