@@ -8,13 +8,13 @@ use super::hub::Hub;
 use super::load::{self, Load, Wanted};
 use super::receiver::Receiver;
 use super::report::{Report, Target, percentile};
-use super::{Options, bare, retention, scripts};
+use super::{Options, bare, channels, retention, scripts};
 
 /// One scenario.
 pub(super) type Scenario = fn(&Options, &str, &mut Report) -> Result<()>;
 
 /// All of them, by the name that `--scenario` takes.
-pub(super) const SCENARIOS: [(&str, Scenario); 9] = [
+pub(super) const SCENARIOS: [(&str, Scenario); 11] = [
     ("a", one_partner),
     ("b", hundred_partners),
     ("c", thousand_partners),
@@ -24,6 +24,8 @@ pub(super) const SCENARIOS: [(&str, Scenario); 9] = [
     ("audience", many_partners),
     ("scripts", scripts::run),
     ("retention", retention::run),
+    ("channels", channels::run),
+    ("fetchers", channels::fetchers),
 ];
 
 const NO_TARGETS: [Target; 2] = [Target::None, Target::None];
