@@ -4,6 +4,7 @@
 //! its own. Figures are ratios of one session: machines differ, and a busy machine is said to be one.
 
 mod bare;
+mod channels;
 mod dashboard;
 mod hub;
 mod load;
@@ -25,7 +26,7 @@ use receiver::Receiver;
 use report::Report;
 use scenarios::SCENARIOS;
 
-const USAGE: &str = "known: --scenario a|b|c|d|e|backlog|audience|scripts|retention|dashboard|all  --tls  --quick  --scale FACTOR  --hub-binary PATH  --json FILE";
+const USAGE: &str = "known: --scenario a|b|c|d|e|backlog|audience|scripts|retention|channels|fetchers|dashboard|all  --tls  --quick  --scale FACTOR  --hub-binary PATH  --json FILE";
 /// Processor seconds a second that others may use before the figures are doubted.
 const OTHERS_MAX: f64 = 0.1;
 
@@ -89,6 +90,8 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
     let binary = match &options.binary {
         Some(binary) => std::path::absolute(binary)?.to_str().context("the path is not UTF-8")?.to_owned(),
+        // The channels are measured without a hub.
+        None if options.scenario == "channels" => String::new(),
         None => hub::build()?,
     };
     let others = others_busy()?;

@@ -39,14 +39,13 @@ struct Suites {
 
 impl Suites {
     fn rust(&mut self) {
+        // The mail server, the store and the brokers of Kafka that the channels are tested against are Python packages.
         let servers = || {
-            // The brokers of Kafka's tests are a Python package.
-            let python = || prepare::python().map(|_| ());
             prepare::sshd()
                 .and_then(|()| prepare::proxies())
                 .and_then(|()| prepare::mosquitto())
                 .and_then(|()| prepare::brokers())
-                .and_then(|()| python())
+                .and_then(|()| prepare::python().map(drop))
         };
         if let Err(error) = prepare::compiler().and_then(|()| servers()) {
             self.leave_out("rust", &error);

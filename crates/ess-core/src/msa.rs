@@ -77,12 +77,12 @@ impl AckCodes {
         self.0[code as usize]
     }
 
-    fn meaning(&self, code: AckCode, error: Option<&str>) -> Meaning {
-        let is_unsupported = error.is_some_and(|error| UNSUPPORTED.contains(&error));
-        self.chosen(code).unwrap_or(match code {
+    /// What a code means; what is wrong is looked for only where that decides, as most acknowledgements say that all is well.
+    fn meaning<'a>(&self, code: AckCode, error: impl FnOnce() -> Option<&'a str>) -> Meaning {
+        self.chosen(code).unwrap_or_else(|| match code {
             AckCode::Aa | AckCode::Ca => Meaning::Ack,
             AckCode::Ae | AckCode::Cr => Meaning::Nack,
-            AckCode::Ar if is_unsupported => Meaning::Nack,
+            AckCode::Ar if error().is_some_and(|error| UNSUPPORTED.contains(&error)) => Meaning::Nack,
             AckCode::Ar | AckCode::Ce => Meaning::Retry,
         })
     }
@@ -91,7 +91,11 @@ impl AckCodes {
 /// MSH-10 of a message that the hub is about to send; `None` when it has none.
 #[must_use]
 pub fn control_id(message: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(message);
+    // Only the first segment is looked at: the rest may be long.
+    let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    let begin = message.windows(3).position(|three| three == b"MSH")?;
+    let end = message[begin..].iter().position(is_end).map_or(message.len(), |length| begin + length);
+    let text = String::from_utf8_lossy(&message[..end]);
     let message = Segments::of(&text)?;
     let id = message.field("MSH", 10)?.trim().to_owned();
     (!id.is_empty()).then_some(id)
@@ -114,7 +118,7 @@ pub fn read(message: &[u8], codes: &AckCodes) -> Result<Acknowledgement, &'stati
         .find(|(word, _)| code.eq_ignore_ascii_case(word))
         .ok_or("its MSA-1 is none of AA, AE, AR, CA, CE, CR")?;
     let reason = || segments.reason(code);
-    let said = match codes.meaning(*known, segments.error_code()) {
+    let said = match codes.meaning(*known, || segments.error_code()) {
         Meaning::Ack => Some(Said::Ack),
         Meaning::Nack => Some(Said::Nack { reason: reason() }),
         Meaning::Retry => Some(Said::Retry { reason: reason() }),

@@ -1,10 +1,11 @@
 //! The hub's clock: wall time at the start, steady from then on, so that a step of the system's clock neither fires nor stalls timers.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ess_core::time::Time;
+use tokio::time::Instant;
 
-/// Tells the time.
+/// Tells the time, by the runtime's clock, so that a test that moves that one moves the hub's too.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     began: Time,
@@ -28,7 +29,7 @@ impl Clock {
 
     /// When `time` comes, on the runtime's clock.
     #[must_use]
-    pub fn instant(&self, time: Time) -> tokio::time::Instant {
-        tokio::time::Instant::now() + time.since(self.now())
+    pub fn instant(&self, time: Time) -> Instant {
+        Instant::now() + time.since(self.now())
     }
 }

@@ -186,6 +186,16 @@ impl Hub {
         Ok(())
     }
 
+    /// Posts a document, on a connection of its own, and gives what was made.
+    pub(super) fn ask(&self, path: &str, body: &str) -> Result<String> {
+        let bytes = request("POST", path, &self.token, "application/json", body);
+        let (status, text) = Asker::connect(&self.address)?.ask(&bytes)?;
+        if status >= 300 {
+            bail!("{path} was answered {status}: {text}");
+        }
+        Ok(text)
+    }
+
     fn post(&self, asker: &mut Asker, path: &str, body: &str, expected: u16) -> Result<()> {
         let (status, text) = asker.ask(&request("POST", path, &self.token, "application/json", body))?;
         if status != expected {

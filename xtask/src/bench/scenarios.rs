@@ -8,13 +8,13 @@ use super::hub::Hub;
 use super::load::{self, Load, Wanted};
 use super::receiver::Receiver;
 use super::report::{Report, Target, percentile};
-use super::{Options, bare, dashboard, retention, scripts};
+use super::{Options, bare, channels, dashboard, retention, scripts};
 
 /// One scenario.
 pub(super) type Scenario = fn(&Options, &str, &mut Report) -> Result<()>;
 
 /// All of them, by the name that `--scenario` takes.
-pub(super) const SCENARIOS: [(&str, Scenario); 10] = [
+pub(super) const SCENARIOS: [(&str, Scenario); 12] = [
     ("a", one_partner),
     ("b", hundred_partners),
     ("c", thousand_partners),
@@ -25,6 +25,8 @@ pub(super) const SCENARIOS: [(&str, Scenario); 10] = [
     ("scripts", scripts::run),
     ("retention", retention::run),
     ("dashboard", dashboard::run),
+    ("channels", channels::run),
+    ("fetchers", channels::fetchers),
 ];
 
 const NO_TARGETS: [Target; 2] = [Target::None, Target::None];

@@ -66,7 +66,7 @@ fn file_name(taken: &Taken) -> String {
 
 #[tokio::test]
 async fn amqp_conforms() {
-    let rabbit = Rc::new(Rabbit::start("").await);
+    let rabbit = Rc::new(Rabbit::start("max_message_size = 4000000").await);
     let queues = RefCell::new(0);
     let describe = async || {
         // A broker takes seconds to start, so each part of the suite has a queue of its own.
@@ -77,10 +77,12 @@ async fn amqp_conforms() {
         let url = format!("amqp://{}/%2F/amq.topic/{queue}.{{id}}", link.address);
         let reader = Reader { rabbit: Rc::clone(&rabbit), queue, known: RefCell::default() };
         Described {
-            channel: channel(&url, login()),
+            channel: channel(&url, login()).into(),
             link: Some(link),
             delivered: Box::new(move || reader.delivered()),
             shape: |message| message,
+            refuse: Some(Box::new(|message| Message { body: vec![b'x'; 5_000_000].into(), ..message })),
+            connections: 1,
             under_way: &[0, 100],
             _server: Box::new(()),
         }

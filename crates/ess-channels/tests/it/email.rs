@@ -1,14 +1,24 @@
 //! Mails and objects to servers that hang or hang up at each step of their protocol.
 
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ess_channels::{Channel, Credential};
+use ess_core::id::EventId;
+use ess_core::message::Message;
 use ess_core::receipt::{Receipt, Stage};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
+use crate::conformance::{Described, conforms};
+use crate::link::Link;
 use crate::partner::{dialer, document, failed, message, soon};
+use crate::python::PythonServer;
 
 /// What a mail server says from its greeting to the mail's 250; after DATA it waits for the final dot.
 const SAYS: [&str; 6] =
@@ -43,6 +53,39 @@ async fn attempt(steps: usize, is_closing: bool, deadline: Instant) -> Receipt {
     let receipt = channel.send(&message(), deadline).await;
     serving.await.unwrap();
     receipt
+}
+
+/// What came as a mail's attachment; a partner takes an event once.
+fn attached(server: &PythonServer) -> Vec<(String, Vec<u8>)> {
+    let mut found = BTreeMap::new();
+    for words in server.taken() {
+        found.insert(words[0].clone(), STANDARD.decode(&words[1]).unwrap());
+    }
+    found.into_iter().collect()
+}
+
+#[tokio::test]
+async fn email_does_what_every_channel_does() {
+    conforms(async || {
+        let server = Rc::new(PythonServer::start("mail.py"));
+        let link = Link::to(server.address).await;
+        let url = format!("smtp://{}?to=clerk@court.example", link.address);
+        let partner = document("email", &url, serde_json::json!({"tls": "none"}));
+        let channel = Channel::open(&partner, &url, Credential::None, &dialer(&["127.0.0.0/8"], Vec::new())).unwrap();
+        let looked_at = Rc::clone(&server);
+        Described {
+            channel: Arc::new(channel),
+            link: Some(link),
+            delivered: Box::new(move || attached(&looked_at)),
+            shape: |message| message,
+            refuse: Some(Box::new(|message| Message { event_id: EventId::trusted("REFUSED"), ..message })),
+            // Mails are few, and servers like a connection for each.
+            connections: 3,
+            under_way: &[0, 30],
+            _server: Box::new(server),
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Drops in a directory: whole or not there, never over another file, and receipts that come as files.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use ess_channels::{Awaited, Channel, ChannelError, Credential, Heard};
 use ess_core::id::EventId;
@@ -57,12 +58,18 @@ async fn file_does_what_every_channel_does() {
     conforms(async || {
         let Share { dir, channel } = share(serde_json::json!({}));
         let inbox = dir.path().to_owned();
+        let there = inbox.clone();
         let delivered = Box::new(move || Sshd::delivered(&inbox));
         Described {
-            channel,
+            channel: Arc::new(channel),
             link: None,
             delivered,
             shape: |message| message,
+            refuse: Some(Box::new(move |message| {
+                std::fs::write(there.join(message.file_name()), "the partner's own").unwrap();
+                message
+            })),
+            connections: 0,
             under_way: &[0, 600],
             _server: Box::new(dir),
         }

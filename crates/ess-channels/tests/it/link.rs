@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -21,7 +21,12 @@ pub(crate) enum Fault {
     FreezeAfter(i64),
     /// After so many more bytes of the server the connection ends.
     CutAfter(i64),
+    /// After so many more bytes of the client nothing more is read from it, and little fits into what lies between.
+    DeafAfter(i64),
 }
+
+/// What the system keeps of a client's bytes that are not read.
+const RECEIVED_BYTES: u32 = 64 << 10;
 
 /// The way; it ends when it is dropped.
 pub(crate) struct Link {
@@ -34,6 +39,7 @@ pub(crate) struct Link {
 #[derive(Default)]
 struct Shared {
     budget: AtomicI64,
+    heard: AtomicI64,
     bytes_said: AtomicUsize,
     accepted: AtomicUsize,
     open: AtomicUsize,
@@ -41,7 +47,10 @@ struct Shared {
 
 impl Link {
     pub(crate) async fn to(server: SocketAddr) -> Link {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(RECEIVED_BYTES).unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let listener = socket.listen(128).unwrap();
         let address = listener.local_addr().unwrap();
         let (fault, faults) = watch::channel(Fault::None);
         let shared = Arc::new(Shared::default());
@@ -67,7 +76,15 @@ impl Link {
         if let Fault::FreezeAfter(bytes) | Fault::CutAfter(bytes) = fault {
             self.shared.budget.store(bytes, Ordering::SeqCst);
         }
+        if let Fault::DeafAfter(bytes) = fault {
+            self.shared.heard.store(bytes, Ordering::SeqCst);
+        }
         self.fault.send_replace(fault);
+    }
+
+    /// Whether what a fault lets through of the server has come through.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.shared.budget.load(Ordering::SeqCst) <= 0
     }
 
     /// Bytes that came from the server so far.
@@ -103,9 +120,15 @@ async fn carry(mut client: TcpStream, server: SocketAddr, shared: &Shared, mut f
             Fault::FreezeAfter(_) | Fault::CutAfter(_) => usize::try_from(left).unwrap_or(0).min(down.len()).max(1),
             _ => down.len(),
         };
+        let is_deaf = matches!(fault, Fault::DeafAfter(_)) && shared.heard.load(Ordering::SeqCst) <= 0;
         tokio::select! {
-            read = client.read(&mut up) => match read {
-                Ok(read) if read > 0 => if server.write_all(&up[..read]).await.is_err() { return },
+            read = client.read(&mut up), if !is_deaf => match read {
+                Ok(read) if read > 0 => {
+                    shared.heard.fetch_sub(read as i64, Ordering::SeqCst);
+                    if server.write_all(&up[..read]).await.is_err() {
+                        return;
+                    }
+                }
                 _ => return,
             },
             read = server.read(&mut down[..room]), if !is_spent => match read {

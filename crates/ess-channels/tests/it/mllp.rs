@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ess_channels::{Channel, ChannelError, Credential};
+use ess_core::id::EventId;
 use ess_core::message::Message;
 use ess_core::receipt::{Failure, Receipt, Said, Stage};
 use serde_json::{Value, json};
@@ -114,7 +115,8 @@ async fn mllp_does_what_every_channel_does() {
                     if noted.lock().unwrap().iter().all(|(known, _)| *known != id) {
                         noted.lock().unwrap().push((id.clone(), body));
                     }
-                    if stream.write_all(&ack("AA", &id)).await.is_err() {
+                    let code = if id.contains("REFUSED") { "AE" } else { "AA" };
+                    if stream.write_all(&ack(code, &id)).await.is_err() {
                         return;
                     }
                 }
@@ -124,8 +126,19 @@ async fn mllp_does_what_every_channel_does() {
         let link = Link::to(partner.address).await;
         let channel = open_at(link.address, json!({}));
         let delivered = Box::new(move || taken.lock().unwrap().clone());
-        let under_way = &[0, 10];
-        Described { channel, link: Some(link), delivered, shape: shaped, under_way, _server: Box::new(partner) }
+        Described {
+            channel: Arc::new(channel),
+            link: Some(link),
+            delivered,
+            shape: shaped,
+            refuse: Some(Box::new(|message| {
+                let event_id = EventId::trusted("REFUSED");
+                shaped(Message { event_id, ..message })
+            })),
+            connections: 1,
+            under_way: &[0, 10],
+            _server: Box::new(partner),
+        }
     })
     .await;
 }

@@ -1,5 +1,6 @@
 //! MQTT against Mosquitto, and against brokers that do harm.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -63,8 +64,20 @@ async fn mqtt_does_what_every_channel_does() {
             }
             found
         });
-        let (shape, under_way): (fn(Message) -> Message, _) = (|message| message, &[0, 3]);
-        Described { channel, link: Some(link), delivered, shape, under_way, _server: Box::new(broker) }
+        Described {
+            channel: Arc::new(channel),
+            link: Some(link),
+            delivered,
+            shape: |message| message,
+            // Under 3.1.1 a broker has no word for a refusal; what no topic can hold is one.
+            refuse: Some(Box::new(|message| {
+                let event_id = EventId::trusted(&"R".repeat(70_000));
+                Message { event_id, ..message }
+            })),
+            connections: 1,
+            under_way: &[0, 3],
+            _server: Box::new(broker),
+        }
     })
     .await;
 }

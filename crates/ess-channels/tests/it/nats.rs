@@ -43,7 +43,9 @@ fn confirmed(receipt: &Receipt) {
 #[tokio::test]
 async fn nats_conforms() {
     let describe = async || {
-        let server = std::rc::Rc::new(server_with_stream().await);
+        let server = NatsServer::start("max_payload: 8MB").await;
+        server.make_stream("RULES", json!({"subjects": ["rules.>"]}));
+        let server = std::rc::Rc::new(server);
         let link = Link::to(server.address).await;
         let looked_at = std::rc::Rc::clone(&server);
         let delivered = move || {
@@ -52,10 +54,12 @@ async fn nats_conforms() {
         };
         let url = format!("nats://{}/rules.{{id}}", link.address);
         Described {
-            channel: channel(&url, login()),
+            channel: channel(&url, login()).into(),
             link: Some(link),
             delivered: Box::new(delivered),
             shape: |message| message,
+            refuse: Some(Box::new(|message| Message { body: vec![b'x'; 9 << 20].into(), ..message })),
+            connections: 1,
             under_way: &[0, 100],
             _server: Box::new(server),
         }

@@ -31,12 +31,18 @@ async fn sftp_does_what_every_channel_does() {
         let link = Link::to(sshd.address).await;
         let channel = open(&sshd, link.address, sshd.key(), pinned(&sshd));
         let inbox = sshd.inbox.clone();
+        let there = inbox.clone();
         let delivered = Box::new(move || Sshd::delivered(&inbox));
         Described {
-            channel,
+            channel: channel.into(),
             link: Some(link),
             delivered,
             shape: |message| message,
+            refuse: Some(Box::new(move |message| {
+                std::fs::write(there.join(message.file_name()), "the partner's own").unwrap();
+                message
+            })),
+            connections: 1,
             under_way: &[0, 600],
             _server: Box::new(sshd),
         }

@@ -1,15 +1,65 @@
 //! The webhook channel with partners that behave.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use ess_channels::Credential;
+use ess_core::id::EventId;
+use ess_core::message::Message;
 use ess_core::receipt::{Failure, Receipt, Stage};
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
+use crate::conformance::{Described, conforms};
+use crate::link::Link;
 use crate::partner::{Partner, answered, channel, failed, message, read_request, soon};
+
+/// A message of the suite with the header that tells a receiver what it is; here, what a drop of it would be called.
+fn named(message: Message) -> Message {
+    Message { headers: vec![("webhook-id".to_owned(), message.file_name())], ..message }
+}
+
+#[tokio::test]
+async fn webhook_does_what_every_channel_does() {
+    conforms(async || {
+        // A receiver that takes an id once, as the signatures' standard asks.
+        let taken = Arc::<Mutex<BTreeMap<String, Vec<u8>>>>::default();
+        let noted = Arc::clone(&taken);
+        let partner = Partner::start(move |mut stream, _| {
+            let noted = Arc::clone(&noted);
+            async move {
+                while let Some(request) = read_request(&mut stream).await {
+                    let id = request.head.lines().find_map(|line| line.strip_prefix("webhook-id: ")).unwrap();
+                    let is_refused = id.contains("REFUSED");
+                    if !is_refused {
+                        noted.lock().unwrap().insert(id.to_owned(), request.body);
+                    }
+                    let status = if is_refused { "422 Unprocessable Content" } else { "200 OK" };
+                    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}");
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        })
+        .await;
+        let link = Link::to(partner.address).await;
+        let channel = channel(&format!("http://{}/hook", link.address), Credential::None);
+        Described {
+            channel: Arc::new(channel),
+            link: Some(link),
+            delivered: Box::new(move || taken.lock().unwrap().clone().into_iter().collect()),
+            shape: named,
+            refuse: Some(Box::new(|message| named(Message { event_id: EventId::trusted("REFUSED"), ..message }))),
+            connections: 1,
+            under_way: &[0, 10],
+            _server: Box::new(partner),
+        }
+    })
+    .await;
+}
 
 #[tokio::test]
 async fn a_connection_is_used_again() {
