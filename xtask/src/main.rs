@@ -1,9 +1,10 @@
-//! What a developer and CI run: `cargo xtask test | tidy | deny | bench | ci`.
+//! What a developer and CI run: `cargo xtask test | tidy | deny | bench | package | ci`.
 //!
 //! Nothing here is shipped. It never changes a tracked file, but for `tidy --shrink`, which lowers the ratchet.
 
 mod bench;
 mod deny;
+mod package;
 mod prepare;
 mod shell;
 mod tally;
@@ -17,6 +18,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   tidy [--shrink] check the house rules; --shrink lowers the ratchet to what is there
   deny            check every dependency's source, licence and crypto provider
   bench [ARGS]    measure; see docs/performance.md
+  package [--binary FILE]
+                  build the Debian package in target/debian, of the release binary unless another is named
   ci              what CI runs: .ci/run";
 
 fn main() -> ExitCode {
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(rest),
         "deny" => deny::run(),
         "bench" => bench::run(rest),
+        "package" => package::run(rest),
         "ci" => shell::run("bash", &[".ci/run"]),
         _ => {
             shell::complain(USAGE);

@@ -142,6 +142,18 @@ pub(crate) fn alertmanager() -> anyhow::Result<()> {
     need("prometheus-alertmanager", is_there, &["prometheus-alertmanager"])
 }
 
+/// Prometheus with `promtool`, systemd's analyzer and Debian's packager: judges of what lies in `ops/`.
+pub(crate) fn ops_tools() -> anyhow::Result<()> {
+    let has_prometheus = || ["prometheus", "promtool"].iter().all(|tool| shell::works(tool, &["--version"]));
+    need("Prometheus", has_prometheus, &["prometheus"])?;
+    need("systemd-analyze", || shell::works("systemd-analyze", &["--version"]), &["systemd"])?;
+    need(
+        "dpkg-deb and strip",
+        || shell::works("dpkg-deb", &["--version"]) && shell::works("strip", &["--version"]),
+        &["dpkg", "binutils"],
+    )
+}
+
 fn can_make_venv() -> bool {
     shell::works("python3", &["-c", "import venv, ensurepip"])
 }

@@ -76,6 +76,10 @@ impl Suites {
         if let Err(error) = prepare::alertmanager() {
             self.notes.push(format!("LEFT OUT the real Alertmanager: {error:#}"));
         }
+        if let Err(error) = prepare::ops_tools() {
+            // Their tests fail and say what is missing.
+            self.notes.push(format!("MISSING for what lies in ops/: {error:#}"));
+        }
         for (name, folder) in [("the mission", "tests/mission"), ("the system", "tests/system")] {
             let mut suite = shell::command(&python.to_string_lossy(), &["-m", "pytest", "--color=no", "-ra", folder]);
             suite.env("HMS_ESS_BIN", prepare::target().join("debug/hms-ess"));

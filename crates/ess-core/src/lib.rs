@@ -39,3 +39,4 @@ pub mod sigv4;
 pub mod table;
 pub mod time;
 pub mod topic;
+pub mod traceparent;

@@ -19,6 +19,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use ess_core::problem::{Code, Problem};
+use ess_hub::Hub;
 use tower::ServiceExt;
 
 use crate::api::publish;
@@ -47,6 +48,11 @@ impl Edge {
     /// The edge of a site.
     pub(crate) fn new(site: Arc<Site>) -> Self {
         Self { router: routes::router().with_state(site.clone()), site }
+    }
+
+    /// Whose edge.
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.site.hub
     }
 
     /// Answers one request, whatever happens.
@@ -79,6 +85,7 @@ impl Edge {
         });
         if let Some(Refusal(problem)) = response.extensions_mut().remove() {
             log_refusal(&problem, &id, &method, &path, peer);
+            self.site.hub.count_refusal(problem.code);
             let page = if is_page { trouble::page(&problem, &id, &path, &page_headers) } else { None };
             let allow = response.headers_mut().remove(ALLOW);
             response = page.unwrap_or_else(|| refusal::render(&problem, &id, allow));

@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderValue, Method, Request, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use ess_hub::Hub;
 
@@ -15,11 +15,11 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// Answers one request.
-    pub(crate) fn answer<B>(&self, request: &Request<B>) -> Response {
-        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-        let (status, kind, text) = match request.uri().path() {
+    pub(crate) async fn answer(&self, method: &Method, path: &str) -> Response {
+        let is_read = matches!(*method, Method::GET | Method::HEAD);
+        let (status, kind, text) = match path {
             "/metrics" if is_read => {
-                (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", self.hub.metrics_text())
+                (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", self.hub.scrape().await)
             }
             "/metrics" => (StatusCode::METHOD_NOT_ALLOWED, "text/plain; charset=utf-8", "only GET\n".to_owned()),
             _ => (StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "the metrics are at /metrics\n".to_owned()),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ess_core::problem::{Code, Problem};
 use ess_hub::Hub;
+use ess_hub::metrics::Limit;
 use tokio::sync::watch;
 
 use crate::dashboard::Desk;
@@ -92,6 +93,7 @@ impl Site {
         if *count <= REFUSED_TOKENS_MAX {
             return Ok(());
         }
+        self.hub.count_limit(Limit::RefusedTokens);
         let left = minute.saturating_sub(now.duration_since(*since));
         Err(Problem::new(Code::TooManyRequests, "too many requests with a token that is not known")
             .with_hint("check the token: `hms-ess token list` shows which are valid")
@@ -116,6 +118,7 @@ impl Room<'_> {
         if before.saturating_add(bytes) <= BODIES_BYTES_MAX {
             return Ok(());
         }
+        self.site.hub.count_limit(Limit::Bodies);
         Err(Problem::new(Code::Unavailable, "too many large bodies are on their way to the hub")
             .with_hint("nothing was recorded; send it again, in smaller pieces if you can")
             .with_retry_after(Duration::from_secs(2)))

@@ -103,6 +103,7 @@ impl Hub {
                 let lane_word = LaneWord::Ack { seq: key.seq, round: key.round, evidence };
                 if !self.lanes.word(registered.no, lane_word).await {
                     self.acknowledge_in_store(delivery, newest, &recorded.event, evidence).await;
+                    self.delivery.metrics.count_end(State::Acked.word(), registered.partner.channel.word());
                 }
             }
             Word::Nack { retryable: true, reason, .. } => {

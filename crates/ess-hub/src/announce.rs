@@ -1,7 +1,7 @@
 //! Puts what lanes do into words: for listeners, for the log, for Ops.
 
 use ess_core::delivery::State;
-use ess_core::id::EventId;
+use ess_core::id::{EventId, Seq};
 use ess_core::lane::{Action, OpenState, Record};
 use ess_core::partner::ChannelKind;
 use ess_core::time::Time;
@@ -9,22 +9,11 @@ use ess_core::time::Time;
 use crate::deliver::Delivery;
 use crate::happenings::Happenings;
 use crate::registry::Registered;
+use crate::traces::Place;
 
 /// Tells what is written down.
 pub fn tell_record(delivery: &Delivery, happenings: &Happenings, registered: &Registered, record: &Record, now: Time) {
-    if let Record::Acked { seq, at, .. } = record {
-        delivery.metrics.acked.inc();
-        let took = delivery.cells.get(*seq).map(|cell| at.since(cell.event.recorded_at));
-        if let Some(took) = took {
-            delivery.metrics.ack_seconds.observe(took.as_secs_f64());
-        }
-        delivery.flow.note_ack(now, took);
-    }
-    if let Record::Failed { tried, .. } = record
-        && tried.outcome != "received"
-    {
-        delivery.flow.note_failure(now);
-    }
+    count_record(delivery, registered, record, now);
     if matches!(record, Record::Health(_) | Record::Ended { .. }) {
         delivery.attention.mark(registered.no);
     }
@@ -34,6 +23,7 @@ pub fn tell_record(delivery: &Delivery, happenings: &Happenings, registered: &Re
         && !open.test
     {
         tracing::warn!(
+            event.id = id_of(delivery, open.key.seq),
             event.seq = open.key.seq.0,
             partner.id = %partner,
             reason = ended.reason,
@@ -75,13 +65,48 @@ pub fn tell_record(delivery: &Delivery, happenings: &Happenings, registered: &Re
     happenings.tell(now, kind, event_id, Some(partner.clone()), detail);
 }
 
+/// What is written down, for metrics, the last hour and traces.
+fn count_record(delivery: &Delivery, registered: &Registered, record: &Record, now: Time) {
+    if let Record::Acked { seq, at, round, evidence, .. } = record {
+        delivery.metrics.count_end(State::Acked.word(), registered.partner.channel.word());
+        let cell = delivery.cells.get(*seq);
+        if let Some(cell) = &cell {
+            let place = Place { registered, round: *round };
+            delivery.workshop.tracer.acked(&cell.event, place, evidence.word(), *at);
+        }
+        let took = cell.map(|cell| at.since(cell.event.recorded_at));
+        if let Some(took) = took {
+            delivery.metrics.ack_seconds.observe(took.as_secs_f64());
+        }
+        delivery.flow.note_ack(now, took);
+    }
+    if let Record::Failed { tried, .. } = record
+        && tried.outcome != "received"
+    {
+        delivery.flow.note_failure(now);
+    }
+    if let Record::Ended { open, ended } = record {
+        delivery.metrics.count_end(ended.state.word(), registered.partner.channel.word());
+        if let Some(cell) = delivery.cells.get(open.key.seq) {
+            let place = Place { registered, round: open.key.round };
+            delivery.workshop.tracer.ended(&cell.event, place, ended.state.word(), &ended.reason, now);
+        }
+    }
+}
+
 /// Tells what else a lane asks for.
 pub fn tell_action(delivery: &Delivery, happenings: &Happenings, registered: &Registered, action: &Action, now: Time) {
     delivery.attention.mark(registered.no);
     let partner = &registered.partner.id;
     let (kind, seq, detail) = match action {
         Action::BecameBlocked { seq, .. } => {
-            tracing::warn!(event.seq = seq.0, partner.id = %partner, "delivery of event {seq} to {partner} is blocked");
+            let id = id_of(delivery, *seq);
+            tracing::warn!(
+                event.id = id,
+                event.seq = seq.0,
+                partner.id = %partner,
+                "delivery of event {seq} to {partner} is blocked"
+            );
             return;
         }
         Action::Outstanding { seq, .. } => (
@@ -130,9 +155,15 @@ pub fn tell_action(delivery: &Delivery, happenings: &Happenings, registered: &Re
             return;
         }
     };
-    tracing::warn!(partner.id = %partner, event.seq = seq.map(|seq| seq.0), "{detail}");
+    let id = seq.and_then(|seq| id_of(delivery, seq));
+    tracing::warn!(partner.id = %partner, event.id = id, event.seq = seq.map(|seq| seq.0), "{detail}");
     if happenings.has_listeners() {
         let event_id = seq.and_then(|seq| delivery.cells.get(seq)).map(|cell| cell.event.content.id.clone());
         happenings.tell(now, kind, event_id, Some(partner.clone()), detail);
     }
+}
+
+/// The event's id for a line of the log; an event that is not in memory is told by its number alone.
+fn id_of(delivery: &Delivery, seq: Seq) -> Option<String> {
+    delivery.cells.get(seq).map(|cell| cell.event.content.id.to_string())
 }

@@ -21,6 +21,12 @@ impl Clock {
         Self { began: Time::from_micros(micros), steady: Instant::now() }
     }
 
+    /// When it was started.
+    #[must_use]
+    pub fn began(&self) -> Time {
+        self.began
+    }
+
     /// The time now.
     #[must_use]
     pub fn now(&self) -> Time {

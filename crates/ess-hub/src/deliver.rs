@@ -213,7 +213,7 @@ impl Delivery {
         Report { attempt, outcome, sent, tried }
     }
 
-    /// The one canonical line of an attempt.
+    /// The one canonical line of an attempt, and its span.
     fn log(&self, registered: &Registered, cell: &Cell, report: &Report) {
         let content = &cell.event.content;
         tracing::info!(
@@ -234,6 +234,7 @@ impl Delivery {
             registered.partner.id,
             report.tried.outcome
         );
+        self.workshop.tracer.attempted(&cell.event, registered, report);
     }
 }
 

@@ -418,12 +418,13 @@ fn tell_log(hub: &Hub, telling: &Telling, note: &Note, now: Time) {
     let text = note.text().replace('\n', "; ");
     let is_for_operators =
         note.urgent || matches!(telling.cause, Cause::Blocked | Cause::DeadLetter | Cause::GaveUp | Cause::Paused);
+    let oldest = note.trouble.as_ref().and_then(|trouble| trouble.oldest.clone());
+    let event = oldest.as_ref().map(ToString::to_string);
     match (note.is_end, is_for_operators) {
-        (true, _) => tracing::info!(partner.id = %partner, cause, "{text}"),
-        (false, true) => tracing::error!(partner.id = %partner, cause, "{text}"),
-        (false, false) => tracing::warn!(partner.id = %partner, cause, "{text}"),
+        (true, _) => tracing::info!(partner.id = %partner, event.id = event, cause, "{text}"),
+        (false, true) => tracing::error!(partner.id = %partner, event.id = event, cause, "{text}"),
+        (false, false) => tracing::warn!(partner.id = %partner, event.id = event, cause, "{text}"),
     }
     let kind = if note.is_end { "ops.clear" } else { "ops.trouble" };
-    let oldest = note.trouble.as_ref().and_then(|trouble| trouble.oldest.clone());
     hub.happenings.tell(now, kind, oldest, Some(partner.clone()), text);
 }

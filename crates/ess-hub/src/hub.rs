@@ -37,9 +37,10 @@ use crate::registry::{FindSecret, Opener, Registered, Registry, Snapshot};
 use crate::retention::{self, RetentionOptions};
 use crate::rules::Rules;
 use crate::scripts::Scripts;
+use crate::traces::{Tracer, TracesOptions};
 use crate::view::Happening;
 use crate::watch::{self, Watches};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch as watch_channel};
 
 /// The setting that holds the seed of the key for messages.
 const SIGNING_SEED: &str = "signing_seed";
@@ -49,6 +50,8 @@ const LEDGER_SEED: &str = "ledger_seed";
 const LINK_SEED: &str = "ack_link_seed";
 /// How often free space is looked at.
 const SPACE_EVERY: Duration = Duration::from_secs(1);
+/// How long a stop waits for the last spans.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// What a hub is made of.
 pub struct HubOptions {
@@ -72,6 +75,8 @@ pub struct HubOptions {
     pub retention: RetentionOptions,
     /// Whom to tell of trouble.
     pub escalation: EscalationOptions,
+    /// Where spans go.
+    pub traces: Option<TracesOptions>,
 }
 
 /// The engine; cheap to clone.
@@ -89,6 +94,8 @@ pub struct Hub {
     /// A redaction left bytes in the write-ahead log, as somebody reads from it.
     pub(crate) unwiped: Arc<Notify>,
     pub(crate) ops: Arc<Ops>,
+    /// When the certificate ends that is shown.
+    pub(crate) certificate_ends: watch_channel::Sender<Option<Time>>,
     space: Arc<Space>,
     /// Guards the loops' handles until they are joined.
     loops: Arc<Mutex<Vec<tokio::task::JoinHandle<()>>>>,
@@ -119,24 +126,23 @@ impl Hub {
         let rules = Rules::read(&start.rules).map_err(StoreError::Damaged)?;
         scripts.set_tables(rules.tables.clone());
         registry.swap(first_snapshot(&opener, &start.partners, rules)?);
-        let workshop = Workshop { scripts, key, metrics: metrics.clone() };
+        let (tracer, way_out) = Tracer::open(options.traces, &metrics);
+        let workshop = Workshop { scripts, key, metrics: metrics.clone(), clock: Clock::start(), tracer };
         let (watches, orders) = Watches::new();
         let delivery = Arc::new(Delivery {
             store: store.clone(),
             cells: Cells::default(),
             registry,
+            clock: workshop.clock,
             workshop,
             links: Links::new(seed_of(&store, LINK_SEED).await?, &options.public_url),
-            clock: Clock::start(),
             watches,
             metrics,
             flow: Flow::default(),
             attention: Default::default(),
         });
         let happenings = Arc::new(Happenings::default());
-        let mut seed = [0u8; 8];
-        getrandom::fill(&mut seed).map_err(|error| StoreError::Open(error.to_string()))?;
-        let seed = u64::from_le_bytes(seed);
+        let seed = seed_of_dice()?;
         let (wisher, wishes) = mpsc::unbounded_channel();
         let retractions = Arc::new(Retractions::default());
         let (loop_, lanes) =
@@ -154,6 +160,7 @@ impl Hub {
             survey: Arc::new(Survey::new(SURVEY_AGE_MAX)),
             unwiped: Arc::default(),
             ops,
+            certificate_ends: watch_channel::Sender::new(None),
             space,
             loops: Arc::default(),
         };
@@ -162,7 +169,7 @@ impl Hub {
             hub.delivery.watches.watch(registered);
         }
         hub.take_back_again().await.map_err(|problem| StoreError::Damaged(problem.detail))?;
-        let loops = vec![
+        let mut loops = vec![
             tokio::spawn(watch_space(hub.space.clone())),
             tokio::spawn(notary::run(hub.clone())),
             tokio::spawn(elsewhere::run(hub.clone())),
@@ -173,6 +180,7 @@ impl Hub {
             tokio::spawn(watch::run(hub.clone(), orders)),
             tokio::spawn(loop_.run()),
         ];
+        loops.extend(way_out.map(|way_out| tokio::spawn(way_out.run())));
         *hub.loops.lock().unwrap_or_else(PoisonError::into_inner) = loops;
         Ok(hub)
     }
@@ -206,6 +214,8 @@ impl Hub {
         if tokio::time::timeout(bound, self.lanes.drain()).await.is_err() {
             tracing::warn!("some attempts did not end in time; they are made again at the next start");
         }
+        // What is not away by then is let go: it tells of deliveries, it is none.
+        drop(tokio::time::timeout(FLUSH_MAX, self.delivery.workshop.tracer.flush()).await);
         let loops = std::mem::take(&mut *self.loops.lock().unwrap_or_else(PoisonError::into_inner));
         for handle in loops {
             handle.abort();
@@ -254,10 +264,9 @@ impl Hub {
         self.happenings.listen()
     }
 
-    /// Prometheus text exposition.
-    #[must_use]
-    pub fn metrics_text(&self) -> String {
-        self.delivery.metrics.text()
+    /// Free space on the disk of the data directory.
+    pub(crate) fn free_bytes(&self) -> Option<u64> {
+        self.space.free_bytes()
     }
 
     /// The hub's time: what ages are told by.
@@ -292,6 +301,11 @@ impl Hub {
 }
 
 impl Space {
+    fn free_bytes(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(&self.dir).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     fn note(&self, shortage: Option<String>) {
         let mut known = self.shortage.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_none() && shortage.is_some() {
@@ -315,6 +329,13 @@ async fn seed_of(store: &Store, setting: &'static str) -> Result<[u8; 32], Store
     getrandom::fill(&mut seed).map_err(|error| StoreError::Open(error.to_string()))?;
     store.put_secret_setting(setting, &seed).await?;
     Ok(seed)
+}
+
+/// What makes the jitter of this run.
+fn seed_of_dice() -> Result<u64, StoreError> {
+    let mut seed = [0u8; 8];
+    getrandom::fill(&mut seed).map_err(|error| StoreError::Open(error.to_string()))?;
+    Ok(u64::from_le_bytes(seed))
 }
 
 fn first_snapshot(opener: &Opener, partners: &[StoredPartner], rules: Rules) -> Result<Snapshot, StoreError> {
@@ -367,14 +388,9 @@ async fn grant(hub: Hub, mut wishes: mpsc::UnboundedReceiver<Wish>) {
 
 async fn watch_space(space: Arc<Space>) {
     loop {
-        let shortage = match rustix::fs::statvfs(&space.dir) {
-            Ok(stat) => {
-                let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-                (free < space.free_bytes_min)
-                    .then(|| format!("the hub's disk has {} MiB left, too little to go on", free / (1024 * 1024)))
-            }
-            Err(_) => None,
-        };
+        let shortage = space.free_bytes().filter(|free| *free < space.free_bytes_min);
+        let shortage =
+            shortage.map(|free| format!("the hub's disk has {} MiB left, too little to go on", free / (1024 * 1024)));
         space.note(shortage);
         tokio::time::sleep(SPACE_EVERY).await;
     }

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::announce::{tell_action, tell_record};
 use crate::deliver::Delivery;
 use crate::happenings::Happenings;
+use crate::metrics::Limit;
 use crate::past::Past;
 use crate::records;
 use crate::registry::Registered;
@@ -461,6 +462,7 @@ impl Lanes {
         let unrecorded_max = if store.records() { UNRECORDED_MAX } else { UNRECORDED_FAILING_MAX };
         if !self.is_stalled && store.unrecorded() > unrecorded_max {
             tracing::warn!("the store does not keep up or fails; nothing is sent until it has caught up");
+            self.delivery.metrics.count_limit(Limit::Unrecorded);
             self.is_stalled = true;
         }
     }

@@ -215,6 +215,16 @@ impl Hub {
         self.standing_of(surveyed, condition(surveyed, slow), &mut BTreeMap::new()).await
     }
 
+    /// Open deliveries that lanes hold, and when the oldest of partners that are not paused was recorded.
+    pub(crate) async fn open_everywhere(&self) -> Result<(u64, Option<Time>), Problem> {
+        let survey = self.survey().await;
+        let open = survey.iter().map(|surveyed| u64::from(surveyed.standing.open)).sum();
+        let moving = survey.iter().filter(|surveyed| surveyed.registered.paused_since.is_none());
+        let oldest = moving.filter_map(|surveyed| surveyed.standing.oldest).min();
+        let Some(seq) = oldest else { return Ok((open, None)) };
+        Ok((open, self.oldest(seq).await?.map(|oldest| oldest.recorded_at)))
+    }
+
     async fn survey(&self) -> Arc<Vec<Arc<Surveyed>>> {
         let made = self.survey.get(|| async { Ok::<_, std::convert::Infallible>(self.lanes.survey().await) }).await;
         match made {

@@ -1,6 +1,7 @@
 //! From an event to the bytes for one partner: bridge, adapter, format, signature. Publishing, `--plan` and deliveries all come here.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use ess_core::bridge::{Bridge, NoPath, Rule};
 use ess_core::envelope::{self, Marks};
@@ -12,11 +13,13 @@ use ess_core::signature::{Ed25519Key, sign_v1, sign_v1a};
 use ess_core::time::Time;
 
 use crate::cells::{Blocked, Body, Cell, Converted, Shape};
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::registry::{Registered, Snapshot};
 use crate::rules::Rules;
 use crate::schemas::{identity_command, told};
 use crate::scripts::{Evaluation, Scripts};
+use crate::traces::Tracer;
 
 /// What making messages needs.
 #[derive(Clone)]
@@ -27,6 +30,10 @@ pub struct Workshop {
     pub key: Arc<Ed25519Key>,
     /// Counts conversions.
     pub metrics: Arc<Metrics>,
+    /// The time.
+    pub clock: Clock,
+    /// Takes spans.
+    pub tracer: Tracer,
 }
 
 /// What a message carries beside its body.
@@ -60,6 +67,15 @@ impl Workshop {
     }
 
     async fn convert(&self, event: &Event, snapshot: &Snapshot, version: Version) -> Result<Converted, Blocked> {
+        let began = self.clock.now();
+        let made = self.cross_all(event, snapshot, version).await;
+        let ended = self.clock.now();
+        self.tracer.converted(event, version, (began, ended), &made);
+        tell_conversion(event, version, ended.since(began), &made);
+        made
+    }
+
+    async fn cross_all(&self, event: &Event, snapshot: &Snapshot, version: Version) -> Result<Converted, Blocked> {
         let (content, rules) = (&event.content, &snapshot.rules);
         let path = match rules.bridges.path(&content.subject, content.version, version) {
             Ok(path) => path,
@@ -336,6 +352,29 @@ pub fn partner_binding(registered: &Registered) -> String {
         "format": partner.format.word(),
     })
     .to_string()
+}
+
+/// The one line of a conversion. A plan is no conversion of anything that was recorded.
+fn tell_conversion(event: &Event, to: Version, took: Duration, made: &Result<Converted, Blocked>) {
+    let (content, seq) = (&event.content, event.seq.0);
+    if event.message_uuid.is_nil() {
+        return;
+    }
+    tracing::info!(
+        event.id = %content.id,
+        event.seq = seq,
+        bridge.from = content.version.0,
+        bridge.to = to.0,
+        duration_ms = took.as_secs_f64() * 1e3,
+        trace.id = event.trace.trace_id,
+        traceparent = event.trace.traceparent,
+        docket.id = event.trace.docket_id,
+        reason = made.as_ref().err().map(|blocked| blocked.reason.as_str()),
+        "converted {} from version {} to {to}: {}",
+        content.id,
+        content.version,
+        if made.is_ok() { "done" } else { "blocked" }
+    );
 }
 
 fn mend_bridge(subject: &Subject, bridge_id: &str) -> String {

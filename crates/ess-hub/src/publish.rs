@@ -18,7 +18,7 @@ use crate::cells::Cell;
 use crate::filters::{LOOK_MAX, Look, STOPPED_AFTER};
 use crate::hub::Hub;
 use crate::lanes::{Input, Retraction, offer_of};
-use crate::metrics::PublishResult;
+use crate::metrics::{Limit, PublishResult};
 use crate::registry::Snapshot;
 use crate::scripts::Evaluation;
 use crate::view::{BlockedPartner, Plan, PlanEntry, PublishReceipt};
@@ -70,6 +70,7 @@ impl Hub {
                 self.delivery.flow.note_event(event.recorded_at);
                 looks.iter().for_each(|(partners, look)| self.filters.count(partners, *look));
                 self.tell_recorded(&event, by);
+                self.delivery.workshop.tracer.published(&event, self.now(), audience.len());
                 let blocked = self.blocked(&snapshot, &event, &audience).await;
                 Ok(receipt(&event, audience.len(), blocked, false))
             }
@@ -267,6 +268,7 @@ impl Hub {
             None => Ok(()),
             Some(reason) => {
                 self.delivery.metrics.count_publish(PublishResult::Unavailable);
+                self.delivery.metrics.count_limit(Limit::Room);
                 Err(Problem::new(Code::Unavailable, reason)
                     .with_hint("nothing was recorded; publish again with the same id")
                     .with_retry_after(Duration::from_secs(1)))

@@ -57,7 +57,17 @@ impl Hub {
             let open = replay_of(&recorded, no, &deliveries);
             let opened = vec![Change::Opened(open.clone())];
             self.delivery.store.record_durably(opened).await.map_err(|error| unavailable(&error))?;
-            replayed.push((snapshot.by_no[&no].partner.id.clone(), open.key.round));
+            let partner = &snapshot.by_no[&no].partner.id;
+            tracing::info!(
+                event.id = %content.id,
+                event.seq = recorded.event.seq.0,
+                partner.id = %partner,
+                delivery.round = open.key.round,
+                actor = by.token_id,
+                "{} is sent again to {partner}",
+                content.id
+            );
+            replayed.push((partner.clone(), open.key.round));
             self.lanes.tell(Input::Lane(no, ToLane::Opened(vec![open])));
         }
         Ok(ReplayReceipt { id: content.id.clone(), replayed })

@@ -5,6 +5,7 @@
 //! delivery; that is the lane's.
 
 mod audience;
+mod commit_times;
 mod error;
 mod ledger;
 mod look;
@@ -15,6 +16,7 @@ mod store;
 mod types;
 
 pub use audience::Audience;
+pub use commit_times::CommitTimes;
 pub use error::StoreError;
 pub use ledger::{Entry, Word};
 pub use look::{Direction, LogLine, LogSearch, Reached, StoredTelling, TextPage, TextSearch};

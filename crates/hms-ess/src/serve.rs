@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::config::profile::{self, Profile};
 use crate::config::{Config, ServeArgs, layers, unknown_variables};
 use crate::failure::{Failure, Result};
+use crate::notify::{self, Stage};
 use crate::output::Output;
 use crate::{tls, wire};
 
@@ -57,9 +58,11 @@ pub(crate) async fn run(args: &ServeArgs, output: &Output) -> Result<()> {
         () = &mut stop => {}
         () = std::future::ready(()) => {
             output.line(format_args!("listening on {}", running.listening))?;
+            notify::tell(Stage::Ready);
             stop.await;
         }
     }
+    notify::tell(Stage::Stopping);
     let bound = running.config.stop_within;
     let stopping = running.stop();
     tokio::select! {
@@ -105,7 +108,8 @@ pub(crate) async fn start(config: Config) -> Result<Running> {
     let serving = ess_http::serve(listener, tls_config, hub.clone(), ServerOptions::default(), wait(stopped.clone()));
     let mut servers = vec![spawn(serving)];
     if let Some(tls) = tls {
-        servers.push(tokio::spawn(renew(tls, stopped.clone())));
+        note_certificate(&hub, &tls);
+        servers.push(tokio::spawn(renew(tls, hub.clone(), stopped.clone())));
     }
     if let Some(listener) = metrics {
         servers.push(spawn(ess_http::serve_metrics(listener, hub.clone(), wait(stopped))));
@@ -149,7 +153,7 @@ impl Running {
 }
 
 /// Looks for a new certificate, or makes one, every hour and on SIGHUP.
-async fn renew(tls: tls::Served, mut stopped: watch::Receiver<bool>) {
+async fn renew(tls: tls::Served, hub: Hub, mut stopped: watch::Receiver<bool>) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     loop {
         tokio::select! {
@@ -158,10 +162,21 @@ async fn renew(tls: tls::Served, mut stopped: watch::Receiver<bool>) {
             _ = stopped.wait_for(|stop| *stop) => return,
         }
         match tls.reload() {
-            Ok(true) => tracing::info!("a new certificate is shown from now on"),
+            Ok(true) => {
+                note_certificate(&hub, &tls);
+                tracing::info!("a new certificate is shown from now on");
+            }
             Ok(false) => {}
             Err(failure) => tracing::error!("the old certificate is kept: {}", failure.detail),
         }
+    }
+}
+
+/// The metrics tell when it ends; what can't be read is not watched.
+fn note_certificate(hub: &Hub, tls: &tls::Served) {
+    match tls.ends() {
+        Some(ends) => hub.note_certificate(ends),
+        None => tracing::warn!("could not read when the hub's certificate ends; no metric tells it"),
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
+use ess_core::time::Time;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -85,6 +86,13 @@ impl Served {
             .with_cert_resolver(shown.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { config: Arc::new(config), origin, shown })
+    }
+
+    /// When the certificate ends that is shown, if it can be read.
+    pub(crate) fn ends(&self) -> Option<Time> {
+        let shown = self.shown.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let (_, certificate) = x509_parser::parse_x509_certificate(shown.cert.first()?).ok()?;
+        Some(Time::from_micros(certificate.validity().not_after.timestamp().saturating_mul(1_000_000)))
     }
 
     /// Reads the certificate again; true when another one is shown from now on. The old one stays when the new one fails.

@@ -8,7 +8,7 @@ use ess_channels::{Channel, Credential, Dialer, DialerOptions, ProxyOptions};
 use ess_core::access::{Principal, Role};
 use ess_core::partner::Partner;
 use ess_hub::scripts::{Scripts, ScriptsOptions};
-use ess_hub::{Hub, HubOptions, NotaryOptions, Place, RetentionOptions};
+use ess_hub::{Hub, HubOptions, NotaryOptions, Place, RetentionOptions, TracesOptions};
 use ess_store::{Options, Store};
 
 use crate::config::{Config, find_secret};
@@ -48,6 +48,7 @@ pub(crate) async fn hub(config: &Config, url: &str) -> Result<Hub> {
     })
     .map_err(|error| refused(&error))?;
     let places = checkpoint_places(config, &dialer)?;
+    let traces = traces(config, &dialer)?;
     let scripts = Scripts::start(ScriptsOptions {
         workers: config.script_workers,
         bounds: config.script_bounds.clone(),
@@ -64,6 +65,7 @@ pub(crate) async fn hub(config: &Config, url: &str) -> Result<Hub> {
         notary: NotaryOptions { every: config.checkpoint_every, places },
         retention: RetentionOptions { keep: config.keep, every: config.retention_every },
         escalation: config.escalation.clone(),
+        traces,
     };
     Hub::start(options).await.map_err(|error| refused(&error))
 }
@@ -74,6 +76,21 @@ fn proxy(config: &Config) -> Result<Option<ProxyOptions>> {
     let login = keys.login.as_ref().map(find_secret).transpose();
     let login = login.map_err(|why| Failure::usage(format!("proxy_login: {why}")))?;
     Ok(Some(ProxyOptions { url: keys.url.clone(), login, except: keys.except.clone() }))
+}
+
+/// Where spans go: a collector is spoken to as a partner is.
+fn traces(config: &Config, dialer: &Dialer) -> Result<Option<TracesOptions>> {
+    let Some(url) = &config.otel_url else { return Ok(None) };
+    let wrong = |key: &str, why: &dyn std::fmt::Display| Failure::usage(format!("{key}: {why}"));
+    let credential = match &config.otel_token {
+        None => Credential::None,
+        Some(secret) => Credential::Bearer(find_secret(secret).map_err(|why| wrong("otel_token", &why))?),
+    };
+    let url = format!("{}/v1/traces", url.trim_end_matches('/'));
+    let document = serde_json::json!({"id": "traces", "channel": "webhook", "url": url});
+    let partner = Partner::from_json(&document).map_err(|problem| wrong("otel_url", &problem.detail))?;
+    let channel = Channel::open(&partner, &url, credential, dialer).map_err(|why| wrong("otel_url", &why))?;
+    Ok(Some(TracesOptions { channel: Arc::new(channel), share: config.otel_share }))
 }
 
 /// Where the ledger's checkpoints go as well; disks first, as a URL may hang.

@@ -15,6 +15,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use ess_core::access::Act;
 use ess_core::time::Time;
+use ess_hub::metrics::{Limit, Metrics};
 use ess_hub::view::Happening;
 use http_body::Frame;
 use serde_json::json;
@@ -48,6 +49,7 @@ pub(crate) async fn follow_stream(State(site): State<Arc<Site>>, caller: Caller,
         happenings: site.hub.happenings(),
         stopping: site.stopping.clone(),
         source: format!("/v1/stream/{}", site.instance),
+        metrics: site.hub.metrics(),
     };
     let mut response = Response::new(Body::new(Stream { step: Box::pin(greet(listener)) }));
     let headers = response.headers_mut();
@@ -63,6 +65,7 @@ struct Listener {
     happenings: Receiver<Happening>,
     stopping: watch::Receiver<bool>,
     source: String,
+    metrics: Arc<Metrics>,
 }
 
 /// A text of the stream, and the listener for the next one; `None` at the end.
@@ -97,7 +100,7 @@ async fn greet(listener: Listener) -> Step {
 }
 
 async fn next(mut listener: Listener) -> Step {
-    let Listener { happenings, stopping, source } = &mut listener;
+    let Listener { happenings, stopping, source, metrics } = &mut listener;
     let received = tokio::select! {
         received = timeout(STREAM_HEARTBEAT, happenings.recv()) => received,
         _ = stopping.wait_for(|stopping| *stopping) => return None,
@@ -105,7 +108,10 @@ async fn next(mut listener: Listener) -> Step {
     let text = match received {
         Err(_) => ": alive\n\n".to_owned(),
         Ok(Ok(happening)) => tell(&happening, source),
-        Ok(Err(RecvError::Lagged(missed))) => tell_missed(missed, source),
+        Ok(Err(RecvError::Lagged(missed))) => {
+            metrics.count_limit(Limit::StreamLag);
+            tell_missed(missed, source)
+        }
         Ok(Err(RecvError::Closed)) => return None,
     };
     Some((text, listener))
@@ -164,7 +170,14 @@ mod tests {
     }
 
     fn stream(happenings: Receiver<Happening>, stopping: watch::Receiver<bool>) -> Stream {
-        Stream { step: Box::pin(next(Listener { happenings, stopping, source: "/v1/stream/x".to_owned() })) }
+        Stream {
+            step: Box::pin(next(Listener {
+                happenings,
+                stopping,
+                source: "/v1/stream/x".to_owned(),
+                metrics: Arc::default(),
+            })),
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::Response;
 use bytes::Bytes;
 use ess_core::problem::{Code, Problem};
+use ess_hub::metrics::Limit;
 use http_body::Frame;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -36,6 +37,7 @@ const SETTLE: Duration = PART_AGE_MAX;
 pub(crate) async fn follow_changes(State(site): State<Arc<Site>>, visitor: Visitor) -> Screen {
     if site.desk.streams.fetch_add(1, Ordering::Relaxed) >= DASHBOARD_STREAMS_MAX {
         site.desk.streams.fetch_sub(1, Ordering::Relaxed);
+        site.hub.count_limit(Limit::DashboardStreams);
         let problem = Problem::new(Code::Unavailable, "too many pages are open");
         return Err(problem.with_hint("pages go on without live updates; reload to see what is new").into());
     }

@@ -134,7 +134,7 @@ async fn answer(
     let has_body = !request.body().is_end_stream();
     let response = match served {
         Served::Api(edge) => edge.answer(peer, request).await,
-        Served::Metrics(metrics) => metrics.answer(&request),
+        Served::Metrics(metrics) => metrics.answer(request.method(), request.uri().path()).await,
     };
     let ends = response.headers().get(CONNECTION).is_some_and(|value| value == "close");
     pulse.end_answer(has_body && (ends || response.status().is_client_error()));

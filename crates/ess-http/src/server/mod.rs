@@ -12,6 +12,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ess_hub::Hub;
+use ess_hub::metrics::Limit;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -66,6 +68,15 @@ pub(crate) enum Served {
     Metrics(Metrics),
 }
 
+impl Served {
+    fn hub(&self) -> &Hub {
+        match self {
+            Self::Api(edge) => edge.hub(),
+            Self::Metrics(metrics) => &metrics.hub,
+        }
+    }
+}
+
 /// Serves until `shutdown` is ready and the requests in flight have ended, or their time is over.
 pub(crate) async fn run(
     listener: TcpListener,
@@ -88,6 +99,7 @@ pub(crate) async fn run(
                 Ok((stream, peer)) => {
                     let Some(place) = places.take(peer.ip()) else {
                         turn_away(&stream, acceptor.is_some());
+                        served.hub().count_limit(Limit::Connections);
                         continue;
                     };
                     let connection = Connection {

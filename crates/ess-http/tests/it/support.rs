@@ -123,6 +123,7 @@ async fn open(dir: &std::path::Path) -> Hub {
     let retention = RetentionOptions { keep, every: span };
     let (dialer, escalation) = (dialer.unwrap(), ess_hub::EscalationOptions::default());
     let options = HubOptions {
+        traces: None,
         opened,
         dir,
         dialer,

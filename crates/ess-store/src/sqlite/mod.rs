@@ -42,6 +42,7 @@ use self::events::Reader;
 use self::readers::Readers;
 use self::registry::Act;
 use self::writer::{Heads, Shared, State, Writer};
+use crate::commit_times::{CommitClock, CommitTimes};
 use crate::error::StoreError;
 use crate::retention::{Sweep, Swept};
 use crate::seal::Seal;
@@ -120,6 +121,7 @@ impl Sqlite {
             records: AtomicBool::new(failing.is_none()),
             commits: watch::Sender::new(0),
             heads: Mutex::new(heads),
+            commit_clock: CommitClock::default(),
         });
         let readers = Arc::new(Readers::new(path.clone(), options.readers));
         let writer = Writer {
@@ -195,6 +197,16 @@ impl Sqlite {
 
     pub(crate) fn records(&self) -> bool {
         self.shared.records.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn commit_times(&self) -> CommitTimes {
+        self.shared.commit_clock.times()
+    }
+
+    /// Bytes of the database with its write-ahead log.
+    pub(crate) fn bytes(&self) -> u64 {
+        let log = self.path.with_extension("db-wal");
+        [&self.path, &log].iter().map(|path| std::fs::metadata(path).map_or(0, |meta| meta.len())).sum()
     }
 
     pub(crate) async fn set_bytes_max(&self, bytes: Option<u64>) {

@@ -25,6 +25,7 @@ use super::checkpoint::Checkpointer;
 use super::events::{self, Audiences, Reader};
 use super::readers::Readers;
 use super::{ledger, registry, set_bytes_max};
+use crate::commit_times::CommitClock;
 use crate::error::StoreError;
 use crate::retention::{Sweep, Swept};
 use crate::seal::Seal;
@@ -54,6 +55,7 @@ pub(super) struct Shared {
     pub(super) commits: watch::Sender<u64>,
     /// Guards the heads as of the last commit.
     pub(super) heads: Mutex<Heads>,
+    pub(super) commit_clock: CommitClock,
 }
 
 /// What the next commit goes on from.
@@ -395,7 +397,9 @@ impl Writer {
             }
         }
         written.reached = outcomes.finish(&mut written.heads)?;
+        let began = Instant::now();
         tx.commit()?;
+        self.shared.commit_clock.note(began.elapsed());
         Ok(written)
     }
 

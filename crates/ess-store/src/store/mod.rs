@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::commit_times::CommitTimes;
 use crate::error::StoreError;
 use crate::sqlite::{OpenedSqlite, Sqlite};
 use crate::types::{Change, NewEvent, Publication, Recorded, Start};
@@ -106,6 +107,18 @@ impl Store {
     #[must_use]
     pub fn records(&self) -> bool {
         self.sqlite.records()
+    }
+
+    /// How long commits took since the store was opened.
+    #[must_use]
+    pub fn commit_times(&self) -> CommitTimes {
+        self.sqlite.commit_times()
+    }
+
+    /// Bytes that the store takes now.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.sqlite.bytes()
     }
 
     /// Sets another ceiling of the database file.

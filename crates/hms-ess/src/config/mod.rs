@@ -66,6 +66,9 @@ pub(crate) const KEYS: [(&str, &str); 42] = [
     ("escalate_after", "15m"),
     ("escalate_distance", "5m"),
     ("escalate_quiet", ""),
+    ("otel_url", ""),
+    ("otel_token", ""),
+    ("otel_share", "1"),
 ];
 
 /// Flags of `serve`.
@@ -168,6 +171,12 @@ pub(crate) struct Config {
     pub(crate) retention_every: Duration,
     /// Whom to tell of trouble.
     pub(crate) escalation: EscalationOptions,
+    /// The collector that spans go to.
+    pub(crate) otel_url: Option<String>,
+    /// Where the bearer token for it is.
+    pub(crate) otel_token: Option<SecretRef>,
+    /// Which share of the events is traced whose publisher does not say.
+    pub(crate) otel_share: f64,
 }
 
 /// The way out to partners.
@@ -192,6 +201,11 @@ pub(crate) struct Written {
 
 /// All keys with their values and sources.
 pub(crate) type Layers = BTreeMap<&'static str, Written>;
+
+/// Where systemd wants to be told how the hub stands, if it runs under it.
+pub(crate) fn notify_socket() -> Option<std::ffi::OsString> {
+    std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty())
+}
 
 /// Lays file, environment and flags over the defaults.
 pub(crate) fn layers(args: &ServeArgs) -> Result<Layers> {
@@ -331,6 +345,9 @@ impl Config {
             },
             retention_every: values.lasting("retention_every", "1s", "30d")?,
             escalation: values.escalation()?,
+            otel_url: values.collector()?,
+            otel_token: values.secret("otel_token")?,
+            otel_share: values.share("otel_share")?,
         })
     }
 }

@@ -72,6 +72,22 @@ impl<'a> Values<'a> {
         Ok(Some(url.to_owned()))
     }
 
+    /// The collector that spans go to, in a build that makes them.
+    pub(super) fn collector(&self) -> Result<Option<String>> {
+        let Some(url) = self.optional("otel_url") else { return Ok(None) };
+        if !cfg!(feature = "otel") {
+            let failure = self.wrong("otel_url", "nothing: this build has no OpenTelemetry");
+            return Err(failure.with_hint("build it with `--features otel`, or leave otel_url away"));
+        }
+        Ok(Some(url.to_owned()))
+    }
+
+    /// A part of a whole.
+    pub(super) fn share(&self, key: &str) -> Result<f64> {
+        let share = self.text(key).parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+        share.ok_or_else(|| self.wrong(key, "a number from 0 to 1, such as 0.1"))
+    }
+
     /// Where a secret is; never the secret itself, which `config show` would print.
     pub(super) fn secret(&self, key: &str) -> Result<Option<SecretRef>> {
         let Some(text) = self.optional(key) else { return Ok(None) };

@@ -37,3 +37,34 @@ fn a_file_with_an_unknown_key_stops_the_start() {
     let said = run(program(folder.path()).args(["serve", "--config", "none.yaml"])).refused(1);
     assert!(said.contains("none.yaml"), "{said}");
 }
+
+#[test]
+fn the_example_shows_every_key_of_the_documentation_and_is_taken_as_it_stands() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = std::fs::read_to_string(root.join("docs/configuration.md")).unwrap();
+    let example = std::fs::read_to_string(root.join("examples/hub.yaml")).unwrap();
+    let table = page.split("\n\n").find(|part| part.starts_with("| key |")).unwrap();
+    let documented: Vec<&str> = table.lines().skip(2).map(|line| line.split('`').nth(1).unwrap()).collect();
+    let lines = example.lines().map(|line| line.strip_prefix("# ").unwrap_or(line));
+    let shown: Vec<&str> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(key, _)| key)
+        .filter(|key| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+        .collect();
+    assert_eq!(shown, documented, "the example and docs/configuration.md show the same keys in the same order");
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["examples/hub.yaml", "ops/debian/hub.yaml"] {
+        let said = run(program(folder.path()).args(["config", "show", "--json", "--config"]).arg(root.join(file))).ok();
+        let known: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&said).unwrap();
+        let undocumented: Vec<_> = known.keys().filter(|key| !documented.contains(&key.as_str())).collect();
+        assert!(undocumented.is_empty(), "not in docs/configuration.md: {undocumented:?}");
+    }
+    // All that is commented out, taken as well: it is written as it would have to be.
+    let all: String = example
+        .lines()
+        .skip(3)
+        .map(|line| line.strip_prefix("# ").unwrap_or(line))
+        .fold(String::new(), |all, line| all + line + "\n");
+    std::fs::write(folder.path().join("all.yaml"), all).unwrap();
+    run(program(folder.path()).args(["config", "show", "--config", "all.yaml"])).ok();
+}
