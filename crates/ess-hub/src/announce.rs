@@ -19,6 +19,7 @@ pub fn tell_record(delivery: &Delivery, happenings: &Happenings, registered: &Re
             delivery.metrics.ack_seconds.observe(took.as_secs_f64());
         }
         delivery.flow.note_ack(now, took);
+        delivery.paces.note(registered.no, now, took);
     }
     if let Record::Failed { tried, .. } = record
         && tried.outcome != "received"

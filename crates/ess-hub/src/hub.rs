@@ -132,6 +132,7 @@ impl Hub {
             metrics,
             flow: Flow::default(),
             attention: Default::default(),
+            paces: Default::default(),
         });
         let happenings = Arc::new(Happenings::default());
         let mut seed = [0u8; 8];

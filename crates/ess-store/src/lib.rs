@@ -17,6 +17,7 @@ pub use audience::Audience;
 pub use error::StoreError;
 pub use ledger::{Entry, Word};
 pub use retention::{AttemptPlace, Hold, HoldOn, Lifted, NewHold, Redaction, Step, Sweep, Swept};
+pub use sqlite::{Glance, glance};
 pub use store::{Opened, Options, Store};
 pub use types::{
     AckReceipt, Audit, AuditLine, Backlog, Change, FoundTrouble, LaneStart, LedgerEntry, LogLine, LogSearch, NewEvent,

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    apply, audit, backup, bridge, config_show, dead_letters, hold, jsonata, ledger, listen, partner, publish, redact,
-    replay, retract, schema, status, table, tap, target, token, unacked,
+    apply, audit, backup, bridge, config_show, dead_letters, doctor, drill, hold, jsonata, ledger, listen, partner,
+    publish, redact, replay, retract, schema, shell, status, table, tap, target, token, top, unacked,
 };
 use crate::config::ServeArgs;
 use crate::demo::DemoArgs;
@@ -101,6 +101,16 @@ pub(crate) enum Command {
     Listen(listen::ListenArgs),
     /// Follow what happens, live.
     Tap(tap::TapArgs),
+    /// Watch the lanes of all partners live: what is open, how old, how fast, and why not.
+    Top(top::TopArgs),
+    /// Hold an exercise: send a test event to all or some partners and report who acknowledged, how fast, and who did not.
+    Drill(drill::DrillArgs),
+    /// Look at all that a hub stands on - configuration, certificates, clock, disk, partners - and say what to do.
+    Doctor(doctor::DoctorArgs),
+    /// Print completions for a shell.
+    Completions(shell::CompletionsArgs),
+    /// Write man pages.
+    Man(shell::ManArgs),
     /// Evaluate one JSONata script.
     Jsonata(jsonata::JsonataArgs),
     /// Show the hub's configuration.

@@ -210,9 +210,11 @@ pub(crate) fn span(span: Duration) -> String {
 
 fn colour_of(word: &str) -> Option<Color> {
     match word {
-        "ack" | "active" | "ok" | "deliver" => Some(Color::Green),
-        "pending" | "retrying" | "awaiting_ack" | "paused" => Some(Color::Yellow),
-        "dead" | "nack" | "blocked" | "offline" => Some(Color::Red),
+        "ack" | "active" | "ok" | "deliver" | "well" => Some(Color::Green),
+        "pending" | "retrying" | "awaiting_ack" | "paused" | "slow" | "unacknowledged" | "warn" | "no ACK" => {
+            Some(Color::Yellow)
+        }
+        "dead" | "nack" | "blocked" | "offline" | "given_up" | "fail" | "not received" => Some(Color::Red),
         _ => None,
     }
 }
