@@ -57,7 +57,7 @@ fn first_page(readme: &str) -> String {
     for (file, told) in [("LICENSE-MIT", "MIT"), ("LICENSE-APACHE", "Apache-2.0")] {
         page = page.replace(&format!("[{file}]({file})"), told);
     }
-    page.replace("](errors)", "](errors/README.md)")
+    page.replace("](errors)", "](errors/index.md)")
 }
 
 /// Puts the pages of a folder, or a page that may not be there, where the summary says `<!-- pages: FOLDER -->`.
@@ -135,7 +135,9 @@ mod tests {
     fn the_pages_of_a_folder_and_a_page_that_is_there_stand_where_the_summary_says() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("alerts")).unwrap();
-        for (name, heading) in [("alerts/b.md", "Beta"), ("alerts/a.md", "Alpha"), ("alerts/README.md", "All"), ("m.md", "Metrics")] {
+        for (name, heading) in
+            [("alerts/b.md", "Beta"), ("alerts/a.md", "Alpha"), ("alerts/README.md", "All"), ("m.md", "Metrics")]
+        {
             fs::write(dir.path().join(name), format!("# {heading}\n")).unwrap();
         }
         let summary = "- [X](x.md)\n  <!-- pages: alerts -->\n<!-- page: m.md -->\n<!-- page: none.md -->\n<!-- pages: none -->\n";
@@ -145,7 +147,9 @@ mod tests {
 
     #[test]
     fn the_readme_becomes_a_page_whose_links_stay_right() {
-        let page = first_page("[t](docs/tutorial.md) <img src=\"docs/img/a.svg\"> [errors](docs/errors) [LICENSE-MIT](LICENSE-MIT)");
-        assert_eq!(page, "[t](tutorial.md) <img src=\"img/a.svg\"> [errors](errors/README.md) MIT");
+        let page = first_page(
+            "[t](docs/tutorial.md) <img src=\"docs/img/a.svg\"> [errors](docs/errors) [LICENSE-MIT](LICENSE-MIT)",
+        );
+        assert_eq!(page, "[t](tutorial.md) <img src=\"img/a.svg\"> [errors](errors/index.md) MIT");
     }
 }

@@ -48,12 +48,27 @@ pub(crate) fn mdbook() -> anyhow::Result<PathBuf> {
     let folder = target().join("mdbook");
     let program = folder.join("bin/mdbook");
     let stamp = folder.join("requirements.txt");
-    let wanted = std::fs::read_to_string(shell::root().join(MDBOOK)).context("could not read the docs' requirements")?;
+    let wanted =
+        std::fs::read_to_string(shell::root().join(MDBOOK)).context("could not read the docs' requirements")?;
     if !std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
         let python = venv()?;
         let place = text(&folder)?;
-        pip(&python, &["install", "--upgrade", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--target", place, "-r", MDBOOK])
-            .context("mdBook is missing: is PyPI out of reach?")?;
+        pip(
+            &python,
+            &[
+                "install",
+                "--upgrade",
+                "--no-deps",
+                "--only-binary",
+                ":all:",
+                "--require-hashes",
+                "--target",
+                place,
+                "-r",
+                MDBOOK,
+            ],
+        )
+        .context("mdBook is missing: is PyPI out of reach?")?;
         std::fs::write(&stamp, wanted).context("could not write the stamp of mdBook")?;
     }
     Ok(program)

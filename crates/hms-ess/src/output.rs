@@ -180,10 +180,8 @@ impl Output {
         } else {
             let mark = if self.error_colour { "error:".red().bold().to_string() } else { "error:".to_owned() };
             self.note(format_args!("{mark} {}", failure.detail));
-            if let Some(hint) = &failure.hint {
-                let mark = if self.error_colour { "hint:".cyan().bold().to_string() } else { "hint:".to_owned() };
-                self.note(format_args!("\n{mark} {hint}"));
-            }
+            let mark = if self.error_colour { "hint:".cyan().bold().to_string() } else { "hint:".to_owned() };
+            self.note(format_args!("\n{mark} {}", failure.hint()));
         }
         ExitCode::from(if failure.kind == Kind::Usage { 2 } else { 1 })
     }

@@ -38,7 +38,8 @@ fn read(site: &Path, folder: &Path, pages: &mut BTreeMap<PathBuf, Page>) -> anyh
         if entry.path().is_dir() {
             read(site, &path, pages)?;
         } else if path.extension().is_some_and(|ending| ending == "html") && !path.ends_with("404.html") {
-            let html = fs::read_to_string(entry.path()).with_context(|| format!("could not read {}", path.display()))?;
+            let html =
+                fs::read_to_string(entry.path()).with_context(|| format!("could not read {}", path.display()))?;
             // The table of contents without script is a frame of its own, whose links are those of the pages.
             let targets = [values(&html, "href"), values(&html, "src")].concat();
             pages.insert(path, Page { targets, places: values(&html, "id").into_iter().collect() });
@@ -64,7 +65,9 @@ fn fault(site: &Path, from: &Path, target: &str, pages: &BTreeMap<PathBuf, Page>
     let path = if file.is_empty() { from.to_owned() } else { join(from, file) };
     let path = if site.join(&path).is_dir() { path.join("index.html") } else { path };
     match pages.get(&path) {
-        Some(page) if !place.is_empty() && !page.places.contains(place) => Some("the page has no such place".to_owned()),
+        Some(page) if !place.is_empty() && !page.places.contains(place) => {
+            Some("the page has no such place".to_owned())
+        }
         Some(_) => None,
         None if site.join(&path).is_file() => None,
         None => Some(format!("there is no {}", path.display())),

@@ -15,6 +15,7 @@ pub(crate) mod listen;
 pub(crate) mod partner;
 pub(crate) mod publish;
 pub(crate) mod redact;
+pub(crate) mod reference;
 pub(crate) mod replay;
 pub(crate) mod retract;
 pub(crate) mod schema;
@@ -85,6 +86,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::Doctor(args) => doctor::run(&args, globals, output).await,
         Command::Completions(args) => shell::completions(&args, output),
         Command::Man(args) => shell::man(&args, output),
+        Command::Reference(args) => reference::run(&args, output),
         Command::Jsonata(args) => jsonata::run(&args, output).await,
         Command::Config(command) => config_show::run(&command, output),
         Command::Version => config_show::version(output),

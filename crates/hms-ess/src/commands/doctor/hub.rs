@@ -170,8 +170,8 @@ async fn targets(client: &Client) -> Vec<Finding> {
 }
 
 async fn tokens(client: &Client) -> Vec<Finding> {
-    let items = match client.list("/v1/tokens", PARTNERS_MAX).await {
-        Ok(items) => items,
+    let items = match client.get("/v1/tokens").await {
+        Ok(page) => page["items"].as_array().cloned().unwrap_or_default(),
         Err(_) => return vec![Finding::ok("token", "not looked at: only an admin's token may list tokens")],
     };
     let now = Time::from_micros(now_s().saturating_mul(1_000_000));

@@ -321,7 +321,7 @@ pub(crate) mod tests {
         assert!(!report.is_complete());
         assert_eq!(
             report.sentence(),
-            "2 of 4 partners acknowledged within 60s; half within 40 ms, 99 in 100 within 2.0 s, the slowest after 2.0 s; 1 take no tests and were left out"
+            "2 of 4 partners acknowledged within 1m; half within 40 ms, 99 in 100 within 2.0 s, the slowest after 2.0 s; 1 takes no tests and was left out"
         );
         assert_eq!(report.stamp(), "20261126T200000Z");
     }

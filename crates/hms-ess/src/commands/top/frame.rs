@@ -13,7 +13,18 @@ use super::screen::{Lane, Mode, Screen};
 use crate::output::{self, Output};
 
 const HEADER: [&str; 9] = ["PARTNER", "STATE", "CHANNEL", "OPEN", "SENDING", "OLDEST", "ACKS/MIN", "P50", "P99"];
-const WIDTHS: [u16; 9] = [24, 14, 9, 8, 8, 9, 9, 9, 9];
+/// The first column takes what the others leave.
+const WIDTHS: [Constraint; 9] = [
+    Constraint::Min(16),
+    Constraint::Length(14),
+    Constraint::Length(8),
+    Constraint::Length(6),
+    Constraint::Length(7),
+    Constraint::Length(8),
+    Constraint::Length(8),
+    Constraint::Length(7),
+    Constraint::Length(7),
+];
 
 /// Draws the screen.
 pub(crate) fn draw(target: &mut Frame<'_>, screen: &Screen, colour: bool) {
@@ -36,7 +47,7 @@ pub(crate) fn draw(target: &mut Frame<'_>, screen: &Screen, colour: bool) {
         cells[1] = Cell::from(lane.state.clone()).style(tone(&lane.state, colour));
         Row::new(cells)
     });
-    let list = Table::new(drawn, WIDTHS.map(Constraint::Length))
+    let list = Table::new(drawn, WIDTHS)
         .header(Row::new(HEADER).style(bold))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
         .highlight_symbol("> ")

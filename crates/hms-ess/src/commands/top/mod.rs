@@ -95,7 +95,7 @@ async fn follow(
 ) -> Result<()> {
     let mut stopped = std::pin::pin!(crate::serve::asked_to_stop());
     let mut due = Instant::now() + interval;
-    let mut asked: Option<std::pin::Pin<Box<dyn Future<Output = Result<Vec<Value>>> + '_>>> = None;
+    let mut asked = None;
     loop {
         let drawn = terminal.draw(|target| frame::draw(target, screen, colour));
         drawn.map_err(|error| Failure::io("could not draw", &error))?;
