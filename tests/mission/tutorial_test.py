@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -116,22 +115,22 @@ def is_listening(port: int) -> bool:
 
 def test_the_tutorial_does_what_it_says(reader: Reader) -> None:
     hub = reader.leave_running(own_lines(reader.next("bash")), "hub.log")
-    wait_for(lambda: "listening on https://" in hub.read_text())
+    wait_for("the hub", lambda: "listening on https://" in hub.read_text())
     assert own_lines(reader.next("bash")) == ""
     webhook = reader.save("python")
     # "Put `apply_rule = print` above the route."
     webhook.write_text(webhook.read_text().replace("@app.post", "apply_rule = print\n\n@app.post"))
     partner = reader.leave_running(reader.next("bash"), "partner.log")
-    wait_for(lambda: is_listening(reader.port))
+    wait_for("the partner", lambda: is_listening(reader.port))
     reader.save("yaml")
     assert "whsec_" in reader.run(reader.next("bash"))
     (reader.folder / "3-to-1.jsonata").write_text(reader.next(""))
     reader.run(reader.next("bash"))
     emit = reader.save("python").read_text()
     reader.run(reader.next("bash"))
-    wait_for(lambda: "{'deadline': '16:00:00'}" in partner.read_text())
+    wait_for("the deadline", lambda: "{'deadline': '16:00:00'}" in partner.read_text())
     asked = reader.next("python")
-    wait_for(lambda: "{'COURT-CAL': 'ack'}" in reader.run_python(asked))
+    wait_for("the ACK", lambda: "{'COURT-CAL': 'ack'}" in reader.run_python(asked))
     assert "ack" in reader.run(reader.next("bash"))
     reader.run("hms-ess ledger verify")
     reader.run_python(f'{emit}\nhub = "https://hub.sandbox.gov"\n{reader.next("python")}')

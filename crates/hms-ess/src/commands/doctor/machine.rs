@@ -24,13 +24,13 @@ pub(crate) fn examine(args: &ServeArgs) -> Vec<Finding> {
             let set = layers.values().filter(|written| written.source != "default").count();
             findings.push(Finding::ok("configuration", format!("{} keys are read, {set} of them set", layers.len())));
             let known = (layers["data"].source != "default").then(|| config.data.clone());
-            (known.or_else(data_of_profile).unwrap_or_else(|| config.data.clone()), Some(config))
+            (known.or_else(dir_of_profile).unwrap_or_else(|| config.data.clone()), Some(config))
         }
         Err(failure) => {
             let hint = failure.hint.unwrap_or_else(|| "`hms-ess config show` prints every key".to_owned());
             let why = "the hub does not start with it";
             findings.push(Finding::fail("configuration", failure.detail, why, hint));
-            (data_of_profile().unwrap_or_else(|| PathBuf::from("hms-ess-data")), None)
+            (dir_of_profile().unwrap_or_else(|| PathBuf::from("hms-ess-data")), None)
         }
     };
     if let (Some(named), None) = (&args.data, &config) {
@@ -55,7 +55,7 @@ pub(crate) fn examine(args: &ServeArgs) -> Vec<Finding> {
 }
 
 /// The profile's hub has its certificates in DIR/tls: DIR is its data directory.
-fn data_of_profile() -> Option<PathBuf> {
+fn dir_of_profile() -> Option<PathBuf> {
     let profile = profile::read(&profile::path()?).ok()??;
     let ca = profile.ca?;
     ca.ends_with("tls/ca.pem").then(|| ca.parent()?.parent().map(Path::to_owned)).flatten()

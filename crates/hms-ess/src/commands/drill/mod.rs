@@ -69,6 +69,9 @@ pub(crate) async fn run(args: &DrillArgs, client: &Client, output: &Output) -> R
     let receipts = begun["events"].as_array().map(Vec::as_slice).unwrap_or_default();
     let events: Vec<String> = receipts.iter().map(|receipt| field(receipt, "id")).collect();
     let deliveries = follow(&events, told.len(), began, wait, client, output).await?;
+    let standing = client.list("/v1/partners", PARTNERS_MAX).await?;
+    let offline = standing.iter().filter(|partner| partner["state"] == "offline");
+    let offline = offline.map(|partner| (field(partner, "id"), field(partner, "last_error"))).collect();
     let report = Report::of(report::Facts {
         hub: client.hub().to_owned(),
         reason: client.reason(),
@@ -79,6 +82,7 @@ pub(crate) async fn run(args: &DrillArgs, client: &Client, output: &Output) -> R
         events,
         asked,
         deliveries,
+        offline,
     });
     write(&report, &args.out, output)?;
     show(&report, output)?;

@@ -56,6 +56,8 @@ pub(crate) struct Facts {
     pub(crate) asked: Vec<Asked>,
     /// What became of each partner's delivery.
     pub(crate) deliveries: HashMap<String, Value>,
+    /// Why partners that are offline by now are so.
+    pub(crate) offline: HashMap<String, String>,
 }
 
 /// How it went with one partner.
@@ -107,10 +109,11 @@ pub(crate) struct Report {
 impl Report {
     /// Sums it up.
     pub(crate) fn of(facts: Facts) -> Self {
-        let Facts { hub, reason, begun_at, ended_at, wait, is_exercise, events, asked, deliveries } = facts;
+        let Facts { hub, reason, begun_at, ended_at, wait, is_exercise, events, asked, deliveries, offline } = facts;
         let made = asked.into_iter().map(|one| {
             let delivery = deliveries.get(&one.partner).unwrap_or(&Value::Null);
-            line(one, delivery, is_exercise)
+            let offline = offline.get(&one.partner).map(String::as_str);
+            line(one, delivery, offline, is_exercise)
         });
         let mut lines: Vec<Line> = made.collect();
         lines.sort_by(|a, b| {
@@ -149,8 +152,11 @@ impl Report {
             }
             _ => String::new(),
         };
-        let left_out =
-            if skipped == 0 { String::new() } else { format!("; {skipped} take no tests and were left out") };
+        let left_out = match skipped {
+            0 => String::new(),
+            1 => "; 1 takes no tests and was left out".to_owned(),
+            skipped => format!("; {skipped} take no tests and were left out"),
+        };
         format!(
             "{acked} of {told} {partners} acknowledged within {}{pace}{left_out}",
             ess_core::duration::format(self.wait)
@@ -215,7 +221,7 @@ impl Line {
     }
 }
 
-fn line(asked: Asked, delivery: &Value, is_exercise: bool) -> Line {
+fn line(asked: Asked, delivery: &Value, offline: Option<&str>, is_exercise: bool) -> Line {
     let Asked { partner, channel, is_skipped, test_address } = asked;
     let state = if is_skipped { "skipped".to_owned() } else { field(delivery, "state") };
     let attempts = delivery["attempts"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -236,7 +242,11 @@ fn line(asked: Asked, delivery: &Value, is_exercise: bool) -> Line {
         (Outcome::Acked, Some(recorded), Some(ended)) => Some(ended.since(recorded)),
         _ => None,
     };
-    let (why, what_to_do) = told(&state, &partner, delivery, is_exercise);
+    let (why, what_to_do) = match (state.as_str(), offline) {
+        // One probe at a time goes to a partner that keeps failing: its own message may not have been tried.
+        ("pending", Some(error)) => (format!("it keeps failing: {error}"), mend(&partner)),
+        _ => told(&state, &partner, delivery, is_exercise),
+    };
     let attempts = delivery["attempts_made"].as_u64().unwrap_or_default();
     Line { partner, channel, outcome, state, took, attempts, test_address, why, what_to_do }
 }
@@ -266,12 +276,13 @@ fn told(state: &str, partner: &str, delivery: &Value, is_exercise: bool) -> (Str
             "its turn did not come within the wait".to_owned(),
             "hms-ess top; then drill again with a longer --wait".to_owned(),
         ),
-        "retrying" | "dead" => (
-            or("it could not be delivered"),
-            format!("hms-ess doctor; when it is mended, hms-ess drill --to {partner}"),
-        ),
+        "retrying" | "dead" => (or("it could not be delivered"), mend(partner)),
         other => (or(other), format!("hms-ess partner show {partner}")),
     }
+}
+
+fn mend(partner: &str) -> String {
+    format!("hms-ess doctor; when it is mended, hms-ess drill --to {partner}")
 }
 
 #[cfg(test)]
@@ -309,6 +320,7 @@ pub(crate) mod tests {
                 asked("E", "skip"),
             ],
             deliveries,
+            offline: HashMap::new(),
         })
     }
 

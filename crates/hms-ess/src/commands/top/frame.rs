@@ -79,8 +79,9 @@ fn summary(screen: &Screen) -> String {
     let rate: f64 = all.iter().map(|lane| lane.per_minute).sum();
     let shown = if screen.filter.is_empty() { String::new() } else { format!(", filtered by \"{}\"", screen.filter) };
     format!(
-        "{} partners, {troubled} in trouble, {paused} paused; {open}{more} open deliveries, {rate:.0} ACKs/min; by {}{shown}",
+        "{} partner{}, {troubled} in trouble, {paused} paused; {open}{more} open deliveries, {rate:.0} ACKs/min; by {}{shown}",
         all.len(),
+        if all.len() == 1 { "" } else { "s" },
         screen.sort.word()
     )
 }

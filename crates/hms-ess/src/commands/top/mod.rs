@@ -128,7 +128,7 @@ async fn follow(
             Act::Change { partner, verb } => {
                 let path = format!("/v1/partners/{}/{verb}", encode(&partner));
                 match client.post(&path, &json!({})).await {
-                    Ok(_) => screen.note(format!("{partner}: {verb}d")),
+                    Ok(_) => screen.note_change(&partner, verb),
                     Err(failure) => screen.note_failure(&failure.detail),
                 }
                 due = Instant::now();

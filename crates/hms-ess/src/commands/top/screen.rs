@@ -158,6 +158,15 @@ impl Screen {
         self.told = Some((text, false));
     }
 
+    /// A partner was paused or resumed: shown at once, before the hub is asked again.
+    pub(crate) fn note_change(&mut self, partner: &str, verb: &str) {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.partner == partner) {
+            lane.is_paused = verb == "pause";
+            lane.state = if lane.is_paused { "paused".to_owned() } else { "well".to_owned() };
+        }
+        self.note(format!("{partner}: {verb}d"));
+    }
+
     /// Something that did not.
     pub(crate) fn note_failure(&mut self, text: &str) {
         self.told = Some((text.to_owned(), true));
