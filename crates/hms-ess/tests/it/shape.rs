@@ -15,6 +15,7 @@ publish event.json
 status X
 replay X --to P
 retract X
+bounce event.json
 partner add partner.yaml
 partner list
 partner show P
