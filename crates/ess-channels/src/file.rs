@@ -94,6 +94,12 @@ impl FileDrop {
         }
     }
 
+    /// Whether the directory is there and may be used; nothing is written.
+    pub(crate) async fn probe(&self, deadline: Instant) -> Result<(), Failure> {
+        let resolved = self.run(deadline, Stage::Connect, |place| place.resolve(&place.dir).map(|_| ()));
+        resolved.await.map_err(one_line)
+    }
+
     pub(crate) fn watch(&self) -> Watch {
         if self.place.pattern.is_some() { Watch::Look(LOOK_EVERY) } else { Watch::None }
     }

@@ -51,6 +51,9 @@ pub(crate) const MQTT: [Scheme; 2] = [
     Scheme { word: "mqtt", security: Security::Plain, port: 1883 },
 ];
 
+/// The scheme of SFTP.
+pub(crate) const SFTP: [Scheme; 1] = [Scheme { word: "sftp", security: Security::Own, port: 22 }];
+
 /// A mail server: TLS from the first byte, or by STARTTLS before anything is said. The port of the one is not the other's.
 pub(crate) const SMTP: [Scheme; 2] = [
     Scheme { word: "smtps", security: Security::Tls, port: 465 },

@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 
 use crate::api::{
-    acks, audit, backup, bounces, bridges, bulk, dead_letters, deliveries, escalations, events, health, holds, inbox,
-    keys, ledger, ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, targets, tokens,
+    acks, audit, backup, bounces, bridges, bulk, dead_letters, deliveries, drills, escalations, events, health, holds,
+    inbox, keys, lanes, ledger, ledger_export, packet, partner_events, partners, publish, schemas, stream, tables,
+    targets, tokens,
 };
 use crate::refusal;
 use crate::routes::OPEN;
@@ -35,7 +36,7 @@ use crate::routes::OPEN;
         acks::acknowledge, bounces::take_bounce, keys::list_keys, inbox::read_inbox, partner_events::list_partner_events, partner_events::list_partner_deliveries,
         partners::add_partner, partners::list_partners, partners::read_one, partners::set_partner,
         partners::remove_partner, partners::pause_partner, partners::resume_partner, partners::test_partner,
-        partners::rotate_secret,
+        partners::rotate_secret, drills::probe_partner, drills::begin_drill, lanes::list_lanes,
         bridges::add_bridge, bridges::list_bridges, bridges::remove_bridge, bridges::try_bridge,
         bridges::test_bridges,
         schemas::add_schema, schemas::list_schemas, schemas::remove_schema,
@@ -105,6 +106,7 @@ fn roles(method: &str, path: &str) -> &'static [&'static str] {
         (
             "post",
             "/v1/partners/{id}/test"
+            | "/v1/partners/{id}/probe"
             | "/v1/partners/{id}/rotate-secret"
             | "/v1/events/{id}/replay"
             | "/v1/dead-letters/redrive",

@@ -10,8 +10,9 @@ use ess_core::problem::{Code, Problem};
 
 use crate::ack_page;
 use crate::api::{
-    acks, audit, backup, bounces, bridges, dead_letters, deliveries, escalations, events, health, holds, inbox, keys,
-    ledger, ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, targets, tokens,
+    acks, audit, backup, bounces, bridges, dead_letters, deliveries, drills, escalations, events, health, holds, inbox,
+    keys, lanes, ledger, ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, targets,
+    tokens,
 };
 use crate::dashboard::{
     assets, audit as audit_page, bridges as bridges_page, dead_letters as dead_letters_page,
@@ -67,6 +68,7 @@ pub(crate) fn routes() -> Routes {
         .get("/v1/tables", tables::list_tables)
         .get("/v1/dead-letters", dead_letters::list_dead_letters)
         .get("/v1/unacked", deliveries::list_unacked)
+        .get("/v1/lanes", lanes::list_lanes)
         .get("/v1/escalations", escalations::list_escalations)
         .get("/v1/targets", targets::list_targets)
         .get("/v1/ledger", ledger::list_ledger)
@@ -157,6 +159,8 @@ impl Routes {
         .post("/v1/partners/{id}/pause", partners::pause_partner)
         .post("/v1/partners/{id}/resume", partners::resume_partner)
         .post("/v1/partners/{id}/test", partners::test_partner)
+        .post("/v1/partners/{id}/probe", drills::probe_partner)
+        .post("/v1/drills", drills::begin_drill)
         .post("/v1/partners/{id}/rotate-secret", partners::rotate_secret)
         .post("/v1/bridges", bridges::add_bridge)
         .post("/v1/bridges/try", bridges::try_bridge)

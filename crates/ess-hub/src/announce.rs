@@ -79,6 +79,7 @@ fn count_record(delivery: &Delivery, registered: &Registered, record: &Record, n
             delivery.metrics.ack_seconds.observe(took.as_secs_f64());
         }
         delivery.flow.note_ack(now, took);
+        delivery.paces.note(registered.no, now, took);
     }
     if let Record::Failed { tried, .. } = record
         && tried.outcome != "received"

@@ -53,6 +53,8 @@ pub struct Delivery {
     pub flow: Flow,
     /// Partners whose trouble may have changed.
     pub attention: Attention,
+    /// How quickly each partner acknowledged of late.
+    pub paces: crate::pace::Paces,
 }
 
 impl Delivery {

@@ -140,6 +140,7 @@ impl Hub {
             metrics,
             flow: Flow::default(),
             attention: Default::default(),
+            paces: Default::default(),
         });
         let happenings = Arc::new(Happenings::default());
         let seed = seed_of_dice()?;

@@ -17,6 +17,7 @@ use crate::flow::Minute;
 use crate::fresh::Fresh;
 use crate::hub::Hub;
 use crate::lanes::Surveyed;
+use crate::pace::Pace;
 use crate::publish::unavailable;
 
 /// How long one survey serves everybody.
@@ -62,6 +63,8 @@ pub struct PartnerStanding {
     pub last_error: Option<String>,
     /// The oldest open event.
     pub oldest: Option<Oldest>,
+    /// How quickly it acknowledged of late.
+    pub pace: Pace,
 }
 
 /// The oldest open event of a partner.
@@ -278,6 +281,7 @@ impl Hub {
             paused_since: surveyed.registered.paused_since,
             last_error: surveyed.last_error.clone(),
             oldest,
+            pace: self.delivery.paces.of(surveyed.registered.no, self.now()),
         })
     }
 

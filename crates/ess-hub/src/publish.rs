@@ -44,7 +44,37 @@ impl Hub {
         self.check_room()?;
         let snapshot = self.delivery.registry.snapshot();
         self.check_payload(&snapshot, &content).await?;
-        let Chosen { audience, looks } = self.choose(&snapshot, &content).await?;
+        let chosen = self.choose(&snapshot, &content).await?;
+        self.append(&snapshot, content, chosen, trace, by).await
+    }
+
+    /// Records a dry run for these partners, whatever they subscribed to.
+    ///
+    /// # Errors
+    /// As for `publish`.
+    pub(crate) async fn publish_to(
+        &self,
+        snapshot: &Snapshot,
+        content: Content,
+        to: Vec<PartnerNo>,
+        trace: Trace,
+        by: &Principal,
+    ) -> Result<PublishReceipt, Problem> {
+        self.check_room()?;
+        self.check_payload(snapshot, &content).await?;
+        let chosen = Chosen { audience: Arc::new(Audience::new(to)), looks: Vec::new() };
+        self.append(snapshot, content, chosen, trace, by).await
+    }
+
+    async fn append(
+        &self,
+        snapshot: &Snapshot,
+        content: Content,
+        chosen: Chosen,
+        trace: Trace,
+        by: &Principal,
+    ) -> Result<PublishReceipt, Problem> {
+        let Chosen { audience, looks } = chosen;
         let id = content.id.clone();
         let new = NewEvent {
             content_digest: content.digest(),
@@ -71,12 +101,12 @@ impl Hub {
                 looks.iter().for_each(|(partners, look)| self.filters.count(partners, *look));
                 self.tell_recorded(&event, by);
                 self.delivery.workshop.tracer.published(&event, self.now(), audience.len());
-                let blocked = self.blocked(&snapshot, &event, &audience).await;
+                let blocked = self.blocked(snapshot, &event, &audience).await;
                 Ok(receipt(&event, audience.len(), blocked, false))
             }
             Ok(Publication::Duplicate { first }) => {
                 metrics.count_publish(PublishResult::Duplicate);
-                let blocked = self.blocked(&snapshot, &first.event, &first.audience).await;
+                let blocked = self.blocked(snapshot, &first.event, &first.audience).await;
                 Ok(receipt(&first.event, first.audience.len(), blocked, true))
             }
             Ok(Publication::Conflict { first }) => {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ess_core::id::{PartnerId, PartnerNo, Subject, Version};
+use ess_core::nearest::nearest;
 use ess_core::partner::{Glob, Partner, Tests};
 use ess_core::problem::{Code, Problem};
 use ess_store::Audience;
@@ -111,8 +112,12 @@ impl Snapshot {
     /// No partner has this id.
     pub fn partner(&self, id: &PartnerId) -> Result<&Arc<Registered>, Problem> {
         self.partners.get(id).ok_or_else(|| {
-            Problem::new(Code::NotFound, format!("there is no partner {id}"))
-                .with_hint("`hms-ess partner list` shows the partners")
+            let known: Vec<&str> = self.partners.keys().map(PartnerId::as_str).collect();
+            let hint = match nearest(id.as_str(), &known) {
+                Some(meant) => format!("did you mean `{meant}`? `hms-ess partner list` shows the partners"),
+                None => "`hms-ess partner list` shows the partners".to_owned(),
+            };
+            Problem::new(Code::NotFound, format!("there is no partner {id}")).with_hint(hint)
         })
     }
 

@@ -270,6 +270,15 @@ pub struct ExampleResult {
     pub failure: Option<String>,
 }
 
+/// How far a partner's address was reached.
+#[derive(Debug, Clone)]
+pub struct Probed {
+    /// What was found - `connected`, `protected`, `directory` or `nothing` - or why it can't be reached.
+    pub reach: Result<&'static str, String>,
+    /// How long it took.
+    pub took: Duration,
+}
+
 /// What a test delivery brought.
 #[derive(Debug, Clone)]
 pub struct PartnerTest {

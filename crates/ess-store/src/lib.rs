@@ -21,6 +21,7 @@ pub use error::StoreError;
 pub use ledger::{Entry, Word};
 pub use look::{Direction, LogLine, LogSearch, Reached, StoredTelling, TextPage, TextSearch};
 pub use retention::{AttemptPlace, Hold, HoldOn, Lifted, NewHold, Redaction, Step, Sweep, Swept};
+pub use sqlite::{Glance, glance};
 pub use store::{Opened, Options, Store};
 pub use types::{
     AckReceipt, Audit, AuditLine, Backlog, Change, FoundTrouble, LaneStart, LedgerEntry, NewEvent, NewPartner,

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    apply, audit, backup, bounce, bridge, config_show, dead_letters, hold, jsonata, ledger, listen, partner, publish,
-    redact, replay, retract, schema, status, table, tap, target, token, unacked,
+    apply, audit, backup, bounce, bridge, config_show, dead_letters, doctor, drill, hold, jsonata, ledger, listen,
+    partner, publish, redact, reference, replay, retract, schema, shell, status, table, tap, target, token, top,
+    unacked,
 };
 use crate::config::ServeArgs;
 use crate::demo::DemoArgs;
+use crate::failure::Failure;
 
 /// Broadcast rule changes to every partner system and know who acknowledged.
 #[derive(Debug, Parser)]
@@ -103,6 +105,16 @@ pub(crate) enum Command {
     Listen(listen::ListenArgs),
     /// Follow what happens, live.
     Tap(tap::TapArgs),
+    /// Watch the lanes of all partners live: what is open, how old, how fast, and why not.
+    Top(top::TopArgs),
+    /// Hold an exercise: send a test event to all or some partners and report who acknowledged, how fast, and who did not.
+    Drill(drill::DrillArgs),
+    /// Look at all that a hub stands on - configuration, certificates, clock, disk, partners - and say what to do.
+    Doctor(doctor::DoctorArgs),
+    /// Print completions for a shell.
+    Completions(shell::CompletionsArgs),
+    /// Write man pages.
+    Man(shell::ManArgs),
     /// Evaluate one JSONata script.
     Jsonata(jsonata::JsonataArgs),
     /// Show the hub's configuration.
@@ -110,7 +122,98 @@ pub(crate) enum Command {
     Config(config_show::ConfigCommand),
     /// Show versions.
     Version,
+    /// Writes the pages of the docs that are made from the code.
+    #[command(hide = true)]
+    Reference(reference::ReferenceArgs),
     /// Evaluates scripts for the hub; started by it.
     #[command(hide = true)]
     ScriptWorker,
+}
+
+/// A command line that clap does not take, in the one shape of failures; help and versions are no failure.
+pub(crate) fn misspelt(error: &clap::Error) -> Option<Failure> {
+    use clap::error::ErrorKind;
+    let is_help = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    );
+    if is_help {
+        return None;
+    }
+    let text = error.render().to_string();
+    let usage = text.find("Usage: ").map_or("", |at| text[at..].split("\n\n").next().unwrap_or_default());
+    let said = text.split("Usage: ").next().unwrap_or_default().trim_start_matches("error: ");
+    let is_tip = |line: &&str| line.trim_start().starts_with("tip: ");
+    let one_line = |lines: Vec<&str>| lines.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let detail = one_line(said.lines().filter(|line| !is_tip(line)).collect());
+    let tips: Vec<&str> =
+        said.lines().filter(is_tip).map(|line| line.trim_start().trim_start_matches("tip: ")).collect();
+    let hint = match (tips.is_empty(), usage) {
+        (false, _) => tips.join("; "),
+        (true, "") => "`hms-ess --help` shows every command".to_owned(),
+        (true, usage) => one_line(usage.trim_start_matches("Usage: ").lines().collect()),
+    };
+    Some(Failure::usage(detail).with_hint(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Every command that can be run, with its words.
+    fn commands(command: &clap::Command, before: &str, found: &mut Vec<(String, clap::Command)>) {
+        for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+            let name = format!("{before} {}", inner.get_name());
+            match inner.has_subcommands() {
+                true => commands(inner, &name, found),
+                false => found.push((name, inner.clone())),
+            }
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_every_flag_is_on_its_page_and_takes_json() {
+        let page = include_str!("../../../docs/command-line.md");
+        let mut root = Cli::command();
+        root.build();
+        let mut found = Vec::new();
+        commands(&root, "hms-ess", &mut found);
+        assert!(found.len() > 50, "{}", found.len());
+        let mut lacking = Vec::new();
+        for (name, command) in found {
+            if !page.contains(&format!("`{name}")) {
+                lacking.push(name.clone());
+            }
+            let flags: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
+            assert!(flags.contains(&"json"), "{name} takes no --json");
+            let is_told = |flag: &&&str| matches!(**flag, "help" | "version") || page.contains(&format!("--{flag}"));
+            lacking.extend(flags.iter().filter(|flag| !is_told(flag)).map(|flag| format!("--{flag} of {name}")));
+        }
+        assert!(lacking.is_empty(), "docs/command-line.md lacks {lacking:?}");
+    }
+
+    #[test]
+    fn what_clap_refuses_has_the_one_shape() {
+        let say = |words: &[&str]| {
+            let error = Cli::try_parse_from([&["hms-ess"], words].concat()).unwrap_err();
+            let failure = misspelt(&error).unwrap();
+            (failure.detail, failure.hint.unwrap())
+        };
+        let (detail, hint) = say(&["publsh"]);
+        assert_eq!(
+            (detail.as_str(), hint.as_str()),
+            ("unrecognized subcommand 'publsh'", "a similar subcommand exists: 'publish'")
+        );
+        let (detail, hint) = say(&["publish"]);
+        assert_eq!(detail, "the following required arguments were not provided: <FILE>");
+        assert!(hint.starts_with("hms-ess publish"), "{hint}");
+        assert!(Cli::try_parse_from(["hms-ess", "--help"]).is_err_and(|error| misspelt(&error).is_none()));
+    }
 }

@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::config::profile::Target;
 use crate::failure::{Failure, Result, plain};
@@ -43,6 +44,8 @@ pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     /// Its body, as it came.
     pub(crate) body: Bytes,
+    /// The hub's clock when it answered (RFC 9110 section 6.6.1).
+    pub(crate) date: Option<String>,
 }
 
 /// A request's body.
@@ -77,6 +80,16 @@ impl Client {
             false => None,
         };
         Ok(Self { origin, target, reason, tls, kept: Mutex::new(None) })
+    }
+
+    /// The hub's URL.
+    pub(crate) fn hub(&self) -> &str {
+        &self.target.hub
+    }
+
+    /// What `--reason` said.
+    pub(crate) fn reason(&self) -> Option<String> {
+        self.reason.as_ref().map(|reason| String::from_utf8_lossy(reason.as_bytes()).into_owned())
     }
 
     /// `GET`, decoded.
@@ -151,11 +164,10 @@ impl Client {
     ) -> Result<Reply> {
         let request = self.request(method, path, body, headers)?;
         let answer = tokio::time::timeout(ANSWER_TIMEOUT + patience, self.exchange(request)).await;
-        let (status, body) = answer.map_err(|_| {
+        answer.map_err(|_| {
             Failure::refused(format!("the hub at {} did not answer in time", self.target.hub))
                 .with_hint("ask `/readyz` of the hub, or look at its log")
-        })??;
-        Ok(Reply { status, body })
+        })?
     }
 
     /// Opens a connection of its own and answers a body that does not end, such as `/v1/stream`.
@@ -171,6 +183,20 @@ impl Client {
             return Err(self.problem(status, &body));
         }
         Ok(answer.into_body())
+    }
+
+    /// The certificate that the hub shows, once it is trusted and bears the hub's name; `None` without TLS.
+    pub(crate) async fn certificate(&self) -> Result<Option<Vec<u8>>> {
+        let Some(tls) = &self.tls else { return Ok(None) };
+        let shake = async {
+            let stream = self.tls_stream(tls, self.tcp().await?).await?;
+            let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            Ok(shown.map(|certificate| certificate.to_vec()))
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT, shake).await {
+            Ok(done) => done,
+            Err(_) => Err(self.unreachable("it does not answer")),
+        }
     }
 
     fn request(
@@ -213,7 +239,7 @@ impl Client {
         request.body(Full::new(body)).map_err(|error| Failure::usage(format!("`{path}` is no request: {error}")))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes)> {
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Reply> {
         let mut kept = self.kept.lock().await.take();
         let mut request = Some(request);
         loop {
@@ -236,13 +262,17 @@ impl Client {
                 }
             };
             let status = answer.status();
+            let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
             let body = Limited::new(answer.into_body(), BODY_BYTES_MAX)
                 .collect()
                 .await
-                .map_err(|error| Failure::refused(format!("the hub's answer broke off: {error}")))?
+                .map_err(|error| {
+                    Failure::refused(format!("the hub's answer broke off: {error}"))
+                        .with_hint("try again; if it stays so, look at the hub's log")
+                })?
                 .to_bytes();
             *self.kept.lock().await = Some(sender);
-            return Ok((status, body));
+            return Ok(Reply { status, body, date });
         }
     }
 
@@ -254,19 +284,28 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
-        let origin = &self.origin;
-        let tcp = TcpStream::connect((origin.host.trim_matches(['[', ']']), origin.port))
+        let tcp = self.tcp().await?;
+        let Some(tls) = &self.tls else {
+            return Self::handshake(self, TokioIo::new(tcp)).await;
+        };
+        Self::handshake(self, TokioIo::new(self.tls_stream(tls, tcp).await?)).await
+    }
+
+    async fn tcp(&self) -> Result<TcpStream> {
+        let tcp = TcpStream::connect((self.origin.host.trim_matches(['[', ']']), self.origin.port))
             .await
             .map_err(|error| self.unreachable(&plain(&error)))?;
         // A request is one write; waiting for more would only add delay.
         let _ = tcp.set_nodelay(true);
-        let Some(tls) = &self.tls else {
-            return Self::handshake(self, TokioIo::new(tcp)).await;
-        };
-        let name = ServerName::try_from(origin.host.trim_matches(['[', ']']).to_owned())
-            .map_err(|_| Failure::usage(format!("`{}` is no host name", origin.host)))?;
-        let stream = tls.connect(name, tcp).await.map_err(|error| self.untrusted(&error))?;
-        Self::handshake(self, TokioIo::new(stream)).await
+        Ok(tcp)
+    }
+
+    async fn tls_stream(&self, tls: &TlsConnector, tcp: TcpStream) -> Result<TlsStream<TcpStream>> {
+        let host = &self.origin.host;
+        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| {
+            Failure::usage(format!("`{host}` is no host name")).with_hint("write it like https://hub.example.gov:8443")
+        })?;
+        tls.connect(name, tcp).await.map_err(|error| self.untrusted(&error))
     }
 
     async fn handshake<I>(&self, io: I) -> Result<SendRequest<Full<Bytes>>>

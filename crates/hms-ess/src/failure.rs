@@ -66,16 +66,28 @@ impl Failure {
         self
     }
 
+    /// What to do about it; nobody is left without a word.
+    pub(crate) fn hint(&self) -> String {
+        let code = self.problem.as_ref().and_then(|problem| problem["code"].as_str());
+        match (&self.hint, code, self.kind) {
+            (Some(hint), _, _) => hint.clone(),
+            (None, Some(code), _) => format!("docs/errors/{code}.md says what it means and what to do"),
+            (None, None, Kind::Usage) => "add --help to the command to see how it is written".to_owned(),
+            (None, None, _) => "`hms-ess doctor` looks for what may be wrong".to_owned(),
+        }
+    }
+
     /// The failure as `--json` prints it on stderr.
     pub(crate) fn to_json(&self) -> Value {
         if let Some(problem) = &self.problem {
-            return Value::clone(problem);
+            let mut problem = Value::clone(problem);
+            if let Some(fields) = problem.as_object_mut() {
+                fields.insert("hint".to_owned(), self.hint().into());
+            }
+            return problem;
         }
         let code = if self.kind == Kind::Usage { "usage" } else { "failed" };
-        match &self.hint {
-            Some(hint) => json!({"code": code, "detail": self.detail, "hint": hint}),
-            None => json!({"code": code, "detail": self.detail}),
-        }
+        json!({"code": code, "detail": self.detail, "hint": self.hint()})
     }
 
     fn of(kind: Kind, detail: impl Into<String>) -> Self {

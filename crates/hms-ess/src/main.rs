@@ -20,7 +20,10 @@ use clap::Parser;
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     if matches!(cli.command, Command::ScriptWorker) {
         return ess_hub::scripts::worker_main();
     }
@@ -28,5 +31,16 @@ fn main() -> ExitCode {
     match commands::run(cli, &output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => output.failure(&failure),
+    }
+}
+
+/// Help and versions are printed as they are; what was not understood has the shape of every failure.
+fn refuse(error: &clap::Error) -> ExitCode {
+    match cli::misspelt(error) {
+        None => error.exit(),
+        Some(failure) => {
+            let json = std::env::args_os().any(|word| word == "--json");
+            output::Output::from_terminal(json).failure(&failure)
+        }
     }
 }

@@ -180,10 +180,8 @@ impl Output {
         } else {
             let mark = if self.error_colour { "error:".red().bold().to_string() } else { "error:".to_owned() };
             self.note(format_args!("{mark} {}", failure.detail));
-            if let Some(hint) = &failure.hint {
-                let mark = if self.error_colour { "hint:".cyan().bold().to_string() } else { "hint:".to_owned() };
-                self.note(format_args!("\n{mark} {hint}"));
-            }
+            let mark = if self.error_colour { "hint:".cyan().bold().to_string() } else { "hint:".to_owned() };
+            self.note(format_args!("\n{mark} {}", failure.hint()));
         }
         ExitCode::from(if failure.kind == Kind::Usage { 2 } else { 1 })
     }
@@ -210,9 +208,11 @@ pub(crate) fn span(span: Duration) -> String {
 
 fn colour_of(word: &str) -> Option<Color> {
     match word {
-        "ack" | "active" | "ok" | "deliver" => Some(Color::Green),
-        "pending" | "retrying" | "awaiting_ack" | "paused" => Some(Color::Yellow),
-        "dead" | "nack" | "blocked" | "offline" => Some(Color::Red),
+        "ack" | "active" | "ok" | "deliver" | "well" => Some(Color::Green),
+        "pending" | "retrying" | "awaiting_ack" | "paused" | "slow" | "unacknowledged" | "warn" | "no ACK" => {
+            Some(Color::Yellow)
+        }
+        "dead" | "nack" | "blocked" | "offline" | "given_up" | "fail" | "not received" => Some(Color::Red),
         _ => None,
     }
 }

@@ -27,15 +27,13 @@ use crate::dialer::Dialer;
 use crate::left::{Found as FoundFiles, Left, Search, Seen, places};
 use crate::limits::PARTS_MAX;
 use crate::progress::{Progress, one_line};
-use crate::target::{Scheme, Security, Target, percent_decode};
+use crate::target::{SFTP, Target, percent_decode};
 use crate::watch::{Awaited, Heard, Unsettled, Watch};
 
 /// How often receipt files are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// With more receipts outstanding the directory is listed instead of asked for each.
 const ASKED_SINGLY_MAX: usize = 16;
-
-const SFTP: [Scheme; 1] = [Scheme { word: "sftp", security: Security::Own, port: 22 }];
 
 /// Drops for one partner.
 pub struct SftpDrop {

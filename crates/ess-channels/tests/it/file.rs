@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use ess_channels::{Awaited, Channel, ChannelError, Credential, Heard};
+use ess_channels::{Awaited, Channel, ChannelError, Credential, Heard, Reach};
 use ess_core::id::EventId;
 use ess_core::message::Message;
 use ess_core::receipt::{Evidence, Receipt, Said};
@@ -51,6 +51,19 @@ impl Share {
 
 fn awaited(message: &Message) -> Awaited {
     Awaited { event: message.event_id.clone(), version: message.version, test: message.test }
+}
+
+#[tokio::test]
+async fn a_probe_says_whether_the_directory_is_there_and_leaves_nothing_in_it() {
+    let share = share(serde_json::json!({}));
+    let url = format!("file://{}", share.dir.path().display());
+    let partner = document("file", "file:///mnt/court", serde_json::json!({}));
+    let dialer = dialer_with_dir(share.dir.path());
+    assert_eq!(share.channel.probe(&partner, &url, &dialer, soon()).await, Ok(Reach::Directory));
+    assert_eq!(share.names(), Vec::<String>::new());
+    std::fs::remove_dir(share.dir.path()).unwrap();
+    let failure = share.channel.probe(&partner, &url, &dialer, soon()).await.unwrap_err();
+    assert!(failure.reason.contains("is the share mounted?"), "{}", failure.reason);
 }
 
 #[tokio::test]

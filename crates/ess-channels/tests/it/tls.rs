@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ess_channels::{Channel, ChannelError, Credential};
+use ess_channels::{Channel, ChannelError, Credential, Reach};
 use ess_core::receipt::{Failure, Stage};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::server::WebPkiClientVerifier;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use crate::partner::{Partner, answered, dialer, failed, message, open, read_request, soon};
+use crate::partner::{Partner, answered, dialer, document, failed, message, open, read_request, soon};
 
 /// A certificate authority for one test.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -108,6 +108,27 @@ async fn a_trusted_partner_is_reached_and_its_connection_is_kept() {
         assert_eq!(&answered(channel.send(&message(), soon()).await).body[..], b"ok");
     }
     assert_eq!(partner.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_probe_tells_what_can_be_reached_from_what_is_not_trusted_or_not_allowed() {
+    let authority = Authority::new();
+    let (partner, _) = serve(server(authority.issue("127.0.0.1", |_| ()))).await;
+    let plain = Partner::echoing().await;
+    let document = document("webhook", "https://partner.example/hook", serde_json::json!({}));
+    let probe = async |url: &str, allow: &[&str], roots: Vec<u8>| {
+        let dialer = dialer(allow, vec![roots]);
+        let probed = open(url, Credential::None, &dialer).unwrap().probe(&document, url, &dialer, soon()).await;
+        probed.map_err(|failure| failure.reason)
+    };
+    let loopback = ["127.0.0.0/8"];
+    assert_eq!(probe(&https(&partner), &loopback, authority.pem()).await, Ok(Reach::Protected));
+    assert_eq!(probe(&plain.url(), &loopback, authority.pem()).await, Ok(Reach::Connected));
+    let why = probe(&https(&partner), &loopback, Authority::named("a stranger").pem()).await.unwrap_err();
+    assert!(why.starts_with("certificate not trusted"), "{why}");
+    let before = partner.connections();
+    probe(&https(&partner), &[], authority.pem()).await.unwrap_err();
+    assert_eq!(partner.connections(), before, "an address that is not allowed was dialled");
 }
 
 #[tokio::test]

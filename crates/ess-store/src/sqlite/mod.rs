@@ -14,6 +14,7 @@ pub(crate) mod holds;
 pub(crate) mod lane;
 pub(crate) mod ledger;
 mod mend;
+mod quick_check;
 mod readers;
 pub(crate) mod registry;
 pub(crate) mod retention;
@@ -59,6 +60,8 @@ const LOG_PAGES_MAX: u32 = 32_000;
 const LOG_BYTES_KEPT: u32 = 32 * 1024 * 1024;
 /// How long another program that holds the database is waited for.
 const BUSY: Duration = Duration::from_secs(5);
+
+pub use quick_check::{Glance, glance};
 
 /// An open database.
 pub(crate) struct Sqlite {

@@ -7,6 +7,8 @@ pub(crate) mod bounce;
 pub(crate) mod bridge;
 pub(crate) mod config_show;
 pub(crate) mod dead_letters;
+pub(crate) mod doctor;
+pub(crate) mod drill;
 pub(crate) mod hold;
 pub(crate) mod jsonata;
 pub(crate) mod ledger;
@@ -14,14 +16,17 @@ pub(crate) mod listen;
 pub(crate) mod partner;
 pub(crate) mod publish;
 pub(crate) mod redact;
+pub(crate) mod reference;
 pub(crate) mod replay;
 pub(crate) mod retract;
 pub(crate) mod schema;
+pub(crate) mod shell;
 pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod tap;
 pub(crate) mod target;
 pub(crate) mod token;
+pub(crate) mod top;
 pub(crate) mod unacked;
 
 use std::io::Read as _;
@@ -78,6 +83,12 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::Backup(args) => backup::run(&args, &client(globals)?, output).await,
         Command::Listen(args) => listen::run(&args, &client(globals)?, output).await,
         Command::Tap(args) => tap::run(&args, &client(globals)?, output).await,
+        Command::Top(args) => top::run(&args, &client(globals)?, output).await,
+        Command::Drill(args) => drill::run(&args, &client(globals)?, output).await,
+        Command::Doctor(args) => doctor::run(&args, globals, output).await,
+        Command::Completions(args) => shell::completions(&args, output),
+        Command::Man(args) => shell::man(&args, output),
+        Command::Reference(args) => reference::run(&args, output),
         Command::Jsonata(args) => jsonata::run(&args, output).await,
         Command::Config(command) => config_show::run(&command, output),
         Command::Version => config_show::version(output),

@@ -34,5 +34,6 @@ pub(crate) async fn run(args: &TapArgs, client: &Client, output: &Output) -> Res
             ))?;
         }
     }
-    Err(Failure::refused("the hub ended the stream"))
+    Err(Failure::refused("the hub ended the stream")
+        .with_hint("it was stopped; run the command again when it is back: `hms-ess doctor` says whether it is"))
 }

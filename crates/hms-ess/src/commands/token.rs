@@ -43,7 +43,11 @@ pub(crate) enum TokenCommand {
 pub(crate) async fn run(command: &TokenCommand, client: &Client, output: &Output) -> Result<()> {
     match command {
         TokenCommand::Create { role, subject, partner, note, expires_in } => {
-            let mut body = json!({"role": role, "subjects": subject, "note": note});
+            let mut body = json!({"role": role, "note": note});
+            // The hub refuses limits that have no effect, also empty ones.
+            if !subject.is_empty() {
+                body["subjects"] = json!(subject);
+            }
             if let Some(partner) = partner {
                 body["partner"] = json!(partner);
             }

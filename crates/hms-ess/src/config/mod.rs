@@ -487,8 +487,17 @@ mod tests {
     #[test]
     fn each_key_is_documented() {
         let page = include_str!("../../../../docs/configuration.md");
-        for (key, _) in KEYS {
-            assert!(page.contains(&format!("`{key}`")), "docs/configuration.md does not name {key}");
+        let command = ServeArgs::augment_args(clap::Command::new("serve"));
+        let flags: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
+        for (key, default) in KEYS {
+            let row = page.lines().find(|line| line.starts_with(&format!("| `{key}` |")));
+            let row = row.unwrap_or_else(|| panic!("docs/configuration.md has no row for {key}"));
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            assert!(cells[2].starts_with(&format!("`HMS_ESS_{}`", key.to_ascii_uppercase())), "{row}");
+            let flag = key.replace('_', "-");
+            let flag = if flags.contains(&flag.as_str()) { format!("`--{flag}`") } else { String::new() };
+            assert_eq!(cells[3], flag, "{row}");
+            assert!(default.is_empty() || cells[4] == format!("`{default}`"), "{row}");
         }
     }
 }

@@ -14,59 +14,6 @@ fn a_usage_error_exits_2_and_help_0() {
     assert!(say(&["--help"]).ok().contains("hms-ess demo"));
 }
 
-/// Every command of the contract that is built.
-const COMMANDS: [&str; 34] = [
-    "demo",
-    "serve",
-    "publish",
-    "status",
-    "replay",
-    "retract",
-    "partner add",
-    "partner list",
-    "partner show",
-    "partner test",
-    "partner pause",
-    "partner resume",
-    "partner remove",
-    "partner rotate-secret",
-    "apply",
-    "bridge add",
-    "bridge list",
-    "bridge remove",
-    "bridge test",
-    "bridge try",
-    "dead-letters list",
-    "dead-letters redrive",
-    "dead-letters discard",
-    "ledger verify",
-    "ledger export",
-    "unacked",
-    "token create",
-    "token list",
-    "token revoke",
-    "backup",
-    "jsonata",
-    "version",
-    "config show",
-    "tap",
-];
-
-#[test]
-fn every_command_of_the_contract_is_there_and_on_its_page() {
-    let folder = tempfile::tempdir().unwrap();
-    let page = include_str!("../../../../docs/command-line.md");
-    for line in COMMANDS {
-        let said = run(program(folder.path()).args(line.split(' ')).arg("--help")).ok();
-        assert!(said.contains("--json"), "{line}");
-        assert!(page.contains(&format!("`hms-ess {line}")), "docs/command-line.md lacks {line}");
-        let flags = said.split(|c: char| !c.is_ascii_lowercase() && c != '-').filter(|word| word.starts_with("--"));
-        for flag in flags.filter(|flag| flag.len() > 2 && *flag != "--help") {
-            assert!(page.contains(flag), "docs/command-line.md lacks {flag} of {line}");
-        }
-    }
-}
-
 #[test]
 fn version_names_the_jsonata_level() {
     let folder = tempfile::tempdir().unwrap();
