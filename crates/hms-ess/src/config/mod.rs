@@ -23,7 +23,7 @@ use values::Values;
 pub(crate) use values::targets;
 
 /// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 42] = [
+pub(crate) const KEYS: [(&str, &str); 45] = [
     ("listen", "127.0.0.1:8443"),
     ("public_url", ""),
     ("data", "hms-ess-data"),
