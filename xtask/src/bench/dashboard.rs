@@ -50,7 +50,6 @@ fn pages(options: &Options, binary: &str, report: &mut Report) -> Result<()> {
         ("partners", "/dashboard/partners", Target::None),
         ("a partner", "/dashboard/partners/P7", Target::None),
         ("an event for all", "/dashboard/events/EVT-7", Target::None),
-        ("escalations", "/dashboard/escalations", Target::None),
     ] {
         let (anew, bytes) = ask(&hub, path, &cookie, PART_AGE)?;
         let (shared, _) = ask(&hub, path, &cookie, Duration::ZERO)?;

@@ -44,7 +44,7 @@ pub(crate) struct Bounce {
     path = "/v1/bounces",
     tag = "Partner's side",
     operation_id = "take_bounce",
-    request_body(content = String, content_type = "message/rfc822"),
+    request_body(content = String, content_type = "message/rfc822", example = "Content-Type: multipart/report; report-type=delivery-status; boundary=b\r\n\r\n--b\r\n..."),
     responses((status = 200, description = "What it did.", body = Bounce, example = json!({"event_id": "RULE-COURT-DEADLINE-V3", "partner": "CLERK-EAST", "test": false, "counted": true, "reason": "bounced for clerk@court.example: 5.1.1 550 no such user", "said": "nack"}))),
 )]
 pub(crate) async fn take_bounce(
