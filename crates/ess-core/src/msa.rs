@@ -93,7 +93,8 @@ impl AckCodes {
 pub fn control_id(message: &[u8]) -> Option<String> {
     // Only the first segment is looked at: the rest may be long.
     let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
-    let begin = message.windows(3).position(|three| three == b"MSH")?;
+    let is_before = |byte: &u8| matches!(byte, b'\r' | b'\n' | b' ' | 0xEF | 0xBB | 0xBF);
+    let begin = message.iter().position(|byte| !is_before(byte))?;
     let end = message[begin..].iter().position(is_end).map_or(message.len(), |length| begin + length);
     let text = String::from_utf8_lossy(&message[..end]);
     let message = Segments::of(&text)?;
