@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::channel::{Channel, ChannelError};
 use crate::dialer::Dialer;
 use crate::progress::{Progress, one_line};
-use crate::target::{AMQP, HTTP, MLLP, MQTT, NATS, SFTP, SMTP, SMTP_PLAIN, Scheme, Security, Target};
+use crate::target::{AMQP, HTTP, KAFKA, MLLP, MQTT, NATS, SFTP, SMTP, SMTP_PLAIN, Scheme, Security, Target};
 
 /// How far a probe went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +75,7 @@ fn target(partner: &Partner, url: &str) -> Result<Option<Target>, ChannelError> 
         (ChannelKind::Sftp, _) => (url.to_owned(), &SFTP),
         (ChannelKind::Nats, _) => (template(url), &NATS),
         (ChannelKind::Amqp, _) => (template(url), &AMQP),
+        (ChannelKind::Kafka, _) => (template(url), &KAFKA),
         _ => return Ok(None),
     };
     Target::parse(&url, schemes).map(Some)
@@ -109,6 +110,7 @@ mod tests {
         };
         check(r#"{"id":"P","url":"https://a.example/x"}"#, "a.example", 443);
         check(r#"{"id":"P","channel":"mqtt","url":"mqtts://b.example/rules/{subject}"}"#, "b.example", 8883);
+        check(r#"{"id":"P","channel":"kafka","url":"kafka://k.example/rules.{subject}"}"#, "k.example", 9092);
         check(r#"{"id":"P","channel":"mllp","url":"mllps://h.example"}"#, "h.example", 2575);
         check(
             r#"{"id":"P","channel":"email","url":"smtps://m.example?to=a@x.example","from":"h@x.example"}"#,

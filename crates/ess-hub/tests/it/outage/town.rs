@@ -188,6 +188,7 @@ async fn open(dir: &std::path::Path, share: Option<&std::path::Path>) -> Hub {
             every: span,
         },
         escalation: EscalationOptions::default(),
+        traces: None,
     };
     Hub::start(options).await.unwrap()
 }
