@@ -64,12 +64,19 @@ async fn kafka_conforms() {
         brokers.tell(&format!("make {topic} 3"));
         let link = Link::to(brokers.addresses[0]).await;
         brokers.tell(&format!("say 1 {}", link.address));
-        let channel = channel(&format!("kafka://{}/{topic}", link.address));
-        let brokers = Rc::clone(&brokers);
+        let channel = channel(&format!("kafka://{}/{topic}", link.address)).into();
+        let (refusing, brokers) = (Rc::clone(&brokers), Rc::clone(&brokers));
         Described {
             channel,
             link: Some(link),
             delivered: Box::new(move || delivered(&brokers, &topic)),
+            // MESSAGE_TOO_LARGE, for each of the two attempts.
+            refuse: Some(Box::new(move |message| {
+                refusing.tell("fail 10");
+                refusing.tell("fail 10");
+                message
+            })),
+            connections: 1,
             shape: |message| {
                 let name = ("suite-name".to_owned(), message.file_name());
                 Message { headers: vec![name], ..message }
