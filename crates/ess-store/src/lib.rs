@@ -1,17 +1,21 @@
-//! The Event Log, the outcomes of deliveries, the Ack Ledger and the registry, on SQLite.
+//! The Event Log, the outcomes of deliveries, the Ack Ledger and the registry, on SQLite or PostgreSQL.
 //!
 //! Publishing writes the event alone: what is pending for a partner is derived from the log and the partner's cursor, and an outcome
 //! is written when it is known. One writer thread commits in groups, every commit with an fsync. Never decides anything about a
 //! delivery; that is the lane's.
 
 mod audience;
+mod engine;
 mod error;
 mod ledger;
+mod postgres;
 mod retention;
 mod seal;
+mod sql;
 mod sqlite;
 mod store;
 mod types;
+mod writer;
 
 pub use audience::Audience;
 pub use error::StoreError;
