@@ -212,4 +212,3 @@ impl Engine {
 fn gone(_: oneshot::error::RecvError) -> StoreError {
     StoreError::Closed
 }
-

@@ -27,6 +27,8 @@ pub(crate) async fn hub(config: &Config, url: &str) -> Result<Hub> {
         outcome_window: OUTCOME_WINDOW,
         readers: READERS,
         bytes_max: config.store_bytes_max,
+        server: config.store_server.clone(),
+        seal_key: config.seal_key.clone(),
     };
     let opened = Store::open(&options).map_err(|error| {
         let hint = "name another directory with --data, stop the hub that has this one open, or free and mend the disk";

@@ -170,9 +170,8 @@ impl Keeper {
     fn resolve(&mut self) -> Result<Option<Written>> {
         self.connect()?;
         let (id, mark) = (self.id, self.mark);
-        let found = self.in_transaction(|link| {
-            Db::Postgres(link).query_row(MARK, given![id], |row| row.get::<i64>(0))
-        })?;
+        let found =
+            self.in_transaction(|link| Db::Postgres(link).query_row(MARK, given![id], |row| row.get::<i64>(0)))?;
         let written = self.doubt.take();
         Ok(written.filter(|_| found == mark))
     }
@@ -273,7 +272,8 @@ fn open_seal(link: Link<'_>, path: &Path, is_fresh: bool) -> Result<Seal> {
         return Ok(seal);
     }
     let told = |what: &str| {
-        let text = format!("{} {what}: copy it from the hub that made the database, or from its back-up", path.display());
+        let text =
+            format!("{} {what}: copy it from the hub that made the database, or from its back-up", path.display());
         StoreError::Open(text)
     };
     let seal = Seal::read(path)?.ok_or_else(|| told("is missing"))?;

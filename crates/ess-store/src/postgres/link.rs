@@ -1,10 +1,13 @@
 //! A connection as the shared questions see it.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use bytes::{BufMut as _, BytesMut};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Statement, Transaction};
 
-use super::connection::Connection;
+use super::connection::Server;
 use crate::error::StoreError;
 use crate::sql::db::{Cell, Row, damaged};
 
@@ -25,8 +28,8 @@ pub(crate) struct Link<'a> {
 /// The part of a connection that is free while a transaction has its client.
 #[derive(Clone, Copy)]
 pub(super) struct Statements<'a> {
-    pub(super) server: &'a super::connection::Server,
-    pub(super) known: &'a std::cell::RefCell<std::collections::HashMap<&'static str, Statement>>,
+    pub(super) server: &'a Server,
+    pub(super) known: &'a RefCell<HashMap<&'static str, Statement>>,
 }
 
 impl Link<'_> {
@@ -165,13 +168,6 @@ impl ToSql for Cell<'_> {
     }
 
     to_sql_checked!();
-}
-
-impl Connection {
-    /// The transaction's link; `tx` is of this connection's client.
-    pub(super) fn statements(&self) -> Statements<'_> {
-        Statements { server: &self.server, known: &self.statements }
-    }
 }
 
 #[cfg(test)]

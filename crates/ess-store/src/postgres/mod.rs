@@ -34,10 +34,11 @@ pub(crate) fn open(options: &Options, url: &str) -> Result<Parts> {
 
 fn open_here(options: &Options, url: &str) -> Result<Parts> {
     let server = Arc::new(Server::start(Address::parse(url)?)?);
-    let (keeper, seal, heads, start) = Keeper::open(server.clone(), &options.seal_key()).map_err(|error| match error {
-        StoreError::Unavailable(text) | StoreError::Shaken(text) => StoreError::Open(text),
-        other => other,
-    })?;
+    let (keeper, seal, heads, start) =
+        Keeper::open(server.clone(), &options.seal_key()).map_err(|error| match error {
+            StoreError::Unavailable(text) | StoreError::Shaken(text) => StoreError::Open(text),
+            other => other,
+        })?;
     let readers = Arc::new(Readers::new(server, options.readers));
     Ok(Parts {
         keeper: crate::writer::Keeper::Postgres(Box::new(keeper)),

@@ -187,73 +187,85 @@ fn refusal(open: &OpenDelivery, at: Time, evidence: Evidence, reason: &str) -> E
 fn put_open(db: Db<'_>, open: &OpenDelivery) -> Result<()> {
     let sent = open.sent.as_ref();
     let scripts: Option<Vec<u8>> = sent.map(|sent| sent.scripts.iter().flat_map(|digest| digest.0).collect());
-    db.execute(UPSERT_OPEN, given![
-        open.key.partner.0,
-        open.key.seq.0,
-        open.key.round,
-        open.subject.as_str(),
-        open.test,
-        rows::kind_number(open.kind),
-        rows::priority_number(open.priority),
-        rows::open_word(open.state),
-        open.attempts,
-        open.resends,
-        open.due_at.map(Time::as_micros),
-        open.first_failed_at.map(Time::as_micros),
-        open.partner_seq,
-        open.reason,
-        open.mend,
-        open.message_uuid.map(|uuid| uuid.as_bytes().to_vec()),
-        sent.map(|sent| sent.version.0),
-        sent.map(|sent| sent.body_digest.0),
-        scripts,
-        open.fallback_at.map(Time::as_micros),
-    ])?;
+    db.execute(
+        UPSERT_OPEN,
+        given![
+            open.key.partner.0,
+            open.key.seq.0,
+            open.key.round,
+            open.subject.as_str(),
+            open.test,
+            rows::kind_number(open.kind),
+            rows::priority_number(open.priority),
+            rows::open_word(open.state),
+            open.attempts,
+            open.resends,
+            open.due_at.map(Time::as_micros),
+            open.first_failed_at.map(Time::as_micros),
+            open.partner_seq,
+            open.reason,
+            open.mend,
+            open.message_uuid.map(|uuid| uuid.as_bytes().to_vec()),
+            sent.map(|sent| sent.version.0),
+            sent.map(|sent| sent.body_digest.0),
+            scripts,
+            open.fallback_at.map(Time::as_micros),
+        ],
+    )?;
     Ok(())
 }
 
 fn put_ended(db: Db<'_>, open: &OpenDelivery, state: State, at: Time, reason: &str) -> Result<()> {
     let sent = open.sent.as_ref();
-    db.execute(INSERT_ENDED, given![
-        open.key.partner.0,
-        open.key.seq.0,
-        open.key.round,
-        open.test,
-        state.word(),
-        at.as_micros(),
-        reason,
-        open.attempts,
-        open.partner_seq,
-        open.message_uuid.map(|uuid| uuid.as_bytes().to_vec()),
-        sent.map(|sent| sent.version.0),
-        sent.map(|sent| sent.body_digest.0),
-    ])?;
+    db.execute(
+        INSERT_ENDED,
+        given![
+            open.key.partner.0,
+            open.key.seq.0,
+            open.key.round,
+            open.test,
+            state.word(),
+            at.as_micros(),
+            reason,
+            open.attempts,
+            open.partner_seq,
+            open.message_uuid.map(|uuid| uuid.as_bytes().to_vec()),
+            sent.map(|sent| sent.version.0),
+            sent.map(|sent| sent.body_digest.0),
+        ],
+    )?;
     Ok(())
 }
 
 fn put_attempt(db: Db<'_>, key: DeliveryKey, tried: &Tried) -> Result<()> {
-    db.execute(INSERT_ATTEMPT, given![
-        key.seq.0,
-        key.partner.0,
-        key.round,
-        tried.number,
-        tried.at.as_micros(),
-        i64::try_from(tried.took.as_micros()).unwrap_or(i64::MAX),
-        tried.status,
-        tried.outcome,
-        tried.reason,
-    ])?;
+    db.execute(
+        INSERT_ATTEMPT,
+        given![
+            key.seq.0,
+            key.partner.0,
+            key.round,
+            tried.number,
+            tried.at.as_micros(),
+            i64::try_from(tried.took.as_micros()).unwrap_or(i64::MAX),
+            tried.status,
+            tried.outcome,
+            tried.reason,
+        ],
+    )?;
     Ok(())
 }
 
 fn put_health(db: Db<'_>, partner: PartnerNo, health: Health) -> Result<()> {
-    db.execute(UPSERT_HEALTH, given![
-        partner.0,
-        health.offline_since.map(Time::as_micros),
-        health.first_failed_at.map(Time::as_micros),
-        health.failures,
-        health.gave_up_at.map(Time::as_micros),
-    ])?;
+    db.execute(
+        UPSERT_HEALTH,
+        given![
+            partner.0,
+            health.offline_since.map(Time::as_micros),
+            health.first_failed_at.map(Time::as_micros),
+            health.failures,
+            health.gave_up_at.map(Time::as_micros),
+        ],
+    )?;
     Ok(())
 }
 

@@ -79,9 +79,7 @@ impl Reader<'_> {
         if let Some(audience) = known {
             return Ok(audience);
         }
-        let read = |row: &Row<'_>| {
-            Audience::decode(row.get(0)?).map(Arc::new).ok_or_else(|| rows::damaged(0))
-        };
+        let read = |row: &Row<'_>| Audience::decode(row.get(0)?).map(Arc::new).ok_or_else(|| rows::damaged(0));
         let audience = self.db.query_row(AUDIENCE, given![id], read)?;
         let mut known = self.audiences.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.partners + audience.len() > REMEMBERED_PARTNERS_MAX {
@@ -102,21 +100,24 @@ pub(super) fn identity(db: Db<'_>, new: &NewEvent) -> Result<Option<(Seq, Digest
 
 pub(super) fn insert(db: Db<'_>, seq: Seq, new: &NewEvent, audience: i64) -> Result<()> {
     let content = &new.content;
-    db.execute(INSERT_EVENT, given![
-        seq.0,
-        content.id.as_str(),
-        content.test,
-        content.subject.as_str(),
-        content.version.0,
-        rows::kind_number(content.kind),
-        rows::priority_number(content.priority),
-        new.recorded_at.as_micros(),
-        audience,
-        new.message_uuid.as_bytes().as_slice(),
-        new.content_digest.0,
-        Rest::write(content, &new.trace),
-        content.payload.get(),
-    ])?;
+    db.execute(
+        INSERT_EVENT,
+        given![
+            seq.0,
+            content.id.as_str(),
+            content.test,
+            content.subject.as_str(),
+            content.version.0,
+            rows::kind_number(content.kind),
+            rows::priority_number(content.priority),
+            new.recorded_at.as_micros(),
+            audience,
+            new.message_uuid.as_bytes().as_slice(),
+            new.content_digest.0,
+            Rest::write(content, &new.trace),
+            content.payload.get(),
+        ],
+    )?;
     Ok(())
 }
 

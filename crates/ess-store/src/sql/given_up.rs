@@ -27,8 +27,7 @@ pub(super) const OPEN_GIVEN_UP: &str = "select partner, seq, round, subject, tes
     from open_delivery where partner = ?1 and (seq, round) > (?2, ?3) and test = 0 \
     and state in ('pending', 'retrying') order by seq, round limit ?4";
 const CURSOR: &str = "select cursor from lane where partner = ?1";
-pub(super) const AUDIENCES_FROM: &str =
-    "select seq, audience, case when test = 1 or gone_at is not null then 1 else 0 end \
+pub(super) const AUDIENCES_FROM: &str = "select seq, audience, case when test = 1 or gone_at is not null then 1 else 0 end \
     from event where seq >= ?1 order by seq limit ?2";
 
 /// Partners that are given up, with the words for it.

@@ -101,8 +101,7 @@ pub(crate) fn open_of_subject(
 /// Deliveries of the partner that have not ended, up to `ceiling`; looks at no more than `ceiling` events past the cursor.
 pub(crate) fn backlog_count(reader: &Reader<'_>, partner: PartnerNo, ceiling: u64) -> Result<u64> {
     let Place { cursor, done, .. } = place(reader.db, partner)?;
-    let mut count: u64 =
-        reader.db.query_row(COUNT_OPEN, given![partner.0, ceiling], |row| row.get(0))?;
+    let mut count: u64 = reader.db.query_row(COUNT_OPEN, given![partner.0, ceiling], |row| row.get(0))?;
     let done: HashSet<Seq> = done.into_iter().collect();
     let rows_max = usize::try_from(ceiling).unwrap_or(usize::MAX).min(i64::MAX as usize);
     walk(reader, partner, (cursor, rows_max), |seq, offer| {

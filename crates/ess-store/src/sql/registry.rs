@@ -201,9 +201,7 @@ fn put_token(db: Db<'_>, token: &StoredToken) -> Result<()> {
 /// What the store holds when it is opened.
 pub(crate) fn start(db: Db<'_>, seal: &Seal) -> Result<Start> {
     let head = events::head(db)?;
-    let all = |kind| -> Result<Vec<String>> {
-        db.query(rule_sql(kind).all, given![], |row| row.get(0))
-    };
+    let all = |kind| -> Result<Vec<String>> { db.query(rule_sql(kind).all, given![], |row| row.get(0)) };
     let rules =
         StoredRules { bridges: all(RuleKind::Bridge)?, schemas: all(RuleKind::Schema)?, tables: all(RuleKind::Table)? };
     Ok(Start { partners: partners(db, seal)?, rules, tokens: tokens(db)?, head, escalations: trouble::all(db)? })

@@ -311,18 +311,21 @@ fn read_attempt(row: &Row<'_>) -> Result<AttemptPlace> {
 }
 
 fn delete_attempts(db: Db<'_>, (first, last): (AttemptPlace, AttemptPlace)) -> Result<()> {
-    db.execute(DELETE_ATTEMPTS, given![
-        first.seq.0,
-        first.partner.0,
-        first.round,
-        first.number,
-        first.at.as_micros(),
-        last.seq.0,
-        last.partner.0,
-        last.round,
-        last.number,
-        last.at.as_micros(),
-    ])?;
+    db.execute(
+        DELETE_ATTEMPTS,
+        given![
+            first.seq.0,
+            first.partner.0,
+            first.round,
+            first.number,
+            first.at.as_micros(),
+            last.seq.0,
+            last.partner.0,
+            last.round,
+            last.number,
+            last.at.as_micros(),
+        ],
+    )?;
     Ok(())
 }
 

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
+use super::db::Row;
+pub(super) use super::db::damaged;
+use crate::error::StoreError;
 use ess_core::delivery::{DeliveryKey, State};
 use ess_core::event::{Content, Event, Gone, GoneCause, Kind, Priority, Trace};
 use ess_core::id::{Digest, EventId, PartnerNo, Seq, Subject, Version};
 use ess_core::lane::{OpenDelivery, OpenState, Sent};
 use ess_core::time::Time;
-use super::db::Row;
-pub(super) use super::db::damaged;
-use crate::error::StoreError;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 

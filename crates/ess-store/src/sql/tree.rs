@@ -22,7 +22,8 @@ const PUT_TILE: &str = "insert into ledger_tile (level, idx, hashes) values (?1,
     on conflict (level, idx) do update set hashes = excluded.hashes";
 pub(super) const LAST_TILE: &str =
     "select idx, length(hashes) / 32 from ledger_tile where level = 0 order by idx desc limit 1";
-const PUT_CHECKPOINT: &str = "insert into checkpoint (size, at, note) values (?1, ?2, ?3) on conflict (size) do nothing";
+const PUT_CHECKPOINT: &str =
+    "insert into checkpoint (size, at, note) values (?1, ?2, ?3) on conflict (size) do nothing";
 pub(super) const CHECKPOINTS: &str = "select size, at, note from checkpoint where size > ?1 order by size limit ?2";
 pub(super) const LAST_CHECKPOINT: &str = "select size, at, note from checkpoint order by size desc limit 1";
 
@@ -164,7 +165,7 @@ mod tests {
         db
     }
 
-    fn at(db: &Connection) -> Db<'_> {
+    fn on(db: &Connection) -> Db<'_> {
         Db::Sqlite(Link(db))
     }
 
@@ -178,25 +179,25 @@ mod tests {
             for count in steps {
                 let leaves: Vec<Digest> = (0..count).map(|number| leaf_hash(&(all.len() + number).to_be_bytes())).collect();
                 let tx = db.transaction().unwrap();
-                grow(at(&tx), all.len() as u64, &leaves).unwrap();
-                prop_assert!(grow(at(&tx), all.len() as u64, &leaves).is_err());
+                grow(on(&tx), all.len() as u64, &leaves).unwrap();
+                prop_assert!(grow(on(&tx), all.len() as u64, &leaves).is_err());
                 tx.commit().unwrap();
                 all.extend(leaves);
             }
             let size = all.len() as u64;
-            prop_assert_eq!(size_of(at(&db)).unwrap(), size);
-            let whole = merkle::root(size, |level, index| node(at(&db), level, index)).unwrap();
+            prop_assert_eq!(size_of(on(&db)).unwrap(), size);
+            let whole = merkle::root(size, |level, index| node(on(&db), level, index)).unwrap();
             let naive = merkle::root(size, |level, index| {
                 let start = (index << level) as usize;
                 Ok::<_, StoreError>(fold(&all[start..start + (1 << level)]))
             });
             prop_assert_eq!(whole, naive.unwrap());
             let index = at as u64 % size;
-            let path = merkle::inclusion(index, size, |level, index| node(at(&db), level, index)).unwrap();
+            let path = merkle::inclusion(index, size, |level, index| node(on(&db), level, index)).unwrap();
             prop_assert!(includes(&all[index as usize], index, &path, size, &whole));
             let old = 1 + old % size;
-            let before = merkle::root(old, |level, index| node(at(&db), level, index)).unwrap();
-            let steps = merkle::consistency(old, size, |level, index| node(at(&db), level, index)).unwrap();
+            let before = merkle::root(old, |level, index| node(on(&db), level, index)).unwrap();
+            let steps = merkle::consistency(old, size, |level, index| node(on(&db), level, index)).unwrap();
             prop_assert!(continues((old, &before), (size, &whole), &steps));
         }
     }

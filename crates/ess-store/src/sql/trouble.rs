@@ -140,7 +140,8 @@ pub(crate) fn newest_at(reader: &Reader<'_>, time: Time) -> Result<Seq> {
     let (mut low, mut high) = (first.saturating_sub(1), last + 1);
     while high - low > 1 {
         let middle = low + (high - low) / 2;
-        let (seq, at): (u64, i64) = reader.db.query_row(RECORDED_AT, given![middle], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (seq, at): (u64, i64) =
+            reader.db.query_row(RECORDED_AT, given![middle], |row| Ok((row.get(0)?, row.get(1)?)))?;
         if at <= time.as_micros() {
             low = seq;
         } else {

@@ -73,8 +73,7 @@ pub(crate) fn open(options: &Options) -> Result<Parts> {
     File::open(&options.dir).and_then(|dir| dir.sync_all()).map_err(|error| fail("data directory", &error))?;
     let readers = Arc::new(Readers::new(path.clone(), options.readers, lock.clone()));
     let bytes_max = options.bytes_max;
-    let keeper =
-        Keeper { db: Some(db), path, bytes_max, readers: readers.clone(), checkpointer, _lock: lock };
+    let keeper = Keeper { db: Some(db), path, bytes_max, readers: readers.clone(), checkpointer, _lock: lock };
     Ok(Parts {
         keeper: crate::writer::Keeper::Sqlite(Box::new(keeper)),
         readers: crate::engine::Readers::Sqlite(readers),

@@ -34,7 +34,14 @@ pub(crate) struct Readers {
 impl Readers {
     pub(super) fn new(path: PathBuf, count: usize, lock: Arc<File>) -> Self {
         let permits = Arc::new(Semaphore::new(count.max(1)));
-        Self { path, idle: Mutex::default(), gate: RwLock::default(), permits, audiences: Audiences::default(), _lock: lock }
+        Self {
+            path,
+            idle: Mutex::default(),
+            gate: RwLock::default(),
+            permits,
+            audiences: Audiences::default(),
+            _lock: lock,
+        }
     }
 
     /// Asks a question, on a thread that may wait.

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::error::StoreError;
 use crate::engine::{Engine, Readers};
+use crate::error::StoreError;
 use crate::postgres;
 use crate::seal::Seal;
 use crate::sql::Heads;

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use ess_core::event::Event;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::batch::{Batch, Durable};
 pub(crate) use self::batch::Item;
+use self::batch::{Batch, Durable};
 pub(crate) use self::keeper::Keeper;
 use crate::error::StoreError;
 use crate::retention::{Sweep, Swept};
