@@ -39,7 +39,8 @@ struct Suites {
 
 impl Suites {
     fn rust(&mut self) {
-        let servers = || prepare::sshd().and_then(|()| prepare::mosquitto()).and_then(|()| prepare::brokers());
+        let brokers = || prepare::mosquitto().and_then(|()| prepare::brokers());
+        let servers = || prepare::sshd().and_then(|()| brokers()).and_then(|()| prepare::postgres());
         if let Err(error) = prepare::compiler().and_then(|()| servers()) {
             self.leave_out("rust", &error);
             return;

@@ -5,12 +5,14 @@
 //! delivery; that is the lane's.
 
 mod audience;
+mod copy;
 mod engine;
 mod error;
 mod ledger;
 mod postgres;
 mod retention;
 mod seal;
+mod server_url;
 mod sql;
 mod sqlite;
 mod store;
@@ -18,9 +20,11 @@ mod types;
 mod writer;
 
 pub use audience::Audience;
+pub use copy::{Copied, copy_store};
 pub use error::StoreError;
 pub use ledger::{Entry, Word};
 pub use retention::{AttemptPlace, Hold, HoldOn, Lifted, NewHold, Redaction, Step, Sweep, Swept};
+pub use server_url::ServerUrl;
 pub use store::{Opened, Options, Store};
 pub use types::{
     AckReceipt, Audit, AuditLine, Backlog, Change, FoundTrouble, LaneStart, LedgerEntry, LogLine, LogSearch, NewEvent,

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     apply, audit, backup, bridge, config_show, dead_letters, hold, jsonata, ledger, listen, partner, publish, redact,
-    replay, retract, schema, status, table, tap, target, token, unacked,
+    replay, retract, schema, status, store, table, tap, target, token, unacked,
 };
 use crate::config::ServeArgs;
 use crate::demo::DemoArgs;
@@ -95,6 +95,9 @@ pub(crate) enum Command {
     /// Access tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// The store itself, without a hub.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Copy the hub's store to a file on the hub's machine, while it runs.
     Backup(backup::BackupArgs),
     /// Fetch a partner's events from its inbox and hand each to a local webhook.

@@ -17,11 +17,12 @@ type Result<T> = std::result::Result<T, StoreError>;
 
 /// How long an answer is waited for; the server gives a statement up a little earlier.
 const ANSWER_WITHIN: Duration = Duration::from_secs(35);
-/// What every connection begins with. A commit is durable before it is answered, whatever the database's own setting.
+/// What every connection begins with: a client that is gone is given up within some ten seconds, with all that it held. A commit is durable before it is answered, whatever the database's own setting.
 const BEGIN: &str = "select set_config('synchronous_commit', 'on', false) \
         where current_setting('synchronous_commit') in ('off', 'local'); \
     set statement_timeout = '30s'; set lock_timeout = '10s'; set idle_in_transaction_session_timeout = '60s'; \
-    set jit = off; set client_min_messages = warning";
+    set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 3; \
+    set tcp_user_timeout = 10000; set jit = off; set client_min_messages = warning";
 
 /// A server, with what drives its connections.
 pub(super) struct Server {

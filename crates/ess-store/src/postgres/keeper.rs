@@ -25,7 +25,7 @@ type Result<T> = std::result::Result<T, StoreError>;
 
 const HEAD: &str = "select seq, ledger, chain from head where one = 1";
 const LOCK_HEAD: &str = "select seq, ledger, chain from head where one = 1 for update";
-const MOVE_HEAD: &str = "update head set seq = ?1, ledger = ?2, chain = ?3 where one = 1";
+pub(super) const MOVE_HEAD: &str = "update head set seq = ?1, ledger = ?2, chain = ?3 where one = 1";
 const PUT_MARK: &str = "insert into writer (id, mark) values (?1, ?2) on conflict (id) \
     do update set mark = excluded.mark, at = now()";
 const MARK: &str = "select mark from writer where id = ?1 for update";
@@ -102,7 +102,7 @@ impl Keeper {
     }
 
     /// Does something in a transaction; what fails leaves nothing.
-    fn in_transaction<T>(&mut self, work: impl FnOnce(Link<'_>) -> Result<T>) -> Result<T> {
+    pub(super) fn in_transaction<T>(&mut self, work: impl FnOnce(Link<'_>) -> Result<T>) -> Result<T> {
         let (done, tx, server) = self.begun(work)?;
         server.wait(tx.commit())?;
         Ok(done)

@@ -8,6 +8,7 @@ mod connection;
 mod keeper;
 mod link;
 mod readers;
+mod receive;
 mod schema;
 
 use std::sync::Arc;
@@ -19,21 +20,23 @@ use self::connection::Server;
 pub(crate) use self::keeper::Keeper;
 pub(crate) use self::link::{Link, cell};
 pub(crate) use self::readers::Readers;
+pub(crate) use self::receive::receive;
 use crate::error::StoreError;
+use crate::server_url::ServerUrl;
 use crate::store::{Options, Parts};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// Opens or makes the tables of a database. Waits on this thread; from within a runtime, on another.
-pub(crate) fn open(options: &Options, url: &str) -> Result<Parts> {
+pub(crate) fn open(options: &Options, url: &ServerUrl) -> Result<Parts> {
     std::thread::scope(|scope| {
         let opened = scope.spawn(|| open_here(options, url)).join();
         opened.map_err(|_| StoreError::Open("the database could not be opened".to_owned()))?
     })
 }
 
-fn open_here(options: &Options, url: &str) -> Result<Parts> {
-    let server = Arc::new(Server::start(Address::parse(url)?)?);
+fn open_here(options: &Options, url: &ServerUrl) -> Result<Parts> {
+    let server = Arc::new(Server::start(Address::parse(url.expose())?)?);
     let (keeper, seal, heads, start) =
         Keeper::open(server.clone(), &options.seal_key()).map_err(|error| match error {
             StoreError::Unavailable(text) | StoreError::Shaken(text) => StoreError::Open(text),

@@ -30,7 +30,8 @@ pub(super) const OPEN_OF_SUBJECT: &str = "select partner, seq, round, subject, t
     resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts, \
     fallback_at, (select recorded_at from event where event.seq = open_delivery.seq) \
     from open_delivery where partner = ?1 and subject = ?2 and test = ?3 order by seq, round limit ?4";
-pub(super) const COUNT_OPEN: &str = "select count(*) from (select 1 from open_delivery where partner = ?1 limit ?2)";
+pub(super) const COUNT_OPEN: &str =
+    "select count(*) from (select 1 from open_delivery where partner = ?1 limit ?2) as some";
 
 /// Where a lane was, and the first-sending deliveries past its cursor that it need not send.
 pub(super) struct Place {

@@ -55,6 +55,11 @@ impl Keeper {
         Ok(written)
     }
 
+    /// What is asked beside the writer's own business.
+    pub(crate) fn link(&self) -> Result<Link<'_>> {
+        self.db.as_ref().map(Link).ok_or_else(closed)
+    }
+
     pub(crate) fn heads(&self) -> Result<Heads> {
         Heads::read(Db::Sqlite(Link(self.db.as_ref().ok_or_else(closed)?)))
     }

@@ -15,13 +15,14 @@ use crate::engine::{Engine, Readers};
 use crate::error::StoreError;
 use crate::postgres;
 use crate::seal::Seal;
+use crate::server_url::ServerUrl;
 use crate::sql::Heads;
 use crate::sqlite;
 use crate::types::{Change, NewEvent, Publication, Recorded, Start};
 use crate::writer::Keeper;
 
 /// Where the store is and how it behaves.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// The data directory.
     pub dir: PathBuf,
@@ -31,8 +32,8 @@ pub struct Options {
     pub readers: usize,
     /// Ceiling of the database file.
     pub bytes_max: Option<u64>,
-    /// The PostgreSQL server's URL; `None` for the embedded database in the directory.
-    pub server: Option<String>,
+    /// The PostgreSQL server; `None` for the embedded database in the directory.
+    pub server: Option<ServerUrl>,
     /// The file of the sealing key, where it is not `seal.key` in the directory.
     pub seal_key: Option<PathBuf>,
 }

@@ -11,7 +11,8 @@ use ess_core::lane::{OpenDelivery, OpenState, Sent, Tried};
 use ess_core::receipt::Evidence;
 use ess_core::time::Time;
 use ess_store::{
-    AckReceipt, Audience, Audit, Change, NewEvent, NewPartner, Opened, Options, Publication, Recorded, Start, Store,
+    AckReceipt, Audience, Audit, Change, NewEvent, NewPartner, Opened, Options, Publication, Recorded, ServerUrl,
+    Start, Store,
 };
 use serde_json::value::RawValue;
 use tempfile::TempDir;
@@ -39,8 +40,12 @@ pub(crate) fn open() -> Open {
 pub(crate) fn open_with(change: impl FnOnce(Options) -> Options) -> Open {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let url = crate::server::database();
-    let options = change(Options { server: url.clone(), ..options(dir.path()) });
+    let options = change(Options { server: server_url(url.as_deref()), ..options(dir.path()) });
     opened(dir, url, &options)
+}
+
+fn server_url(url: Option<&str>) -> Option<ServerUrl> {
+    url.and_then(ServerUrl::new)
 }
 
 pub(crate) fn opened(dir: Arc<TempDir>, url: Option<String>, options: &Options) -> Open {
@@ -51,7 +56,7 @@ pub(crate) fn opened(dir: Arc<TempDir>, url: Option<String>, options: &Options) 
 impl Open {
     /// What it was opened with.
     pub(crate) fn options(&self) -> Options {
-        Options { server: self.url.clone(), ..options(self.dir.path()) }
+        Options { server: server_url(self.url.as_deref()), ..options(self.dir.path()) }
     }
 
     /// Closes the store and opens it again.
@@ -87,7 +92,7 @@ impl Open {
             crate::server::cut(url);
         }
         drop((store, recorded, start));
-        let options = Options { server: url.clone(), ..options(copy.path()) };
+        let options = Options { server: server_url(url.as_deref()), ..options(copy.path()) };
         opened(copy, url, &options)
     }
 

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio_postgres::NoTls;
+use tokio_postgres::{Client, NoTls};
 
 /// Where Debian has it.
 const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
@@ -132,7 +132,23 @@ pub(crate) fn cut(url: &str) {
     ask(url, others).unwrap();
 }
 
+/// The first column of every row, as text.
+pub(crate) fn rows(url: &str, sql: &str) -> Vec<String> {
+    ask_with(url, async |client| {
+        let rows = client.query(sql, &[]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    })
+    .unwrap()
+}
+
 fn ask(url: &str, sql: &str) -> Result<usize, tokio_postgres::Error> {
+    ask_with(url, async |client| Ok(usize::try_from(client.execute(sql, &[]).await?).unwrap()))
+}
+
+fn ask_with<T: Send>(
+    url: &str,
+    ask: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error> + Send,
+) -> Result<T, tokio_postgres::Error> {
     // On a thread of its own: tests run within a runtime.
     std::thread::scope(|scope| {
         let asked = scope.spawn(|| {
@@ -140,10 +156,10 @@ fn ask(url: &str, sql: &str) -> Result<usize, tokio_postgres::Error> {
             runtime.block_on(async {
                 let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
                 let driver = tokio::spawn(connection);
-                let count = client.execute(sql, &[]).await?;
+                let answer = ask(&client).await;
                 drop(client);
                 drop(driver.await);
-                Ok(usize::try_from(count).unwrap())
+                answer
             })
         });
         asked.join().unwrap()

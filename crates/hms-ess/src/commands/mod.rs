@@ -17,6 +17,7 @@ pub(crate) mod replay;
 pub(crate) mod retract;
 pub(crate) mod schema;
 pub(crate) mod status;
+pub(crate) mod store;
 pub(crate) mod table;
 pub(crate) mod tap;
 pub(crate) mod target;
@@ -77,6 +78,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::Listen(args) => listen::run(&args, &client(globals)?, output).await,
         Command::Tap(args) => tap::run(&args, &client(globals)?, output).await,
         Command::Jsonata(args) => jsonata::run(&args, output).await,
+        Command::Store(command) => store::run(command, output).await,
         Command::Config(command) => config_show::run(&command, output),
         Command::Version => config_show::version(output),
         // Answered in `main`, before there is anything to print with.

@@ -19,11 +19,12 @@ use ess_core::script::Bounds;
 use ess_hub::EscalationOptions;
 
 use crate::failure::{Failure, Result};
+use crate::wire::ServerUrl;
 use values::Values;
 pub(crate) use values::targets;
 
 /// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 39] = [
+pub(crate) const KEYS: [(&str, &str); 40] = [
     ("listen", "127.0.0.1:8443"),
     ("public_url", ""),
     ("data", "hms-ess-data"),
@@ -37,6 +38,7 @@ pub(crate) const KEYS: [(&str, &str); 39] = [
     ("metrics_listen", "127.0.0.1:9100"),
     ("partner_ca", ""),
     ("log", "text"),
+    ("seal_key", ""),
     ("store_bytes_max", ""),
     ("free_bytes_min", "67108864"),
     ("script_workers", "2"),
@@ -74,7 +76,7 @@ pub(crate) struct ServeArgs {
     /// Data directory; made when it is not there [default: hms-ess-data].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<String>,
-    /// The store; this build knows the embedded one in the data directory.
+    /// PostgreSQL server that keeps the store, such as postgres://ess@db.example/ess; the data directory's own database without it.
     #[arg(long, value_name = "URL")]
     pub(crate) store: Option<String>,
     /// The hub's own certificate chain, PEM.
@@ -134,6 +136,10 @@ pub(crate) struct Config {
     pub(crate) partner_ca: Vec<PathBuf>,
     /// JSON log lines.
     pub(crate) log_json: bool,
+    /// PostgreSQL server that keeps the store.
+    pub(crate) store: Option<ServerUrl>,
+    /// File of the sealing key.
+    pub(crate) seal_key: Option<PathBuf>,
     /// Ceiling of the database file.
     pub(crate) store_bytes_max: Option<u64>,
     /// Publishes are refused below this much free space.
@@ -256,11 +262,6 @@ impl Config {
     pub(crate) fn read(layers: &Layers) -> Result<Self> {
         let values = Values(layers);
         let text = |key: &str| values.text(key);
-        if !text("store").is_empty() {
-            return Err(values
-                .wrong("store", "nothing: this build keeps its store in the data directory")
-                .with_hint("PostgreSQL comes with several nodes; leave `store` away"));
-        }
         let mut nets = Vec::new();
         for net in values.items("allow_net") {
             nets.push(net.parse().map_err(|_| values.wrong("allow_net", "address ranges such as 10.0.0.0/8"))?);
@@ -289,6 +290,8 @@ impl Config {
                 "text" => false,
                 _ => return Err(values.wrong("log", "text or json")),
             },
+            store: values.server()?,
+            seal_key: values.optional("seal_key").map(PathBuf::from),
             store_bytes_max: match text("store_bytes_max") {
                 "" => None,
                 _ => Some(values.number("store_bytes_max")?),

@@ -15,6 +15,7 @@ use ess_hub::EscalationOptions;
 
 use super::Layers;
 use crate::failure::{Failure, Result};
+use crate::wire::ServerUrl;
 
 /// Values as they were written, read by what they have to be.
 pub(super) struct Values<'a>(pub(super) &'a Layers);
@@ -70,6 +71,17 @@ impl<'a> Values<'a> {
             return Err(self.wrong("public_url", "an address such as https://hub.agency.example"));
         }
         Ok(Some(url.to_owned()))
+    }
+
+    /// The store's server. The error does not repeat the value: it may hold a password.
+    pub(super) fn server(&self) -> Result<Option<ServerUrl>> {
+        let Some(text) = self.optional("store") else { return Ok(None) };
+        let wrong = || {
+            let source = &self.0["store"].source;
+            Failure::usage(format!("{source}: store: expected postgres://USER:PASSWORD@HOST:PORT/DATABASE"))
+                .with_hint("leave it away for the embedded store in the data directory")
+        };
+        ServerUrl::new(text).map(Some).ok_or_else(wrong)
     }
 
     /// Where a secret is; never the secret itself, which `config show` would print.
