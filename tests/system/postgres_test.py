@@ -82,7 +82,7 @@ def test_the_whole_loop_and_a_kill_lose_nothing(tmp_path: Path, binary: Path, lo
         got = {arrival.event_id for arrival in sink.arrivals}
         assert {*first, *taken} <= got
     events = client.pages("/v1/events")
-    assert [one["seq"] for one in events] == list(range(1, len(events) + 1)), "the log has no gap"
+    assert [one["sequence"] for one in events] == list(range(1, len(events) + 1)), "the log has no gap"
     assert verified(client)["size"] >= 3 * (len(first) + len(taken))
     assert hub.terminate() == 0
 

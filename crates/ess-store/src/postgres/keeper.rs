@@ -180,11 +180,6 @@ impl Keeper {
         self.in_transaction(|link| read_head(link, HEAD))
     }
 
-    #[expect(clippy::unused_self, reason = "the other database moves its log beside the writer")]
-    pub(crate) fn has_failed(&self) -> bool {
-        false
-    }
-
     /// Connects anew; answers the commit that was in doubt when it was made.
     pub(crate) fn mend(&mut self, known: Heads) -> Result<Option<Written>> {
         let resolved = if self.is_in_doubt() {

@@ -31,7 +31,7 @@ pub(super) const OPEN_OF_SUBJECT: &str = "select partner, seq, round, subject, t
     fallback_at, (select recorded_at from event where event.seq = open_delivery.seq) \
     from open_delivery where partner = ?1 and subject = ?2 and test = ?3 order by seq, round limit ?4";
 pub(super) const COUNT_OPEN: &str =
-    "select count(*) from (select 1 from open_delivery where partner = ?1 limit ?2) as some";
+    "select count(*) from (select 1 from open_delivery where partner = ?1 limit ?2) as counted";
 
 /// Where a lane was, and the first-sending deliveries past its cursor that it need not send.
 pub(super) struct Place {

@@ -39,7 +39,10 @@ impl Keeper {
 
     /// Whether something failed beside the commits.
     pub(super) fn has_failed(&self) -> bool {
-        either!(self, keeper => keeper.has_failed())
+        match self {
+            Keeper::Sqlite(keeper) => keeper.has_failed(),
+            Keeper::Postgres(_) => false,
+        }
     }
 
     /// Whether it is not known if the last commit was made; `mend` finds out.
