@@ -5,6 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import re
+from email.message import EmailMessage, Message
+from email.mime.message import MIMEMessage
+from email.mime.multipart import MIMEMultipart
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
 from urllib.parse import urlsplit
@@ -254,3 +257,66 @@ def test_partner_test_sends_a_mail_whose_link_says_that_it_works(
         status, page, _ = visit(hub, link_of(box.mails[0]), form)
         assert status == 200 and "This link works" in page
     assert client.pages("/v1/ledger") == []
+
+
+def bounce(mail: EmailMessage, action: str, status: str, said: str) -> bytes:
+    """The report that a mail server sends to the sender of a mail (RFC 3464), with the mail itself."""
+    report = MIMEMultipart("report", **{"report-type": "delivery-status"})
+    report["From"], report["To"] = "MAILER-DAEMON@mail.court.example", str(mail["from"])
+    report["Subject"] = "Undelivered Mail Returned to Sender"
+    words = EmailMessage()
+    words.set_content("I'm sorry to have to inform you that your message could not be delivered.")
+    about, recipient = Message(), Message()
+    about["Reporting-MTA"] = "dns; mail.court.example"
+    recipient["Final-Recipient"], recipient["Action"] = "rfc822; clerk@court.example", action
+    recipient["Status"], recipient["Diagnostic-Code"] = status, f"smtp; {said}"
+    statuses = Message()
+    statuses["Content-Type"] = "message/delivery-status"
+    statuses.set_payload([about, recipient])
+    for part in (words, statuses, MIMEMessage(mail)):
+        report.attach(part)
+    return report.as_bytes()
+
+
+def test_a_mail_that_comes_back_later_is_a_dead_letter_with_the_servers_words(
+    start_hub: Callable[..., Hub], post: tuple[Post, MailServer], tmp_path: Path
+) -> None:
+    box, server = post
+    hub = start_hub()
+    client = hub.client()
+    add_email(client, "CLERK", address(server))
+    for number in (1, 2):
+        publish(client, f"E-{number}", subject=f"S-{number}")
+    wait_for("the mails", lambda: len(box.mails) == 2)
+    mails = {str(mail["x-hms-event-id"]): mail for mail in box.mails}
+    file = tmp_path / "bounce.eml"
+
+    def hand_over(text: bytes) -> Any:
+        file.write_bytes(text)
+        return hub.run("bounce", str(file))
+
+    # The mail server still tries.
+    said = hand_over(bounce(mails["E-1"], "delayed", "4.4.1", "connection timed out"))
+    assert (said.returncode, said.stdout) == (0, "E-1 for CLERK is late; nothing was changed\n"), said
+    said = hand_over(bounce(mails["E-1"], "failed", "5.1.1", "550 5.1.1 no such user"))
+    why = "bounced for clerk@court.example: 5.1.1 550 5.1.1 no such user"
+    assert (said.returncode, said.stdout) == (0, f"E-1 for CLERK did not arrive, and is a dead letter now: {why}\n"), said
+    found = delivery(client, "E-1", "CLERK")
+    assert (found["state"], found["reason"]) == ("nack", why)
+    assert [one["event_id"] for one in client.pages("/v1/dead-letters")] == ["E-1"]
+
+    # Who acknowledged has it, whatever a server says afterwards.
+    assert visit(hub, link_of(mails["E-2"]), "word=ack")[0] == 200
+    said = hand_over(bounce(mails["E-2"], "failed", "5.2.2", "552 mailbox full"))
+    assert said.returncode == 0 and "E-2 for CLERK was acknowledged before; nothing was changed" in said.stdout, said
+    assert state(client, "E-2", "CLERK") == "ack"
+
+    # A forged one, and other mails, do nothing.
+    mails["E-2"].replace_header("x-hms-ack-link", link_of(mails["E-2"])[:-6] + "AAAAAA")
+    said = hand_over(bounce(mails["E-2"], "failed", "5.1.1", "550 no"))
+    assert said.returncode == 1 and "hint: " in said.stderr, said
+    said = hand_over(b"Subject: hello\r\n\r\nhello")
+    assert said.returncode == 1 and "no delivery report" in said.stderr, said
+    token = client.ask("POST", "/v1/tokens", {"role": "auditor"}).json["token"]
+    answer = Client(hub.address, token).ask("POST", "/v1/bounces", {})
+    assert answer.status == 403, answer

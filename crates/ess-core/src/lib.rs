@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod ack_link;
+pub mod bounce;
 pub mod bridge;
 pub mod cloudevents;
 pub mod delivery;

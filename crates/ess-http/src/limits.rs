@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Body of a request that changes something small.
 pub(crate) const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
+/// A mail in which a mail server says what became of another one.
+pub(crate) const BOUNCE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Request line and header fields together; hyper's buffer.
 pub(crate) const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Bodies that are being read at once, beyond what fits the small ones.

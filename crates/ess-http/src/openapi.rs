@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 
 use crate::api::{
-    acks, audit, backup, bridges, bulk, dead_letters, deliveries, escalations, events, health, holds, inbox, keys,
-    ledger, ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, targets, tokens,
+    acks, audit, backup, bounces, bridges, bulk, dead_letters, deliveries, escalations, events, health, holds, inbox,
+    keys, ledger, ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, targets, tokens,
 };
 use crate::refusal;
 use crate::routes::OPEN;
@@ -32,7 +32,7 @@ use crate::routes::OPEN;
     paths(
         publish::publish_event, events::list_events, events::read_event, events::read_event_status,
         events::list_event_deliveries, events::replay_event, events::redact_event,
-        acks::acknowledge, keys::list_keys, inbox::read_inbox, partner_events::list_partner_events, partner_events::list_partner_deliveries,
+        acks::acknowledge, bounces::take_bounce, keys::list_keys, inbox::read_inbox, partner_events::list_partner_events, partner_events::list_partner_deliveries,
         partners::add_partner, partners::list_partners, partners::read_one, partners::set_partner,
         partners::remove_partner, partners::pause_partner, partners::resume_partner, partners::test_partner,
         partners::rotate_secret,

@@ -10,8 +10,8 @@ use ess_core::problem::{Code, Problem};
 
 use crate::ack_page;
 use crate::api::{
-    acks, audit, backup, bridges, dead_letters, deliveries, escalations, events, health, holds, inbox, keys, ledger,
-    ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, targets, tokens,
+    acks, audit, backup, bounces, bridges, dead_letters, deliveries, escalations, events, health, holds, inbox, keys,
+    ledger, ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, targets, tokens,
 };
 use crate::dashboard::{
     assets, audit as audit_page, bridges as bridges_page, dead_letters as dead_letters_page, event,
@@ -55,6 +55,7 @@ pub(crate) fn routes() -> Routes {
         .get("/v1/events/{id}/deliveries", events::list_event_deliveries)
         // Partners.
         .post("/v1/acks", acks::acknowledge)
+        .post("/v1/bounces", bounces::take_bounce)
         .get("/v1/partners/{id}", partners::read_one)
         .get("/v1/partners/{id}/inbox", inbox::read_inbox)
         .get("/v1/partners/{id}/events", partner_events::list_partner_events)

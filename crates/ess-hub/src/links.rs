@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use ess_core::ack_link::{AckLink, LinkError, LinkKey};
+use ess_core::bounce::Bounce;
 use ess_core::delivery::{DeliveryKey, State};
 use ess_core::id::{EventId, PartnerId, Seq, Subject};
 use ess_core::letter::ACK_LINK;
@@ -124,5 +125,17 @@ impl Hub {
         let taken = self.take_word_of_round(word, registered, Evidence::Callback, key.round).await;
         taken.map_err(LinkProblem::Unavailable)?;
         self.link(token).await
+    }
+
+    /// Takes what a mail server says of a mail: a failure is a refusal in the partner's stead, anything else changes nothing. What
+    /// was said before stays, as who acknowledged has the event. Durable when this returns.
+    ///
+    /// # Errors
+    /// As for [`Hub::link`].
+    pub async fn take_bounce(&self, bounce: &Bounce) -> Result<LinkView, LinkProblem> {
+        match bounce.failure() {
+            Some(reason) => self.answer_link(&bounce.link, LinkWord::Refused { reason }).await,
+            None => self.link(&bounce.link).await,
+        }
     }
 }

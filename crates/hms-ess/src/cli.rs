@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    apply, audit, backup, bridge, config_show, dead_letters, hold, jsonata, ledger, listen, partner, publish, redact,
-    replay, retract, schema, status, store, table, tap, target, token, unacked,
+    apply, audit, backup, bounce, bridge, config_show, dead_letters, hold, jsonata, ledger, listen, partner, publish,
+    redact, replay, retract, schema, status, store, table, tap, target, token, unacked,
 };
 use crate::config::ServeArgs;
 use crate::demo::DemoArgs;
@@ -84,6 +84,8 @@ pub(crate) enum Command {
     Audit(audit::AuditArgs),
     /// List deliveries that lack their ACK: urgent first, then oldest, each with what to run.
     Unacked(unacked::UnackedArgs),
+    /// Take a bounced mail: the delivery that did not arrive becomes a dead letter.
+    Bounce(bounce::BounceArgs),
     /// Legal holds: what they cover is not removed, however old.
     #[command(subcommand)]
     Hold(hold::HoldCommand),

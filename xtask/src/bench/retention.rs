@@ -21,6 +21,8 @@ const KEEP_ALL: [(&str, &str); 2] = [("HMS_ESS_KEEP_ATTEMPTS", "100y"), ("HMS_ES
 const KEEP_SOME: [(&str, &str); 2] = [("HMS_ESS_KEEP_ATTEMPTS", "90d"), ("HMS_ESS_KEEP_EVENTS", "100d")];
 /// How long the rest may take, with nothing else to do.
 const REST_WITHIN: Duration = Duration::from_secs(1_800);
+/// Without a change for so long it is done: a disk that moves a gigabyte may stand still for some seconds.
+const STILL_FOR: Duration = Duration::from_secs(60);
 
 /// One turn's latencies and what went meanwhile.
 struct Turn {
@@ -115,7 +117,7 @@ fn finish(binary: &str, receiver: &Receiver, folder: &Path) -> Result<Removed> {
         let now = removed(&hub)?;
         if (now.attempts, now.payloads, now.pages) != (known.attempts, known.payloads, known.pages) {
             (known, since) = (now, Instant::now());
-        } else if since.elapsed() > Duration::from_secs(5) {
+        } else if since.elapsed() > STILL_FOR {
             break;
         }
         std::thread::sleep(Duration::from_millis(200));

@@ -3,6 +3,7 @@
 pub(crate) mod acks;
 pub(crate) mod audit;
 pub(crate) mod backup;
+pub(crate) mod bounces;
 pub(crate) mod bridges;
 pub(crate) mod bulk;
 pub(crate) mod dead_letters;

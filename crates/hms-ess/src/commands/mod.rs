@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod audit;
 pub(crate) mod backup;
+pub(crate) mod bounce;
 pub(crate) mod bridge;
 pub(crate) mod config_show;
 pub(crate) mod dead_letters;
@@ -69,6 +70,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::Ledger(command) => ledger::run(&command, globals, output).await,
         Command::Prove(args) => ledger::prove(&args, &client(globals)?, output).await,
         Command::Audit(args) => audit::run(&args, &client(globals)?, output).await,
+        Command::Bounce(args) => bounce::run(&args, &client(globals)?, output).await,
         Command::Unacked(args) => unacked::run(&args, &client(globals)?, output).await,
         Command::Hold(command) => hold::run(&command, globals, output).await,
         Command::Redact(args) => redact::run(&args, globals, output).await,
