@@ -32,6 +32,8 @@ POLL_SECONDS = 0.02
 #: With "postgres" every hub keeps its store at a server, one database for each data directory.
 STORE = os.environ.get("HMS_ESS_TEST_STORE", "")
 assert STORE in ("", "sqlite", "postgres"), f"HMS_ESS_TEST_STORE: {STORE}"
+#: What is about the file of the embedded store; docs/scale.md says what is otherwise at a server.
+embedded_only = pytest.mark.skipif(STORE == "postgres", reason="the embedded store has a file, a server has none")
 #: How a partner's connection may end; cancelled by the end of the test.
 ENDINGS = (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError, asyncio.CancelledError)
 

@@ -18,6 +18,11 @@ def as_its_user(*words: str) -> list[str]:
     return ["runuser", "-u", "postgres", "--", *words] if os.geteuid() == 0 else list(words)
 
 
+def to_its_user(path: str) -> list[str]:
+    """Gives a file to the server's user."""
+    return ["chown", "postgres", path] if os.geteuid() == 0 else ["true"]
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -27,7 +32,9 @@ def free_port() -> int:
 class Server:
     """Commits reach the disk, unless the tests say that they need not: a server that is killed loses nothing either way."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: str = "") -> None:
+        #: Further settings of the server, each after a blank.
+        self.more = more
         made = subprocess.run(as_its_user("mktemp", "-d"), cwd="/", capture_output=True, text=True, check=True)
         self.directory = Path(made.stdout.strip())
         self.port = free_port()
@@ -52,7 +59,7 @@ class Server:
         assert code == 0, f"pg_ctl {words}"
 
     def start(self) -> None:
-        settings = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        settings = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off{self.more}"
         self._control("-l", str(self.directory / "log"), "-o", settings, "start")
 
     def stop(self, mode: str = "immediate") -> None:
@@ -66,6 +73,11 @@ class Server:
         """What `psql` answers, bare."""
         place = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "ess", "-d", database]
         return self._run("psql", "-XAtq", *place, "-v", "ON_ERROR_STOP=1", "-c", sql).strip()
+
+    def change(self, name: str, sql: str) -> int:
+        """Changes the database of this name; how many rows."""
+        counted = f"with changed as ({sql} returning 1) select count(*) from changed"
+        return int(self.ask(counted, self.databases[name]))
 
     def url(self, name: str) -> str:
         """The database of this name for whoever asks, made when it is not there."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any, Iterator
 
+import postgres
 import pytest
+from certificates import Authority
 from conftest import Client, Hub, Loop, Sink, add_partner, event, wait_for
 from postgres import Server
 
@@ -122,7 +126,6 @@ def test_while_the_database_is_gone_publishes_are_refused_and_then_all_arrives(
 def test_a_second_hub_and_another_key_are_refused(tmp_path: Path, binary: Path, server: Server) -> None:
     hub = start(binary, tmp_path, server)
     other = hub.environment
-    import subprocess
 
     def refused(data: Path, **settings: str) -> str:
         command = [str(binary), "serve", "--http", "--listen", "127.0.0.1:0", "--metrics-listen", "off"]
@@ -141,3 +144,68 @@ def test_a_second_hub_and_another_key_are_refused(tmp_path: Path, binary: Path, 
     assert "verify-full" in wrong and "geheim" not in wrong
     shown = hub.run("config", "show").stdout
     assert "postgres://ess@127.0.0.1" in shown
+
+
+def test_a_hub_that_moves_up_keeps_its_log_its_receipts_and_its_proofs(
+    tmp_path: Path, binary: Path, loop: Loop, server: Server
+) -> None:
+    data = tmp_path / "hub"
+    # Whatever the other hubs of this run are on: the embedded store.
+    hub = Hub(binary, data, tmp_path / "home", {"HMS_ESS_STORE": ""})
+    sinks = [Sink(loop), Sink(loop)]
+    client = hub.client()
+    for number, sink in enumerate(sinks):
+        add_partner(client, f"P{number}", sink.url, retry=RETRY)
+    ids = [f"M{number % 3}-{number}" for number in range(30)]
+    publish(client, ids)
+    wait_for("every receipt", lambda: is_acked(client, ids))
+    assert client.ask("POST", "/v1/ledger/checkpoint", {}).status == 200
+    proof = tmp_path / "proof"
+    assert hub.run("prove", ids[7], "P0", "--out", str(proof)).returncode == 0
+    key = hub.run("ledger", "key").stdout.strip()
+    events, receipts, head = client.pages("/v1/events"), client.pages("/v1/ledger"), verified(client)
+    refused = hub.run("store", "copy", "--from", str(data), "--to", server.url("hub"))
+    assert refused.returncode != 0 and "has this data directory open" in refused.stderr, refused
+    assert hub.terminate() == 0
+
+    done = hub.run("store", "copy", "--from", str(data), "--to", server.url("hub"))
+    assert done.returncode == 0 and "copied 30 events and 60 receipts" in done.stdout, done
+    again = hub.run("store", "copy", "--from", str(data), "--to", server.url("hub"))
+    assert again.returncode != 0 and "not empty" in again.stderr, again
+    hub = start(binary, tmp_path, server)
+    client = hub.client()
+    assert client.pages("/v1/events") == events
+    assert client.pages("/v1/ledger") == receipts
+    assert verified(client) == head
+    assert hub.run("ledger", "key").stdout.strip() == key
+    assert hub.run("ledger", "verify", str(proof), "--key", key).returncode == 0
+    publish(client, ["M0-30"])
+    wait_for("what is published after the move", lambda: is_acked(client, ["M0-30"]))
+    assert [len([one for one in sink.arrivals if one.event_id == "M0-30"]) for sink in sinks] == [1, 1]
+    assert sum(len(sink.arrivals) for sink in sinks) == 62, "nothing is sent again"
+    assert hub.terminate() == 0
+
+
+def test_the_servers_certificate_is_checked(tmp_path: Path, binary: Path) -> None:
+    authority, stranger = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
+    server = Server()
+    try:
+        for file, name in zip(authority.issue("database"), ("server.crt", "server.key")):
+            target = server.directory / "data" / name
+            shutil.copy(file, target)
+            subprocess.run(postgres.to_its_user(str(target)), check=True)
+            target.chmod(0o600)
+        server.stop("fast")
+        server.more = " -c ssl=on"
+        server.start()
+        url = server.url("hub")
+        wrong = f"{url}?sslmode=verify-full&sslrootcert={stranger.path}"
+        with pytest.raises(AssertionError, match="certificate"):
+            Hub(binary, tmp_path / "hub", tmp_path / "home", {"HMS_ESS_STORE": wrong})
+        right = f"{url}?sslmode=verify-full&sslrootcert={authority.path}"
+        hub = Hub(binary, tmp_path / "hub", tmp_path / "home", {"HMS_ESS_STORE": right})
+        publish(hub.client(), ["T-1"])
+        assert server.ask("select count(*) from pg_stat_ssl s join pg_stat_activity a using (pid) where s.ssl and a.application_name = 'hms-ess'") != "0"
+        assert hub.terminate() == 0
+    finally:
+        server.close()

@@ -72,7 +72,8 @@ impl Server {
         let data = format!("{}/data", self.dir);
         let options =
             format!("-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off", self.port);
-        let log = format!("{}/log", self.dir);
+        // A root's script made the first log.
+        let log = format!("{}/log-again", self.dir);
         let program = format!("{PROGRAMS}/pg_ctl");
         let args = [program.as_str(), "-w", "-D", &data, "-o", &options, "-l", &log, "-m", mode, what];
         let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
