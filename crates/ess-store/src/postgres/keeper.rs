@@ -33,6 +33,8 @@ const FORGET_OLD: &str = "delete from writer where at < now() - interval '30 day
 const FORGET: &str = "delete from writer where id = ?1";
 /// "HMSE", and what the lock is for: one hub at a time. The server lets go of it with the connection.
 const LOCK_HUB: &str = "select case when pg_try_advisory_lock(1213026117, 1) then 1 else 0 end";
+/// A time limit would end a commit's wait for a synchronous standby, and the server would then call it made.
+const NO_TIMEOUT: &str = "set statement_timeout = 0";
 const ENCODING: &str = "select current_setting('server_encoding'), current_setting('server_version_num')::bigint, \
     current_setting('fsync')";
 const VERSION_MIN: i64 = 130_000;
@@ -94,6 +96,7 @@ impl Keeper {
         self.connection = None;
         let connection = self.server.connect()?;
         let row = self.server.wait(connection.client.query_one(LOCK_HUB, &[]))?;
+        self.server.wait(connection.client.batch_execute(NO_TIMEOUT))?;
         if row.get::<_, i32>(0) == 0 {
             return Err(StoreError::Shaken("another hub has this database; it is free when that one ends".to_owned()));
         }

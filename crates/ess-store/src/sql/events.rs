@@ -125,7 +125,7 @@ pub(super) fn insert(db: Db<'_>, seq: Seq, new: &NewEvent, audience: i64) -> Res
 pub(super) fn intern(db: Db<'_>, audience: &Audience) -> Result<i64> {
     let digest = audience.digest();
     db.execute(INSERT_AUDIENCE, given![digest.0, audience.encode()])?;
-    Ok(db.query_row(AUDIENCE_ID, given![digest.0], |row| row.get(0))?)
+    db.query_row(AUDIENCE_ID, given![digest.0], |row| row.get(0))
 }
 
 pub(crate) fn event_by_id(reader: &Reader<'_>, id: &str, test: bool) -> Result<Option<Recorded>> {
