@@ -45,6 +45,6 @@ pub(crate) async fn run(command: StoreCommand, output: &Output) -> Result<()> {
     output.line(format_args!(
         "copied {events} events and {receipts} receipts, {rows} rows in all; the ledger's chain fits"
     ))?;
-    output.note(&format!("start the hub with --data {dir} --store …; {dir}/seal.key opens the copy's secrets"));
+    output.note(format!("start the hub with --data {dir} --store …; {dir}/seal.key opens the copy's secrets"));
     Ok(())
 }
