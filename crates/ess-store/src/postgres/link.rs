@@ -2,6 +2,9 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
 
 use bytes::{BufMut as _, BytesMut};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
@@ -37,6 +40,22 @@ impl Link<'_> {
         let (statement, given) = (self.statement(sql)?, places(given)?);
         let count = self.with.server.wait(self.tx.execute(&statement, &given))?;
         Ok(usize::try_from(count).unwrap_or(usize::MAX))
+    }
+
+    /// The same statement for many rows: sent one after the other, without waiting for the answers in between.
+    pub(crate) fn execute_all(self, sql: &'static str, all: &[Vec<Cell<'_>>]) -> Result<()> {
+        let statement = self.statement(sql)?;
+        let all = all.iter().map(|given| places(given)).collect::<Result<Vec<_>>>()?;
+        let sent = all.iter().map(|given| Box::pin(self.tx.execute(&statement, given))).collect();
+        self.with.server.wait(together(sent)).map(drop)
+    }
+
+    /// How many rows the statement has for all that is given.
+    pub(crate) fn count_all(self, sql: &'static str, all: &[Vec<Cell<'_>>]) -> Result<usize> {
+        let statement = self.statement(sql)?;
+        let all = all.iter().map(|given| places(given)).collect::<Result<Vec<_>>>()?;
+        let sent = all.iter().map(|given| Box::pin(self.tx.query(&statement, given))).collect();
+        Ok(self.with.server.wait(together(sent))?.iter().map(Vec::len).sum())
     }
 
     /// Every row of a bounded answer, in one message.
@@ -85,6 +104,31 @@ impl Link<'_> {
         self.with.known.borrow_mut().insert(sql, statement.clone());
         Ok(statement)
     }
+}
+
+/// Waits for all of them, each begun before the first is answered; the answers are in their order, or the first failure.
+async fn together<T, E, F>(mut asked: Vec<Pin<Box<F>>>) -> std::result::Result<Vec<T>, E>
+where
+    F: Future<Output = std::result::Result<T, E>>,
+{
+    let mut answers: Vec<Option<T>> = asked.iter().map(|_| None).collect();
+    let mut are_begun = false;
+    poll_fn(|context| {
+        let mut is_waiting = false;
+        for (one, answer) in asked.iter_mut().zip(&mut answers).filter(|(_, answer)| answer.is_none()) {
+            match one.as_mut().poll(context) {
+                Poll::Ready(Ok(answered)) => *answer = Some(answered),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                // The answers come in their order: once all are begun, those behind it are not looked at.
+                Poll::Pending if are_begun => return Poll::Pending,
+                Poll::Pending => is_waiting = true,
+            }
+        }
+        are_begun = true;
+        if is_waiting { Poll::Pending } else { Poll::Ready(Ok(())) }
+    })
+    .await?;
+    Ok(answers.into_iter().flatten().collect())
 }
 
 /// The statement as this database spells it: places are `$1`, and which index is taken is its own affair.

@@ -9,7 +9,7 @@ use ess_core::receipt::Evidence;
 use ess_core::time::Time;
 
 use super::Heads;
-use super::db::{Db, given};
+use super::db::{Cell, Db, given};
 use super::ledger::entries_of_event;
 use super::rows;
 use crate::error::StoreError;
@@ -158,12 +158,21 @@ impl<'a> Outcomes<'a> {
 
     /// Writes the packs and links them to the chain; answers how far lanes reached.
     pub(super) fn finish(self, heads: &mut Heads) -> Result<HashMap<PartnerNo, Seq>> {
-        for (seq, mut pack) in self.packs {
+        let mut packs = self.packs;
+        let mut places = Vec::with_capacity(packs.len());
+        for (seq, pack) in &mut packs {
             heads.chain = pack.extend_chain(heads.chain);
-            let (entries, chain) = (pack.entries(), heads.chain.0);
-            self.db.execute(INSERT_LEDGER, given![heads.ledger, pack.count(), seq.0, entries, chain])?;
+            places.push((heads.ledger, *seq, heads.chain));
             heads.ledger += pack.count();
         }
+        let mut all = Vec::with_capacity(places.len());
+        for ((first, seq, chain), pack) in places.iter().zip(packs.values()) {
+            let (first, count) = (rows::place(Seq(*first)), rows::place(Seq(pack.count())));
+            let entries = Cell::Blob(pack.entries());
+            let seq = Cell::Int(rows::place(*seq));
+            all.push(vec![Cell::Int(first), Cell::Int(count), seq, entries, Cell::Blob(&chain.0)]);
+        }
+        self.db.execute_all(INSERT_LEDGER, &all)?;
         Ok(self.reached)
     }
 }

@@ -51,6 +51,14 @@ impl Db<'_> {
         }
     }
 
+    /// Writes many rows by one statement; a server hears of all of them at once.
+    pub(crate) fn execute_all(self, sql: &'static str, all: &[Vec<Cell<'_>>]) -> Result<()> {
+        match self {
+            Self::Sqlite(link) => all.iter().try_for_each(|given| link.execute(sql, given).map(drop)),
+            Self::Postgres(link) => link.execute_all(sql, all),
+        }
+    }
+
     /// Every row of an answer that is bounded.
     pub(crate) fn query<T>(
         self,

@@ -1,6 +1,6 @@
 //! The Event Log: appending, and questions about events. Who an event is for stands once for each set of partners.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ess_core::id::{Digest, PartnerNo, Seq, Subject};
@@ -11,6 +11,7 @@ use super::db::{Cell, Db, Row, given};
 use super::rows::{self, Rest};
 use crate::audience::Audience;
 use crate::error::StoreError;
+use crate::postgres;
 use crate::types::{Backlog, NewEvent, Recorded, UrgentBacklog};
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -98,27 +99,50 @@ pub(super) fn identity(db: Db<'_>, new: &NewEvent) -> Result<Option<(Seq, Digest
     db.query_one(IDENTITY, given![new.content.id.as_str(), new.content.test], read)
 }
 
+/// Whether every id is free and none comes twice; asked of a server in one message.
+pub(super) fn are_all_new(link: postgres::Link<'_>, news: &[NewEvent]) -> Result<bool> {
+    let mut ids = HashSet::new();
+    if !news.iter().all(|new| ids.insert((new.content.id.as_str(), new.content.test))) {
+        return Ok(false);
+    }
+    let mut all = Vec::with_capacity(news.len());
+    for NewEvent { content, .. } in news {
+        all.push(vec![Cell::Text(content.id.as_str()), Cell::Int(i64::from(content.test))]);
+    }
+    Ok(link.count_all(IDENTITY, &all)? == 0)
+}
+
 pub(super) fn insert(db: Db<'_>, seq: Seq, new: &NewEvent, audience: i64) -> Result<()> {
-    let content = &new.content;
-    db.execute(
-        INSERT_EVENT,
-        given![
-            seq.0,
-            content.id.as_str(),
-            content.test,
-            content.subject.as_str(),
-            content.version.0,
-            rows::kind_number(content.kind),
-            rows::priority_number(content.priority),
-            new.recorded_at.as_micros(),
-            audience,
-            new.message_uuid.as_bytes().as_slice(),
-            new.content_digest.0,
-            Rest::write(content, &new.trace),
-            content.payload.get(),
-        ],
-    )?;
+    let rest = Rest::write(&new.content, &new.trace);
+    db.execute(INSERT_EVENT, &cells(seq, new, audience, &rest))?;
     Ok(())
+}
+
+/// Appends many whose ids are free.
+pub(super) fn insert_all(db: Db<'_>, all: &[(Seq, &NewEvent, i64)]) -> Result<()> {
+    let rests: Vec<String> = all.iter().map(|(_, new, _)| Rest::write(&new.content, &new.trace)).collect();
+    let rows: Vec<Vec<Cell<'_>>> =
+        all.iter().zip(&rests).map(|((seq, new, audience), rest)| cells(*seq, new, *audience, rest).to_vec()).collect();
+    db.execute_all(INSERT_EVENT, &rows)
+}
+
+fn cells<'a>(seq: Seq, new: &'a NewEvent, audience: i64, rest: &'a str) -> [Cell<'a>; 13] {
+    let content = &new.content;
+    [
+        Cell::Int(rows::place(seq)),
+        Cell::Text(content.id.as_str()),
+        Cell::Int(i64::from(content.test)),
+        Cell::Text(content.subject.as_str()),
+        Cell::Int(i64::from(content.version.0)),
+        Cell::Int(rows::kind_number(content.kind)),
+        Cell::Int(rows::priority_number(content.priority)),
+        Cell::Int(new.recorded_at.as_micros()),
+        Cell::Int(audience),
+        Cell::Blob(new.message_uuid.as_bytes()),
+        Cell::Blob(&new.content_digest.0),
+        Cell::Text(rest),
+        Cell::Text(content.payload.get()),
+    ]
 }
 
 /// The id of the set, written down when it is new.
