@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 import pytest
-from conftest import Client, Hub, Loop, Request, Sink, add_partner, event, wait_for
+from conftest import Client, Hub, Loop, Request, Sink, add_partner, embedded_only, event, wait_for
 
 BRIDGE = {"subject": "RULE", "from": 1, "to": 2, "script": '{"cutoff": deadline}'}
 PAYLOAD = {"deadline": "16:00 <local>", "number": 9007199254740993}
@@ -178,6 +178,7 @@ def test_a_dry_run_and_a_replay_have_their_packets(told: Hub, tmp_path: Path) ->
     assert shown.returncode == 0 and "the dry run RULE-V1" in shown.stdout, shown
 
 
+@embedded_only
 def test_an_event_that_was_changed_in_the_store_gets_no_packet(
     told: Hub, start_hub: Callable[..., Hub], tmp_path: Path
 ) -> None:

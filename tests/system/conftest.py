@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Awaitable, Callable, Iterator, NamedTuple, Optional
 from urllib.parse import quote
 
+import postgres
 import pytest
 from faults.disk import Disk, build
 
@@ -28,6 +29,11 @@ ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS_MAX = 60
 SECONDS_MAX = 30
 POLL_SECONDS = 0.02
+#: With "postgres" every hub keeps its store at a server, one database for each data directory.
+STORE = os.environ.get("HMS_ESS_TEST_STORE", "")
+assert STORE in ("", "sqlite", "postgres"), f"HMS_ESS_TEST_STORE: {STORE}"
+#: What is about the file of the embedded store; docs/scale.md says what is otherwise at a server.
+embedded_only = pytest.mark.skipif(STORE == "postgres", reason="the embedded store has a file, a server has none")
 #: How a partner's connection may end; cancelled by the end of the test.
 ENDINGS = (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError, asyncio.CancelledError)
 
@@ -144,6 +150,7 @@ class Hub:
             "XDG_CONFIG_HOME": str(home / "config"),
             "HMS_ESS_PROFILE": str(home / "profile.json"),
             "RUST_LOG": "warn",
+            **({"HMS_ESS_STORE": postgres.shared().url(str(data))} if STORE == "postgres" else {}),
             **(settings or {}),
         }
         self.log: list[str] = []
@@ -404,6 +411,12 @@ def binary() -> Path:
     found = named or shutil.which("hms-ess") or str(ROOT / "target" / "debug" / "hms-ess")
     assert Path(found).is_file(), "no hms-ess to test: run `cargo build -p hms-ess`, or set HMS_ESS_BIN"
     return Path(found).resolve()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_server_stays() -> Iterator[None]:
+    yield
+    postgres.close_shared()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 import pytest
-from conftest import Client, Hub, Loop, Request, Sink, acknowledge, add_partner, event, wait_for
+from conftest import Client, Hub, Loop, Request, Sink, acknowledge, add_partner, embedded_only, event, wait_for
 
 RETRY = {"first": "200ms", "factor": 1, "max": "200ms", "jitter": 0}
 STOP_SECONDS = 2
@@ -109,6 +109,7 @@ def test_an_open_delivery_goes_on_with_its_attempt_count(start_hub: Callable[...
     assert len({arrival.headers["webhook-id"] for arrival in partner.arrivals}) == 1
 
 
+@embedded_only
 def test_a_backup_of_a_running_hub_serves_the_same_log(
     start_hub: Callable[..., Hub], loop: Loop, tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ def test_a_backup_of_a_running_hub_serves_the_same_log(
     assert [arrival.event_id for arrival in partner.arrivals[known:]] == ["R-200"]
 
 
+@embedded_only
 def test_a_second_hub_on_the_same_data_directory_is_refused(start_hub: Callable[..., Hub], tmp_path: Path) -> None:
     hub = start_hub()
     other = {**hub.environment, "HMS_ESS_PROFILE": str(tmp_path / "other.json")}

@@ -13,6 +13,8 @@ const MDBOOK: &str = "xtask/requirements-docs.txt";
 const JSONATA_REFERENCE: &str = "2.2.2";
 /// What drives the browser, and what judges accessibility.
 const BROWSER_MODULES: [&str; 2] = ["playwright-core@1.65.1", "axe-core@4.14.1"];
+/// Where Debian has PostgreSQL's programs.
+const POSTGRES: &str = "/usr/lib/postgresql/15/bin";
 /// Where a browser of this family is installed.
 const CHROMIUM: [&str; 3] = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
 
@@ -38,6 +40,12 @@ pub(crate) fn mosquitto() -> anyhow::Result<()> {
 pub(crate) fn proxies() -> anyhow::Result<()> {
     let has = |name: &str| Path::new("/usr/bin").join(name).exists();
     need("tinyproxy, microsocks", || has("tinyproxy") && has("microsocks"), &["tinyproxy-bin", "microsocks"])
+}
+
+/// PostgreSQL's server, for the store's suite and the tests of a hub on it; as root it runs as Debian's user for it.
+pub(crate) fn postgres() -> anyhow::Result<()> {
+    let is_there = || ["initdb", "postgres", "pg_ctl"].iter().all(|name| Path::new(POSTGRES).join(name).exists());
+    need("PostgreSQL 15", is_there, &["postgresql-15", "postgresql-client-15"])
 }
 
 /// The brokers that the tests of the nats and amqp channels start.

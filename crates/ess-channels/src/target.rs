@@ -76,7 +76,6 @@ pub(crate) const AMQP: [Scheme; 2] = [
 ];
 
 /// The schemes of Kafka, whose port is the same with TLS and without.
-#[cfg(feature = "kafka")]
 pub(crate) const KAFKA: [Scheme; 2] = [
     Scheme { word: "kafkas", security: Security::Tls, port: 9092 },
     Scheme { word: "kafka", security: Security::Plain, port: 9092 },

@@ -143,11 +143,10 @@ impl Hub {
             paces: Default::default(),
         });
         let happenings = Arc::new(Happenings::default());
-        let seed = seed_of_dice()?;
         let (wisher, wishes) = mpsc::unbounded_channel();
         let retractions = Arc::new(Retractions::default());
         let (loop_, lanes) =
-            Lanes::new(delivery.clone(), happenings.clone(), recorded, wisher, retractions.clone(), seed);
+            Lanes::new(delivery.clone(), happenings.clone(), recorded, wisher, retractions.clone(), seed_of_dice()?);
         let space = Arc::new(Space { dir, free_bytes_min, shortage: Mutex::default() });
         let hub = Self {
             delivery,

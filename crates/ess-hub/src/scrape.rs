@@ -64,7 +64,9 @@ impl Hub {
     fn read_store(&self, readings: &mut Readings) {
         let store = &self.delivery.store;
         readings.put_commits(store.commit_times());
-        readings.put(metric::STORE_BYTES, store.bytes() as f64);
+        if let Some(bytes) = store.bytes() {
+            readings.put(metric::STORE_BYTES, bytes as f64);
+        }
         readings.put(metric::STORE_WRITABLE, f64::from(u8::from(store.failing().is_none())));
         readings.put(metric::STORE_UNRECORDED, store.unrecorded() as f64);
         if let Some(free) = self.free_bytes() {

@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ess_store::{Options, Store};
 use rusqlite::{Connection, params};
@@ -43,8 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// An empty store of today's schema.
 fn make_store(dir: &Path) -> Result<(), Box<dyn Error>> {
-    let options =
-        Options { dir: dir.to_owned(), outcome_window: Duration::from_millis(25), readers: 1, bytes_max: None };
+    let options = Options { readers: 1, ..Options::embedded(dir.to_owned()) };
     let opened = Store::open(&options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     runtime.block_on(opened.store.close());

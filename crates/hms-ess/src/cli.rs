@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     apply, audit, backup, bounce, bridge, config_show, dead_letters, doctor, drill, hold, jsonata, ledger, listen,
-    partner, publish, redact, reference, replay, retract, schema, shell, status, table, tap, target, token, top,
+    partner, publish, redact, reference, replay, retract, schema, shell, status, store, table, tap, target, token, top,
     unacked,
 };
 use crate::config::ServeArgs;
@@ -99,6 +99,9 @@ pub(crate) enum Command {
     /// Access tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// The store itself, without a hub.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Copy the hub's store to a file on the hub's machine, while it runs.
     Backup(backup::BackupArgs),
     /// Fetch a partner's events from its inbox and hand each to a local webhook.

@@ -9,7 +9,8 @@ use ess_core::access::{Principal, Role};
 use ess_core::partner::Partner;
 use ess_hub::scripts::{Scripts, ScriptsOptions};
 use ess_hub::{Hub, HubOptions, NotaryOptions, Place, RetentionOptions, TracesOptions};
-use ess_store::{Options, Store};
+pub(crate) use ess_store::ServerUrl;
+use ess_store::{Copied, Options, Store};
 
 use crate::config::{Config, find_secret};
 use crate::failure::{Failure, Result};
@@ -19,6 +20,14 @@ const OUTCOME_WINDOW: Duration = Duration::from_millis(25);
 /// Reading connections of the store.
 const READERS: usize = 2;
 
+/// Copies the store of a stopped hub into an empty database.
+pub(crate) fn copy_store(from: &Path, to: &ServerUrl) -> Result<Copied> {
+    ess_store::copy_store(from, to).map_err(|error| {
+        Failure::refused(error.to_string())
+            .with_hint("stop the hub of the directory, and give the copy an empty database; docs/scale.md")
+    })
+}
+
 /// Opens the store and starts the engine of a hub that listens at this URL.
 pub(crate) async fn hub(config: &Config, url: &str) -> Result<Hub> {
     let refused = |error: &dyn std::fmt::Display| Failure::refused(error.to_string());
@@ -27,10 +36,16 @@ pub(crate) async fn hub(config: &Config, url: &str) -> Result<Hub> {
         outcome_window: OUTCOME_WINDOW,
         readers: READERS,
         bytes_max: config.store_bytes_max,
+        server: config.store.clone(),
+        seal_key: config.seal_key.clone(),
     };
     let opened = Store::open(&options).map_err(|error| {
-        let hint = "name another directory with --data, stop the hub that has this one open, or free and mend the disk";
-        refused(&error).with_hint(hint)
+        refused(&error).with_hint(match &config.store {
+            None => {
+                "name another directory with --data, stop the hub that has this one open, or free and mend the disk"
+            }
+            Some(_) => "docs/scale.md says how the database, its role, its certificate and the sealing key are set up",
+        })
     })?;
     let mut extra_roots_pem = Vec::new();
     for file in &config.partner_ca {

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use super::writer::Heads;
-use super::{configure_writer, set_bytes_max};
+use super::{Link, configure_writer, set_bytes_max};
 use crate::error::StoreError;
+use crate::sql::Heads;
+use crate::sql::db::Db;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -78,7 +79,7 @@ pub(super) fn reopen(path: &Path, bytes_max: Option<u64>, known: Heads) -> Resul
 fn check(db: &Connection, bytes_max: Option<u64>, known: Heads) -> Result<()> {
     configure_writer(db)?;
     set_bytes_max(db, bytes_max);
-    let found = Heads::read(db)?;
+    let found = Heads::read(Db::Sqlite(Link(db)))?;
     if found != known {
         let text = format!("event {} was the last and now it is {}; start the hub anew", known.seq, found.seq);
         return Err(StoreError::Damaged(text));

@@ -2,53 +2,33 @@
 //!
 //! Nothing outside this folder names SQLite.
 
-mod apply;
 mod backup;
-mod batch;
-pub(crate) mod browse;
 mod checkpoint;
-pub(crate) mod deliveries;
-pub(crate) mod events;
-mod given_up;
-pub(crate) mod holds;
-pub(crate) mod lane;
-pub(crate) mod ledger;
+mod keeper;
+mod link;
 mod mend;
 mod quick_check;
 mod readers;
-pub(crate) mod registry;
-pub(crate) mod retention;
-mod rows;
 mod schema;
-pub(crate) mod search;
-pub(crate) mod tree;
-pub(crate) mod trouble;
-mod writer;
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use ess_core::id::Digest;
 use rusqlite::{Connection, ErrorCode};
-use tokio::sync::{mpsc, oneshot, watch};
 
-use self::batch::Item;
 use self::checkpoint::Checkpointer;
-use self::events::Reader;
-use self::readers::Readers;
-use self::registry::Act;
-use self::writer::{Heads, Shared, State, Writer};
-use crate::commit_times::{CommitClock, CommitTimes};
+pub(crate) use self::keeper::Keeper;
+pub(crate) use self::link::{Link, cell};
+pub use self::quick_check::{Glance, glance};
+pub(crate) use self::readers::Readers;
 use crate::error::StoreError;
-use crate::retention::{Sweep, Swept};
 use crate::seal::Seal;
-use crate::store::Options;
-use crate::types::{Change, NewEvent, Publication, Recorded, Start};
+use crate::sql::db::Db;
+use crate::sql::{Heads, registry};
+use crate::store::{Options, Parts};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -61,233 +41,49 @@ const LOG_BYTES_KEPT: u32 = 32 * 1024 * 1024;
 /// How long another program that holds the database is waited for.
 const BUSY: Duration = Duration::from_secs(5);
 
-pub use quick_check::{Glance, glance};
-
-/// An open database.
-pub(crate) struct Sqlite {
-    items: std::sync::mpsc::Sender<Item>,
-    shared: Arc<Shared>,
-    seal: Arc<Seal>,
-    readers: Arc<Readers>,
-    path: PathBuf,
-    /// Guards the writer's thread; taken when it is closed.
-    thread: Mutex<Option<JoinHandle<()>>>,
-    /// Keeps a second hub out of the directory.
-    _lock: Arc<File>,
-}
-
-/// What `open` gives.
-pub(crate) struct OpenedSqlite {
-    pub(crate) sqlite: Sqlite,
-    pub(crate) recorded: mpsc::UnboundedReceiver<Vec<Recorded>>,
-    pub(crate) start: Start,
-}
-
-impl Sqlite {
-    pub(crate) fn open(options: &Options) -> Result<OpenedSqlite> {
-        let fail = |what: &str, error: &dyn std::fmt::Display| StoreError::Open(format!("{what}: {error}"));
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&options.dir);
-        made.map_err(|error| fail("data directory", &error))?;
-        // Its name may be new; whoever may not open the folder above had it made by somebody else.
-        if let Some(Ok(above)) = options.dir.parent().map(File::open) {
-            above.sync_all().map_err(|error| fail("data directory", &error))?;
-        }
-        let lock = Arc::new(lock(&options.dir)?);
-        let path = options.dir.join("ess.db");
-        let mut db = Connection::open(&path).map_err(|error| fail("ess.db", &error))?;
-        // Looked at before anything is changed: another program's database stays as it is.
-        let found = schema::look(&db)?;
-        let seal = Arc::new(open_seal(&options.dir.join("seal.key"), found)?);
-        configure_writer(&db).map_err(|error| fail("ess.db", &error))?;
-        let rewritten = mend::rewrite_log(&db, &path);
-        if !schema::is_newest(found) {
-            rewritten.clone()?;
-        }
-        schema::migrate(&mut db, found)?;
-        set_bytes_max(&db, options.bytes_max);
-        // A hub whose disk fails or is full can show what it has; it sends nothing before it can write.
-        // What was redacted just before a crash leaves the log here at the latest.
-        let failing =
-            rewritten.and_then(|()| mend::mark(&db)).and_then(|()| retention::wipe_log(&db).map(|_| ())).err();
-        if let Some(error) = &failing {
-            tracing::error!(%error, "the store can't write; it is tried again by itself, and nothing is sent before");
-        }
-        let start = registry::start(&db, &seal)?;
-        let heads = Heads::read(&db)?;
-        let checkpointer = Checkpointer::start(&path)?;
-        File::open(&options.dir).and_then(|dir| dir.sync_all()).map_err(|error| fail("data directory", &error))?;
-        let (items, queue) = std::sync::mpsc::channel();
-        let (sender, recorded) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared {
-            unrecorded: AtomicUsize::new(0),
-            failing: Mutex::new(failing.as_ref().map(ToString::to_string)),
-            records: AtomicBool::new(failing.is_none()),
-            commits: watch::Sender::new(0),
-            heads: Mutex::new(heads),
-            commit_clock: CommitClock::default(),
-        });
-        let readers = Arc::new(Readers::new(path.clone(), options.readers));
-        let writer = Writer {
-            db: Some(db),
-            path: path.clone(),
-            bytes_max: options.bytes_max,
-            readers: readers.clone(),
-            seal: seal.clone(),
-            items: queue,
-            recorded: sender,
-            shared: shared.clone(),
-            outcome_window: options.outcome_window,
-            checkpointer,
-            state: State::new(heads, failing.is_some()),
-            _lock: lock.clone(),
-        };
-        let thread = std::thread::Builder::new()
-            .name("ess-store-writer".to_owned())
-            .spawn(move || writer.run())
-            .map_err(|error| fail("writer thread", &error))?;
-        let thread = Mutex::new(Some(thread));
-        Ok(OpenedSqlite { sqlite: Sqlite { items, shared, seal, readers, path, thread, _lock: lock }, recorded, start })
+/// Opens or makes the database of a directory.
+pub(crate) fn open(options: &Options) -> Result<Parts> {
+    let fail = |what: &str, error: &dyn std::fmt::Display| StoreError::Open(format!("{what}: {error}"));
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&options.dir);
+    made.map_err(|error| fail("data directory", &error))?;
+    // Its name may be new; whoever may not open the folder above had it made by somebody else.
+    if let Some(Ok(above)) = options.dir.parent().map(File::open) {
+        above.sync_all().map_err(|error| fail("data directory", &error))?;
     }
-
-    pub(crate) async fn publish(&self, new: NewEvent) -> Result<Publication> {
-        let (reply, answer) = oneshot::channel();
-        self.hand_over(Item::Publish(Box::new(new), reply))?;
-        answer.await.map_err(gone)?
+    let lock = Arc::new(lock(&options.dir)?);
+    let path = options.dir.join("ess.db");
+    let mut db = Connection::open(&path).map_err(|error| fail("ess.db", &error))?;
+    // Looked at before anything is changed: another program's database stays as it is.
+    let found = schema::look(&db)?;
+    let seal = Arc::new(open_seal(&options.seal_key(), found)?);
+    configure_writer(&db).map_err(|error| fail("ess.db", &error))?;
+    let rewritten = mend::rewrite_log(&db, &path);
+    if !schema::is_newest(found) {
+        rewritten.clone()?;
     }
-
-    pub(crate) async fn publish_many(&self, news: Vec<NewEvent>) -> Vec<Result<Publication>> {
-        let count = news.len();
-        let (reply, answer) = oneshot::channel();
-        if self.hand_over(Item::PublishMany(news, reply)).is_ok()
-            && let Ok(publications) = answer.await
-        {
-            return publications;
-        }
-        (0..count).map(|_| Err(StoreError::Closed)).collect()
+    schema::migrate(&mut db, found)?;
+    set_bytes_max(&db, options.bytes_max);
+    // A hub whose disk fails or is full can show what it has; it sends nothing before it can write.
+    // What was redacted just before a crash leaves the log here at the latest.
+    let failing = rewritten.and_then(|()| mend::mark(&db)).and_then(|()| keeper::wipe_log(&db).map(|_| ())).err();
+    if let Some(error) = &failing {
+        tracing::error!(%error, "the store can't write; it is tried again by itself, and nothing is sent before");
     }
-
-    pub(crate) fn record(&self, changes: Vec<Change>) {
-        let count = changes.len();
-        self.shared.unrecorded.fetch_add(count, Ordering::Relaxed);
-        // A store that was closed has nobody left who could ask for what is lost here.
-        if self.hand_over(Item::Changes(changes)).is_err() {
-            self.shared.unrecorded.fetch_sub(count, Ordering::Relaxed);
-        }
-    }
-
-    pub(crate) async fn record_durably(&self, changes: Vec<Change>) -> Result<()> {
-        let count = changes.len();
-        let (reply, answer) = oneshot::channel();
-        self.shared.unrecorded.fetch_add(count, Ordering::Relaxed);
-        if let Err(error) = self.hand_over(Item::Durable(changes, reply)) {
-            self.shared.unrecorded.fetch_sub(count, Ordering::Relaxed);
-            return Err(error);
-        }
-        answer.await.map_err(gone)?
-    }
-
-    pub(crate) fn unrecorded(&self) -> usize {
-        self.shared.unrecorded.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn commits(&self) -> watch::Receiver<u64> {
-        self.shared.commits.subscribe()
-    }
-
-    pub(crate) fn failing(&self) -> Option<String> {
-        self.shared.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn records(&self) -> bool {
-        self.shared.records.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn commit_times(&self) -> CommitTimes {
-        self.shared.commit_clock.times()
-    }
-
-    /// Bytes of the database with its write-ahead log.
-    pub(crate) fn bytes(&self) -> u64 {
-        let log = self.path.with_extension("db-wal");
-        [&self.path, &log].iter().map(|path| std::fs::metadata(path).map_or(0, |meta| meta.len())).sum()
-    }
-
-    pub(crate) async fn set_bytes_max(&self, bytes: Option<u64>) {
-        let (reply, answer) = oneshot::channel();
-        if self.hand_over(Item::BytesMax(bytes, reply)).is_ok() {
-            // A closed store has no ceiling.
-            drop(answer.await);
-        }
-    }
-
-    pub(crate) async fn act(&self, act: Act) -> Result<u32> {
-        let (reply, answer) = oneshot::channel();
-        self.hand_over(Item::Act(Box::new(act), reply))?;
-        answer.await.map_err(gone)?
-    }
-
-    /// One step of retention, when the writer has nothing more urgent to do.
-    pub(crate) async fn sweep(&self, sweep: Sweep) -> Result<Swept> {
-        let (reply, answer) = oneshot::channel();
-        self.hand_over(Item::Sweep(Box::new(sweep), reply))?;
-        answer.await.map_err(gone)?
-    }
-
-    /// Tries to empty the write-ahead log; false while somebody still reads from it.
-    pub(crate) async fn wipe_log(&self) -> Result<bool> {
-        let (reply, answer) = oneshot::channel();
-        self.hand_over(Item::WipeLog(reply))?;
-        answer.await.map_err(gone)?
-    }
-
-    /// Asks a question of one snapshot.
-    pub(crate) async fn read<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&Reader<'_>) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        self.readers.read(question).await
-    }
-
-    pub(crate) fn seal(&self) -> Arc<Seal> {
-        self.seal.clone()
-    }
-
-    /// The ledger's size and chain as of the last commit, from the writer's own memory.
-    pub(crate) fn ledger_head(&self) -> (u64, Digest) {
-        let heads = *self.shared.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        (heads.ledger, heads.chain)
-    }
-
-    pub(crate) async fn backup(&self, file: &Path) -> Result<u64> {
-        let (path, file, readers) = (self.path.clone(), file.to_owned(), self.readers.clone());
-        // On a connection of its own: the readers stay free.
-        let copied = tokio::task::spawn_blocking(move || readers.beside(|| backup::backup(&path, &file))).await;
-        copied.map_err(|error| StoreError::Unavailable(error.to_string()))?
-    }
-
-    fn hand_over(&self, item: Item) -> Result<()> {
-        self.items.send(item).map_err(|_| StoreError::Closed)
-    }
-
-    /// Writes what is left, closes the database and waits for the writer's end.
-    pub(crate) async fn close(&self) {
-        let (reply, answer) = oneshot::channel();
-        if self.hand_over(Item::Close(reply)).is_ok() {
-            // The writer that is gone already has closed it.
-            drop(answer.await);
-        }
-        self.readers.close();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            // It has answered: it is at its last line.
-            drop(tokio::task::spawn_blocking(move || drop(thread.join())).await);
-        }
-    }
-}
-
-/// A reply that never came: the writer is gone.
-fn gone(_: oneshot::error::RecvError) -> StoreError {
-    StoreError::Closed
+    let start = registry::start(Db::Sqlite(Link(&db)), &seal)?;
+    let heads = Heads::read(Db::Sqlite(Link(&db)))?;
+    let checkpointer = Checkpointer::start(&path)?;
+    File::open(&options.dir).and_then(|dir| dir.sync_all()).map_err(|error| fail("data directory", &error))?;
+    let readers = Arc::new(Readers::new(path.clone(), options.readers, lock.clone()));
+    let bytes_max = options.bytes_max;
+    let keeper = Keeper { db: Some(db), path, bytes_max, readers: readers.clone(), checkpointer, _lock: lock };
+    Ok(Parts {
+        keeper: crate::writer::Keeper::Sqlite(Box::new(keeper)),
+        readers: crate::engine::Readers::Sqlite(readers),
+        seal,
+        heads,
+        start,
+        failing,
+    })
 }
 
 /// Names what failed by what the caller can do about it.

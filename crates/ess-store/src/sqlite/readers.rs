@@ -1,5 +1,6 @@
 //! A few reading connections; each question sees one snapshot.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, TryLockError};
 use std::time::{Duration, Instant};
@@ -8,15 +9,17 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Semaphore;
 
 use super::configure_reader;
-use super::events::{Audiences, Reader};
+use super::{Link, backup};
 use crate::error::StoreError;
+use crate::sql::db::Db;
+use crate::sql::events::{Audiences, Reader};
 
 /// How long the end of questions under way is waited for, and how often it is looked for.
 const QUIET_WITHIN: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// The connections and what they share.
-pub(super) struct Readers {
+pub(crate) struct Readers {
     path: PathBuf,
     /// Guards the idle connections; held to take one or give it back.
     idle: Mutex<Vec<Connection>>,
@@ -24,16 +27,31 @@ pub(super) struct Readers {
     gate: RwLock<()>,
     permits: Arc<Semaphore>,
     audiences: Audiences,
+    /// Keeps a second hub out of the directory.
+    _lock: Arc<File>,
 }
 
 impl Readers {
-    pub(super) fn new(path: PathBuf, count: usize) -> Self {
+    pub(super) fn new(path: PathBuf, count: usize, lock: Arc<File>) -> Self {
         let permits = Arc::new(Semaphore::new(count.max(1)));
-        Self { path, idle: Mutex::default(), gate: RwLock::default(), permits, audiences: Audiences::default() }
+        Self {
+            path,
+            idle: Mutex::default(),
+            gate: RwLock::default(),
+            permits,
+            audiences: Audiences::default(),
+            _lock: lock,
+        }
+    }
+
+    /// Bytes of the database with its write-ahead log.
+    pub(crate) fn bytes(&self) -> u64 {
+        let log = self.path.with_extension("db-wal");
+        [&self.path, &log].iter().map(|path| std::fs::metadata(path).map_or(0, |meta| meta.len())).sum()
     }
 
     /// Asks a question, on a thread that may wait.
-    pub(super) async fn read<T: Send + 'static>(
+    pub(crate) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         question: impl FnOnce(&Reader<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -55,17 +73,21 @@ impl Readers {
             None => open(&self.path)?,
         };
         let snapshot = db.unchecked_transaction()?;
-        let answer = question(&Reader { db: &snapshot, audiences: &self.audiences });
+        let answer = question(&Reader { db: Db::Sqlite(Link(&snapshot)), audiences: &self.audiences });
         // A snapshot that can't be ended goes with its connection.
         snapshot.finish()?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(db);
         answer
     }
 
-    /// Does something else that opens the database.
-    pub(super) fn beside<T>(&self, work: impl FnOnce() -> T) -> T {
-        let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-        work()
+    /// Copies the database to a new file, on a connection of its own: the readers stay free.
+    pub(crate) async fn backup(self: &Arc<Self>, file: &Path) -> Result<u64, StoreError> {
+        let (readers, file) = (self.clone(), file.to_owned());
+        let copied = tokio::task::spawn_blocking(move || {
+            let _open = readers.gate.read().unwrap_or_else(PoisonError::into_inner);
+            backup::backup(&readers.path, &file)
+        });
+        copied.await.map_err(|error| StoreError::Unavailable(error.to_string()))?
     }
 
     /// Closes every connection and holds new ones back while the answer lives; fails when one is used for long, such as by a back-up.
@@ -91,7 +113,7 @@ impl Readers {
     }
 
     /// Takes no more questions and closes what is idle.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.permits.close();
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }

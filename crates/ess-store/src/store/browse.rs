@@ -6,7 +6,7 @@ use ess_core::time::Time;
 use super::Store;
 use crate::error::StoreError;
 use crate::look::{Direction, LogLine, LogSearch, StoredTelling, TextPage, TextSearch};
-use crate::sqlite::{browse, deliveries, search, trouble};
+use crate::sql::{browse, deliveries, search, trouble};
 use crate::types::{AuditLine, StoredDelivery};
 
 impl Store {
@@ -15,7 +15,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn dead_by_partner(&self, max: usize) -> Result<Vec<(PartnerNo, usize)>, StoreError> {
-        self.sqlite.read(move |reader| browse::dead_by_partner(reader, max)).await
+        self.engine.read(move |reader| browse::dead_by_partner(reader, max)).await
     }
 
     /// The last event up to `head` that was recorded at `then` or before; 0 when there is none.
@@ -23,7 +23,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn last_before(&self, then: Time, head: Seq) -> Result<Seq, StoreError> {
-        self.sqlite.read(move |reader| browse::last_before(reader, then, head)).await
+        self.engine.read(move |reader| browse::last_before(reader, then, head)).await
     }
 
     /// A page of the log before a place.
@@ -31,7 +31,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn log_before(&self, search: LogSearch, before: Seq, limit: usize) -> Result<Vec<LogLine>, StoreError> {
-        self.sqlite.read(move |reader| browse::log_before(reader, &search, before, limit)).await
+        self.engine.read(move |reader| browse::log_before(reader, &search, before, limit)).await
     }
 
     /// The newest events before a place that are for the partner, and the place down to which was looked; 0 when all was.
@@ -44,7 +44,7 @@ impl Store {
         before: Seq,
         limit: usize,
     ) -> Result<(Vec<Seq>, Seq), StoreError> {
-        self.sqlite.read(move |reader| browse::seqs_of_partner(reader, partner, before, limit)).await
+        self.engine.read(move |reader| browse::seqs_of_partner(reader, partner, before, limit)).await
     }
 
     /// The deliveries of one event to one partner: the first sending and every replay.
@@ -52,7 +52,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn deliveries_to(&self, seq: Seq, partner: PartnerNo) -> Result<Vec<StoredDelivery>, StoreError> {
-        self.sqlite.read(move |reader| deliveries::deliveries_to(reader, seq, partner)).await
+        self.engine.read(move |reader| deliveries::deliveries_to(reader, seq, partner)).await
     }
 
     /// Lines of the audit trail before a number, newest first.
@@ -60,7 +60,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn audit_before(&self, before: u64, limit: usize) -> Result<Vec<AuditLine>, StoreError> {
-        self.sqlite.read(move |reader| browse::audit_before(reader, before, limit)).await
+        self.engine.read(move |reader| browse::audit_before(reader, before, limit)).await
     }
 
     /// One step of a search for a text in payloads, from a place on.
@@ -74,7 +74,7 @@ impl Store {
         place: Seq,
         limit: usize,
     ) -> Result<TextPage, StoreError> {
-        self.sqlite.read(move |reader| search::events_with_text(reader, &search, (direction, place), limit)).await
+        self.engine.read(move |reader| search::events_with_text(reader, &search, (direction, place), limit)).await
     }
 
     /// What Ops were told before a number, newest first.
@@ -82,6 +82,6 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn tellings_before(&self, before: u64, limit: usize) -> Result<Vec<StoredTelling>, StoreError> {
-        self.sqlite.read(move |reader| trouble::tellings_before(reader, before, limit)).await
+        self.engine.read(move |reader| trouble::tellings_before(reader, before, limit)).await
     }
 }

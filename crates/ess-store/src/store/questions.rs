@@ -10,8 +10,8 @@ use ess_core::time::Time;
 
 use super::Store;
 use crate::error::StoreError;
-use crate::sqlite::ledger::Walked;
-use crate::sqlite::{deliveries, events, lane, ledger, tree, trouble};
+use crate::sql::ledger::Walked;
+use crate::sql::{deliveries, events, lane, ledger, tree, trouble};
 use crate::types::{
     Backlog, LaneStart, LedgerEntry, PartnerTroubles, Recorded, StoredCheckpoint, StoredDelivery, UrgentBacklog,
 };
@@ -23,7 +23,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn event(&self, seq: Seq) -> Result<Option<Recorded>, StoreError> {
-        self.sqlite.read(move |reader| events::event(reader, seq)).await
+        self.engine.read(move |reader| events::event(reader, seq)).await
     }
 
     /// The event of this id.
@@ -32,7 +32,7 @@ impl Store {
     /// The store can't be read.
     pub async fn event_by_id(&self, id: &str, test: bool) -> Result<Option<Recorded>, StoreError> {
         let id = id.to_owned();
-        self.sqlite.read(move |reader| events::event_by_id(reader, &id, test)).await
+        self.engine.read(move |reader| events::event_by_id(reader, &id, test)).await
     }
 
     /// A page of the log, of one subject if it is named.
@@ -41,7 +41,7 @@ impl Store {
     /// The store can't be read.
     pub async fn events(&self, subject: Option<&str>, after: Seq, limit: usize) -> Result<Vec<Recorded>, StoreError> {
         let subject = subject.map(str::to_owned);
-        self.sqlite.read(move |reader| events::events(reader, subject.as_deref(), after, limit)).await
+        self.engine.read(move |reader| events::events(reader, subject.as_deref(), after, limit)).await
     }
 
     /// The place of the event recorded last; 0 when there is none.
@@ -49,7 +49,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn head(&self) -> Result<Seq, StoreError> {
-        self.sqlite.read(events::newest).await
+        self.engine.read(events::newest).await
     }
 
     /// A page of the events after `after` that are for the partner. Looks at 16,384 events at most: an empty page is the end only
@@ -58,7 +58,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn backlog(&self, partner: PartnerNo, after: Seq, limit: usize) -> Result<Backlog, StoreError> {
-        self.sqlite.read(move |reader| events::backlog(reader, partner, after, limit)).await
+        self.engine.read(move |reader| events::backlog(reader, partner, after, limit)).await
     }
 }
 
@@ -69,7 +69,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn lane_start(&self, partner: PartnerNo) -> Result<LaneStart, StoreError> {
-        self.sqlite.read(move |reader| lane::lane_start(reader, partner)).await
+        self.engine.read(move |reader| lane::lane_start(reader, partner)).await
     }
 
     /// Open deliveries with records of their own, after a place.
@@ -82,7 +82,7 @@ impl Store {
         after: (Seq, u32),
         limit: usize,
     ) -> Result<Vec<OpenDelivery>, StoreError> {
-        self.sqlite.read(move |reader| lane::open_deliveries(reader, partner, after, limit)).await
+        self.engine.read(move |reader| lane::open_deliveries(reader, partner, after, limit)).await
     }
 
     /// The oldest open deliveries of a line.
@@ -97,7 +97,7 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<OpenDelivery>, StoreError> {
         let subject = subject.clone();
-        self.sqlite.read(move |reader| lane::open_of_subject(reader, partner, subject.as_str(), test, limit)).await
+        self.engine.read(move |reader| lane::open_of_subject(reader, partner, subject.as_str(), test, limit)).await
     }
 
     /// What is urgent in the partner's backlog, which begins after `after`, and has nothing older of its subject there; `scanned_to`
@@ -111,7 +111,7 @@ impl Store {
         (after, scanned_to): (Seq, Seq),
         limit: usize,
     ) -> Result<UrgentBacklog, StoreError> {
-        self.sqlite.read(move |reader| events::urgent_backlog(reader, partner, (after, scanned_to), limit)).await
+        self.engine.read(move |reader| events::urgent_backlog(reader, partner, (after, scanned_to), limit)).await
     }
 
     /// The last retractions, newest first.
@@ -119,7 +119,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn last_retractions(&self, limit: usize) -> Result<Vec<Recorded>, StoreError> {
-        self.sqlite.read(move |reader| events::last_retractions(reader, limit)).await
+        self.engine.read(move |reader| events::last_retractions(reader, limit)).await
     }
 
     /// How many deliveries of the partner have not ended, up to `ceiling`; looks at no more than `ceiling` events past its cursor.
@@ -127,7 +127,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn backlog_count(&self, partner: PartnerNo, ceiling: u64) -> Result<u64, StoreError> {
-        self.sqlite.read(move |reader| lane::backlog_count(reader, partner, ceiling)).await
+        self.engine.read(move |reader| lane::backlog_count(reader, partner, ceiling)).await
     }
 
     /// The partner's oldest delivery without a record of its own: not yet tried, or under way for the first time.
@@ -135,7 +135,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn first_pending(&self, partner: PartnerNo) -> Result<Option<Offer>, StoreError> {
-        self.sqlite.read(move |reader| lane::first_pending(reader, partner)).await
+        self.engine.read(move |reader| lane::first_pending(reader, partner)).await
     }
 }
 
@@ -147,7 +147,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn troubles(&self, partner: PartnerNo, pending: [Option<Seq>; 2]) -> Result<PartnerTroubles, StoreError> {
-        self.sqlite.read(move |reader| trouble::troubles(reader, partner, pending)).await
+        self.engine.read(move |reader| trouble::troubles(reader, partner, pending)).await
     }
 
     /// The last event that was recorded at this time or before; 0 when there is none.
@@ -155,7 +155,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn newest_at(&self, time: Time) -> Result<Seq, StoreError> {
-        self.sqlite.read(move |reader| trouble::newest_at(reader, time)).await
+        self.engine.read(move |reader| trouble::newest_at(reader, time)).await
     }
 
     /// Who paused the partner last, and why.
@@ -164,7 +164,7 @@ impl Store {
     /// The store can't be read.
     pub async fn last_pause(&self, partner: &str) -> Result<Option<(String, Option<String>)>, StoreError> {
         let partner = partner.to_owned();
-        self.sqlite.read(move |reader| trouble::last_pause(reader, &partner)).await
+        self.engine.read(move |reader| trouble::last_pause(reader, &partner)).await
     }
 }
 
@@ -175,7 +175,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn deliveries_of_event(&self, seq: Seq) -> Result<Vec<StoredDelivery>, StoreError> {
-        self.sqlite.read(move |reader| deliveries::deliveries_of_event(reader, seq)).await
+        self.engine.read(move |reader| deliveries::deliveries_of_event(reader, seq)).await
     }
 
     /// Dead letters, oldest first, after a place.
@@ -189,7 +189,7 @@ impl Store {
         after: DeliveryKey,
         limit: usize,
     ) -> Result<Vec<StoredDelivery>, StoreError> {
-        self.sqlite.read(move |reader| deliveries::dead_letters(reader, (partner, event), after, limit)).await
+        self.engine.read(move |reader| deliveries::dead_letters(reader, (partner, event), after, limit)).await
     }
 
     /// Open deliveries of every partner with records of their own, oldest first, after a place.
@@ -197,7 +197,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn open_everywhere(&self, after: DeliveryKey, limit: usize) -> Result<Vec<StoredDelivery>, StoreError> {
-        self.sqlite.read(move |reader| deliveries::open_everywhere(reader, after, limit)).await
+        self.engine.read(move |reader| deliveries::open_everywhere(reader, after, limit)).await
     }
 
     /// The newest event of the subject after `seq` that the partner acknowledged.
@@ -211,7 +211,7 @@ impl Store {
         seq: Seq,
     ) -> Result<Option<Seq>, StoreError> {
         let subject = subject.clone();
-        self.sqlite.read(move |reader| ledger::acked_after_of_subject(reader, partner, subject.as_str(), seq)).await
+        self.engine.read(move |reader| ledger::acked_after_of_subject(reader, partner, subject.as_str(), seq)).await
     }
 }
 
@@ -222,7 +222,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn ledger(&self, from: u64, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
-        self.sqlite.read(move |reader| ledger::ledger(reader, from, limit)).await
+        self.engine.read(move |reader| ledger::ledger(reader, from, limit)).await
     }
 
     /// The receipts of one event, with their places.
@@ -230,7 +230,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn receipts_of_event(&self, seq: Seq) -> Result<Vec<LedgerEntry>, StoreError> {
-        self.sqlite.read(move |reader| ledger::receipts_of_event(reader, seq)).await
+        self.engine.read(move |reader| ledger::receipts_of_event(reader, seq)).await
     }
 
     /// How many receipts there are, and the head of their chain, as of the last commit.
@@ -238,7 +238,7 @@ impl Store {
     /// # Errors
     /// None today; an engine that several nodes share has to ask.
     pub async fn ledger_head(&self) -> Result<(u64, Digest), StoreError> {
-        Ok(self.sqlite.ledger_head())
+        Ok(self.engine.ledger_head())
     }
 
     /// Walks the whole chain in bounded steps, recomputing every leaf and link, and compares it with the head that this process
@@ -247,12 +247,12 @@ impl Store {
     /// # Errors
     /// `Damaged` names the first entry that does not fit.
     pub async fn verify_ledger(&self) -> Result<(u64, Digest), StoreError> {
-        let (size, chain) = self.sqlite.ledger_head();
+        let (size, chain) = self.engine.ledger_head();
         let mut walked = Walked::START;
         let mut has_met_head = size == 0;
         loop {
             let from = walked;
-            walked = self.sqlite.read(move |reader| ledger::verify_step(reader, from, size)).await?;
+            walked = self.engine.read(move |reader| ledger::verify_step(reader, from, size)).await?;
             if walked.size == size && !has_met_head {
                 has_met_head = true;
                 if walked.chain != chain {
@@ -276,7 +276,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn tree_size(&self) -> Result<u64, StoreError> {
-        self.sqlite.read(tree::size).await
+        self.engine.read(tree::size).await
     }
 
     /// The root of the tree over its first `size` leaves.
@@ -284,7 +284,7 @@ impl Store {
     /// # Errors
     /// `Damaged` when a node is missing.
     pub async fn tree_root(&self, size: u64) -> Result<Digest, StoreError> {
-        self.sqlite.read(move |reader| tree::root(reader, size)).await
+        self.engine.read(move |reader| tree::root(reader, size)).await
     }
 
     /// The inclusion proof of a leaf in the tree of `size` leaves.
@@ -292,7 +292,7 @@ impl Store {
     /// # Errors
     /// `Damaged` when a node is missing.
     pub async fn tree_inclusion(&self, index: u64, size: u64) -> Result<Vec<Digest>, StoreError> {
-        self.sqlite.read(move |reader| tree::inclusion(reader, index, size)).await
+        self.engine.read(move |reader| tree::inclusion(reader, index, size)).await
     }
 
     /// The proof that the tree of `new` leaves continues the one of `old` leaves.
@@ -300,7 +300,7 @@ impl Store {
     /// # Errors
     /// `Damaged` when a node is missing.
     pub async fn tree_consistency(&self, old: u64, new: u64) -> Result<Vec<Digest>, StoreError> {
-        self.sqlite.read(move |reader| tree::consistency(reader, old, new)).await
+        self.engine.read(move |reader| tree::consistency(reader, old, new)).await
     }
 
     /// What the tree of the first `size` leaves is made of.
@@ -308,7 +308,7 @@ impl Store {
     /// # Errors
     /// `Damaged` when a node is missing.
     pub async fn tree_peaks(&self, size: u64) -> Result<Peaks, StoreError> {
-        self.sqlite.read(move |reader| tree::peaks(reader, size)).await
+        self.engine.read(move |reader| tree::peaks(reader, size)).await
     }
 
     /// The hashes of the leaves from 256 × `tile` on, 256 at most.
@@ -316,7 +316,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn tree_leaves(&self, tile: u64) -> Result<Vec<Digest>, StoreError> {
-        self.sqlite.read(move |reader| tree::leaves(reader, tile)).await
+        self.engine.read(move |reader| tree::leaves(reader, tile)).await
     }
 
     /// The hashes of a tile of the tree, as many as there are: level 0 is of leaves, a hash of the next one over 256 of them.
@@ -324,7 +324,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn tree_tile(&self, level: u32, index: u64) -> Result<Vec<Digest>, StoreError> {
-        self.sqlite.read(move |reader| tree::tile(reader, level, index)).await
+        self.engine.read(move |reader| tree::tile(reader, level, index)).await
     }
 
     /// Signed checkpoints of more than `after` leaves, the smallest first.
@@ -332,7 +332,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn checkpoints(&self, after: Option<u64>, limit: usize) -> Result<Vec<StoredCheckpoint>, StoreError> {
-        self.sqlite.read(move |reader| tree::checkpoints(reader, after, limit)).await
+        self.engine.read(move |reader| tree::checkpoints(reader, after, limit)).await
     }
 
     /// The last signed checkpoint.
@@ -340,7 +340,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn last_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {
-        self.sqlite.read(tree::last_checkpoint).await
+        self.engine.read(tree::last_checkpoint).await
     }
 
     /// Writes a consistent copy of the database to a new file while the hub goes on; answers its bytes. The file is whole, checked
@@ -349,6 +349,6 @@ impl Store {
     /// # Errors
     /// The file exists already or can't be written.
     pub async fn backup(&self, file: &Path) -> Result<u64, StoreError> {
-        self.sqlite.backup(file).await
+        self.engine.backup(file).await
     }
 }

@@ -5,7 +5,7 @@ use ess_core::time::Time;
 
 use super::Store;
 use crate::error::StoreError;
-use crate::sqlite::registry::{self, Act, Deed};
+use crate::sql::registry::{self, Act, Deed};
 use crate::types::{Audit, AuditLine, NewPartner, RuleKind, StoredCheckpoint, StoredEscalation, StoredToken};
 
 impl Store {
@@ -83,8 +83,8 @@ impl Store {
     /// # Errors
     /// The store can't be read, or the setting does not open.
     pub async fn secret_setting(&self, key: &'static str) -> Result<Option<Vec<u8>>, StoreError> {
-        let seal = self.sqlite.seal();
-        self.sqlite.read(move |reader| registry::setting(reader, &seal, key)).await
+        let seal = self.engine.seal();
+        self.engine.read(move |reader| registry::setting(reader, &seal, key)).await
     }
 
     /// Stores a setting, sealed.
@@ -93,7 +93,7 @@ impl Store {
     /// The store can't write now.
     pub async fn put_secret_setting(&self, key: &'static str, value: &[u8]) -> Result<(), StoreError> {
         let deed = Deed::PutSetting { key, value: value.to_vec() };
-        self.sqlite.act(Act { deed, audit: None }).await.map(drop)
+        self.engine.act(Act { deed, audit: None }).await.map(drop)
     }
 
     /// Adds the ledger's next leaves to its tree; `first` is the place of the first one.
@@ -101,7 +101,7 @@ impl Store {
     /// # Errors
     /// `Refused` when the tree has another size. `Unavailable` when it can't be written now.
     pub async fn grow_tree(&self, first: u64, leaves: Vec<Digest>) -> Result<(), StoreError> {
-        self.sqlite.act(Act { deed: Deed::GrowTree { first, leaves }, audit: None }).await.map(drop)
+        self.engine.act(Act { deed: Deed::GrowTree { first, leaves }, audit: None }).await.map(drop)
     }
 
     /// Keeps a signed checkpoint; one of the same size stays as it is.
@@ -109,7 +109,7 @@ impl Store {
     /// # Errors
     /// The store can't write now.
     pub async fn put_checkpoint(&self, checkpoint: StoredCheckpoint) -> Result<(), StoreError> {
-        self.sqlite.act(Act { deed: Deed::PutCheckpoint(checkpoint), audit: None }).await.map(drop)
+        self.engine.act(Act { deed: Deed::PutCheckpoint(checkpoint), audit: None }).await.map(drop)
     }
 
     /// Remembers that Ops were told of a trouble's beginning.
@@ -117,7 +117,7 @@ impl Store {
     /// # Errors
     /// The store can't write now.
     pub async fn put_escalation(&self, told: StoredEscalation) -> Result<(), StoreError> {
-        self.sqlite.act(Act { deed: Deed::PutEscalation(told), audit: None }).await.map(drop)
+        self.engine.act(Act { deed: Deed::PutEscalation(told), audit: None }).await.map(drop)
     }
 
     /// Remembers that Ops were told of its end.
@@ -125,7 +125,7 @@ impl Store {
     /// # Errors
     /// The store can't write now.
     pub async fn remove_escalation(&self, told: StoredEscalation) -> Result<(), StoreError> {
-        self.sqlite.act(Act { deed: Deed::RemoveEscalation(told), audit: None }).await.map(drop)
+        self.engine.act(Act { deed: Deed::RemoveEscalation(told), audit: None }).await.map(drop)
     }
 
     /// Writes a line of the audit trail.
@@ -141,10 +141,10 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn audit(&self, after: u64, limit: usize) -> Result<Vec<AuditLine>, StoreError> {
-        self.sqlite.read(move |reader| registry::audit(reader, after, limit)).await
+        self.engine.read(move |reader| registry::audit(reader, after, limit)).await
     }
 
     pub(super) async fn act(&self, deed: Deed, audit: Audit) -> Result<u32, StoreError> {
-        self.sqlite.act(Act { deed, audit: Some(audit) }).await
+        self.engine.act(Act { deed, audit: Some(audit) }).await
     }
 }

@@ -5,8 +5,8 @@ use ess_core::id::{PartnerNo, Seq};
 use super::Store;
 use crate::error::StoreError;
 use crate::retention::{Hold, Lifted, NewHold, Redaction, Sweep, Swept};
-use crate::sqlite::registry::Deed;
-use crate::sqlite::{holds, retention};
+use crate::sql::registry::Deed;
+use crate::sql::{holds, retention};
 use crate::types::Audit;
 
 impl Store {
@@ -15,7 +15,7 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn cursors(&self) -> Result<Vec<(PartnerNo, Seq)>, StoreError> {
-        self.sqlite.read(retention::cursors).await
+        self.engine.read(retention::cursors).await
     }
 
     /// Makes one bounded step of retention as soon as the writer has nothing more urgent to do. A crash may forget it.
@@ -23,7 +23,7 @@ impl Store {
     /// # Errors
     /// The store can't write now; nothing was removed.
     pub async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
-        self.sqlite.sweep(sweep).await
+        self.engine.sweep(sweep).await
     }
 
     /// Takes an event's payload away, and what partners and scripts said about it; durable when this returns. `wipe_log` then
@@ -40,7 +40,7 @@ impl Store {
     /// # Errors
     /// The store can't write now.
     pub async fn wipe_log(&self) -> Result<bool, StoreError> {
-        self.sqlite.wipe_log().await
+        self.engine.wipe_log().await
     }
 
     /// Places a legal hold; answers its number.
@@ -64,6 +64,6 @@ impl Store {
     /// # Errors
     /// The store can't be read.
     pub async fn holds(&self) -> Result<Vec<Hold>, StoreError> {
-        self.sqlite.read(holds::holds).await
+        self.engine.read(holds::holds).await
     }
 }

@@ -1,6 +1,5 @@
 //! Outcomes of deliveries: what is recorded is what is read back.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use ess_core::delivery::{DeliveryKey, State};
@@ -10,7 +9,7 @@ use ess_core::receipt::Evidence;
 use ess_core::time::Time;
 use ess_store::{Change, Options, StoreError, StoredDelivery, Word};
 
-use crate::support::{FIRST, Open, acked, acked_late, audience, delivery, event, key, open, open_with, options, tried};
+use crate::support::{FIRST, Open, acked, acked_late, audience, delivery, event, key, open, open_with, tried};
 
 fn ended(key: DeliveryKey, state: State) -> Change {
     Change::Ended {
@@ -222,9 +221,7 @@ async fn outcomes_are_durable_within_the_window_and_a_publish_takes_them_along()
     tokio::time::timeout(std::time::Duration::from_secs(5), commits.changed()).await.unwrap().unwrap();
     assert_eq!(open.store.unrecorded(), 0);
     // Where outcomes alone would wait for a minute, a publish takes them along at once.
-    let dir = Arc::new(tempfile::tempdir().unwrap());
-    let patient = Options { outcome_window: Duration::from_secs(60), ..options(dir.path()) };
-    let open = open_with(dir, &patient);
+    let open = open_with(|options| Options { outcome_window: Duration::from_secs(60), ..options });
     open.add_partners(1).await;
     let second = open.publish("A-2", 1).await;
     let commits = open.store.commits();

@@ -16,7 +16,7 @@ use ess_store::{
 };
 use proptest::prelude::*;
 
-use crate::support::{Open, acked, acked_late, audit, delivery, event, key, open, open_in, tried};
+use crate::support::{Open, acked, acked_late, audit, delivery, event, key, open, tried};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const KEEP: Keep = Keep {
@@ -26,30 +26,30 @@ const KEEP: Keep = Keep {
     audit: Duration::from_secs(100 * 86_400),
 };
 
-fn day(number: u32) -> Time {
+pub(crate) fn day(number: u32) -> Time {
     Time::from_micros(0).after(DAY * number)
 }
 
 /// An event recorded on a day.
-fn event_of(id: &str, payload: &str, partners: u32, on: u32) -> NewEvent {
+pub(crate) fn event_of(id: &str, payload: &str, partners: u32, on: u32) -> NewEvent {
     NewEvent { recorded_at: day(on), ..event(id, payload, partners) }
 }
 
-async fn publish(open: &Open, new: NewEvent) -> Seq {
+pub(crate) async fn publish(open: &Open, new: NewEvent) -> Seq {
     match open.store.publish(new).await.unwrap() {
         Publication::Recorded(event) => event.seq,
         other => panic!("not recorded: {other:?}"),
     }
 }
 
-async fn step(open: &Open, step: Step, now: Time, rows_max: usize) -> Swept {
+pub(crate) async fn step(open: &Open, step: Step, now: Time, rows_max: usize) -> Swept {
     let cursors = Arc::from(open.store.cursors().await.unwrap());
     let sweep = Sweep { step, keep: KEEP, now, cursors, rows_max, time_max: Duration::from_secs(1) };
     open.store.sweep(sweep).await.unwrap()
 }
 
 /// A whole pass in steps of so many rows; answers what went in each part.
-async fn pass(open: &Open, now: Time, rows_max: usize) -> [u64; 5] {
+pub(crate) async fn pass(open: &Open, now: Time, rows_max: usize) -> [u64; 5] {
     let parts = [
         Step::Later(Seq(0)),
         Step::Payloads { test: false },
@@ -98,7 +98,7 @@ fn lifted() -> Lifted {
     Lifted { at: day(2), by: "tok_2".to_owned(), reason: "settled".to_owned() }
 }
 
-fn redaction(seq: Seq) -> Redaction {
+pub(crate) fn redaction(seq: Seq) -> Redaction {
     Redaction { seq, at: day(3), by: "tok_3".to_owned(), reason: "a minor is named".to_owned() }
 }
 
@@ -228,7 +228,7 @@ async fn a_hold_on_an_event_holds_its_dry_run_and_is_on_record_when_it_was_lifte
 }
 
 /// Empties the log; the thread that moves it may be at it just now.
-async fn wipe(open: &Open) {
+pub(crate) async fn wipe(open: &Open) {
     let wiped = async {
         while !open.store.wipe_log().await.unwrap() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -238,7 +238,7 @@ async fn wipe(open: &Open) {
 }
 
 /// Whether any file of the store holds the bytes.
-fn is_on_disk(open: &Open, bytes: &str) -> bool {
+pub(crate) fn is_on_disk(open: &Open, bytes: &str) -> bool {
     let files = std::fs::read_dir(open.dir.path()).unwrap().map(|entry| entry.unwrap().path());
     files.into_iter().filter(|path| path.is_file()).any(|path| {
         let held = std::fs::read(path).unwrap();
@@ -269,7 +269,10 @@ async fn a_redacted_payload_is_on_the_disk_no_more_and_proves_still() {
         change
     };
     open.record(vec![acked(key(small, 1)), said(small, 2, State::Dead), acked(key(large, 1))]).await;
-    assert!(is_on_disk(&open, "CANARYSMALL") && is_on_disk(&open, "CANARYLARGE"));
+    // The files of a server are its operator's.
+    if open.url.is_none() {
+        assert!(is_on_disk(&open, "CANARYSMALL") && is_on_disk(&open, "CANARYLARGE"));
+    }
     let digest = open.store.event(small).await.unwrap().unwrap().event.content_digest;
     for seq in [small, large] {
         open.store.redact(redaction(seq), audit("event.redact")).await.unwrap();
@@ -290,44 +293,6 @@ async fn a_redacted_payload_is_on_the_disk_no_more_and_proves_still() {
 }
 
 #[tokio::test]
-async fn a_reader_holds_the_wiping_of_the_log_up_and_no_publish() {
-    let open = open();
-    let seq = publish(&open, event("A-1", "\"CANARYHELD\"", 0)).await;
-    let reader = rusqlite::Connection::open(open.dir.path().join("ess.db")).unwrap();
-    let snapshot = reader.unchecked_transaction().unwrap();
-    snapshot.query_row("select count(*) from event", [], |_| Ok(())).unwrap();
-    open.store.redact(redaction(seq), audit("event.redact")).await.unwrap();
-    assert!(!open.store.wipe_log().await.unwrap());
-    publish(&open, event("A-2", "1", 0)).await;
-    drop(snapshot);
-    wipe(&open).await;
-    assert!(!is_on_disk(&open, "CANARYHELD"));
-}
-
-#[tokio::test]
-async fn the_file_gets_shorter_when_much_went() {
-    let open = open();
-    open.add_partners(1).await;
-    let large = format!("\"{}\"", "x".repeat(100_000));
-    for number in 0..100 {
-        let seq = publish(&open, event_of(&format!("A-{number}"), &large, 1, 0)).await;
-        open.record(vec![acked(key(seq, 1))]).await;
-    }
-    wipe(&open).await;
-    let size = || open.dir.path().join("ess.db").metadata().unwrap().len();
-    let before = size();
-    assert!(before > 10_000_000, "{before}");
-    assert_eq!(pass(&open, day(200), 16).await[1], 100);
-    let mut next = Some(Step::FreePages);
-    while let Some(part) = next {
-        next = step(&open, part, day(200), 64).await.next;
-    }
-    wipe(&open).await;
-    assert!(size() < before / 5, "{before} -> {}", size());
-    assert_eq!(open.store.verify_ledger().await.unwrap().0, 100);
-}
-
-#[tokio::test]
 async fn a_pass_that_was_cut_off_at_any_step_ends_as_one_that_was_not() {
     for cut in 0..12 {
         let open = filled_for_a_cut().await;
@@ -337,14 +302,7 @@ async fn a_pass_that_was_cut_off_at_any_step_ends_as_one_that_was_not() {
             let swept = step(&open, part, day(200), 3).await;
             next.extend(swept.next);
         }
-        // The process ends here, as a kill would end it: nothing is closed in order.
-        let Open { store, recorded, start, dir } = open;
-        let copy = Arc::new(tempfile::tempdir().unwrap());
-        for name in ["ess.db", "ess.db-wal", "seal.key"] {
-            std::fs::copy(dir.path().join(name), copy.path().join(name)).unwrap();
-        }
-        drop((store, recorded, start));
-        let open = open_in(copy);
+        let open = open.cut_off();
         pass(&open, day(200), 3).await;
         let mut left = Vec::new();
         for number in 1..=8 {

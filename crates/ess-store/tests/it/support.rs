@@ -11,46 +11,89 @@ use ess_core::lane::{OpenDelivery, OpenState, Sent, Tried};
 use ess_core::receipt::Evidence;
 use ess_core::time::Time;
 use ess_store::{
-    AckReceipt, Audience, Audit, Change, NewEvent, NewPartner, Opened, Options, Publication, Recorded, Start, Store,
+    AckReceipt, Audience, Audit, Change, NewEvent, NewPartner, Opened, Options, Publication, Recorded, ServerUrl,
+    Start, Store,
 };
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-/// A store that is open, in its directory.
+/// A store that is open, in its directory or in a database of its own.
 pub(crate) struct Open {
     pub(crate) store: Store,
     pub(crate) recorded: mpsc::UnboundedReceiver<Vec<Recorded>>,
     pub(crate) start: Start,
     pub(crate) dir: Arc<TempDir>,
+    /// Of the database at a server.
+    pub(crate) url: Option<String>,
 }
 
 pub(crate) fn options(dir: &Path) -> Options {
-    Options { dir: dir.to_owned(), outcome_window: Duration::from_millis(25), readers: 2, bytes_max: None }
+    Options::embedded(dir.to_owned())
 }
 
 pub(crate) fn open() -> Open {
-    open_in(Arc::new(tempfile::tempdir().unwrap()))
+    open_with(|options| options)
 }
 
-pub(crate) fn open_in(dir: Arc<TempDir>) -> Open {
-    let options = options(dir.path());
-    open_with(dir, &options)
+pub(crate) fn open_with(change: impl FnOnce(Options) -> Options) -> Open {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let url = crate::server::database();
+    let options = change(Options { server: server_url(url.as_deref()), ..options(dir.path()) });
+    opened(dir, url, &options)
 }
 
-pub(crate) fn open_with(dir: Arc<TempDir>, options: &Options) -> Open {
+fn server_url(url: Option<&str>) -> Option<ServerUrl> {
+    url.and_then(ServerUrl::new)
+}
+
+pub(crate) fn opened(dir: Arc<TempDir>, url: Option<String>, options: &Options) -> Open {
     let Opened { store, recorded, start } = Store::open(options).unwrap();
-    Open { store, recorded, start, dir }
+    Open { store, recorded, start, dir, url }
 }
 
 impl Open {
+    /// What it was opened with.
+    pub(crate) fn options(&self) -> Options {
+        Options { server: server_url(self.url.as_deref()), ..options(self.dir.path()) }
+    }
+
     /// Closes the store and opens it again.
     pub(crate) async fn reopen(self) -> Open {
         self.store.close().await;
-        let Open { store, recorded, start, dir } = self;
+        let options = self.options();
+        let Open { store, recorded, start, dir, url } = self;
         drop((store, recorded, start));
-        open_in(dir)
+        opened(dir, url, &options)
+    }
+
+    /// The same, with something changed in between, as either database says it.
+    pub(crate) async fn reopen_after(self, change: &str, change_there: &str) -> Open {
+        self.store.close().await;
+        let count = match &self.url {
+            None => rusqlite::Connection::open(self.dir.path().join("ess.db")).unwrap().execute(change, []).unwrap(),
+            Some(url) => crate::server::execute(url, change_there),
+        };
+        assert_eq!(count, 1, "{change}");
+        self.reopen().await
+    }
+
+    /// The process ends here, as a kill would end it: nothing is closed in order.
+    pub(crate) fn cut_off(self) -> Open {
+        let Open { store, recorded, start, dir, url } = self;
+        let copy = Arc::new(tempfile::tempdir().unwrap());
+        for name in ["ess.db", "ess.db-wal", "seal.key"] {
+            if url.is_none() || name == "seal.key" {
+                std::fs::copy(dir.path().join(name), copy.path().join(name)).unwrap();
+            }
+        }
+        if let Some(url) = &url {
+            crate::server::cut(url);
+        }
+        drop((store, recorded, start));
+        let options = Options { server: server_url(url.as_deref()), ..options(copy.path()) };
+        opened(copy, url, &options)
     }
 
     /// Adds partners 1, 2, 3, …

@@ -19,8 +19,11 @@ pub(crate) enum ConfigCommand {
 pub(crate) fn run(command: &ConfigCommand, output: &Output) -> Result<()> {
     let ConfigCommand::Show(args) = command;
     let mut layers = layers(args)?;
-    Config::read(&layers)?;
+    let config = Config::read(&layers)?;
     mask_targets(&mut layers)?;
+    if let (Some(server), Some(written)) = (config.store, layers.get_mut("store")) {
+        written.text = server.to_string();
+    }
     if output.json {
         let map: serde_json::Map<String, serde_json::Value> = layers
             .iter()

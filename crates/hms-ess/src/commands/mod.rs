@@ -22,6 +22,7 @@ pub(crate) mod retract;
 pub(crate) mod schema;
 pub(crate) mod shell;
 pub(crate) mod status;
+pub(crate) mod store;
 pub(crate) mod table;
 pub(crate) mod tap;
 pub(crate) mod target;
@@ -90,6 +91,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::Man(args) => shell::man(&args, output),
         Command::Reference(args) => reference::run(&args, output),
         Command::Jsonata(args) => jsonata::run(&args, output).await,
+        Command::Store(command) => store::run(command, output).await,
         Command::Config(command) => config_show::run(&command, output),
         Command::Version => config_show::version(output),
         // Answered in `main`, before there is anything to print with.

@@ -3,6 +3,7 @@
 //! Every key is documented in docs/configuration.md; an unknown one is refused with the nearest known one.
 
 mod file;
+mod keys;
 pub(crate) mod profile;
 mod values;
 
@@ -19,57 +20,10 @@ use ess_core::script::Bounds;
 use ess_hub::EscalationOptions;
 
 use crate::failure::{Failure, Result};
+use crate::wire::ServerUrl;
+pub(crate) use keys::KEYS;
 use values::Values;
 pub(crate) use values::targets;
-
-/// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 45] = [
-    ("listen", "127.0.0.1:8443"),
-    ("public_url", ""),
-    ("data", "hms-ess-data"),
-    ("store", ""),
-    ("tls_cert", ""),
-    ("tls_key", ""),
-    ("tls_name", ""),
-    ("http", "false"),
-    ("allow_net", ""),
-    ("allow_dir", ""),
-    ("proxy", ""),
-    ("proxy_login", ""),
-    ("proxy_except", ""),
-    ("metrics_listen", "127.0.0.1:9100"),
-    ("partner_ca", ""),
-    ("log", "text"),
-    ("store_bytes_max", ""),
-    ("free_bytes_min", "67108864"),
-    ("script_workers", "2"),
-    ("script_time", "50ms"),
-    ("script_depth", "5000"),
-    ("script_sequence_max", "1000000"),
-    ("script_bytes_max", "262144"),
-    ("script_input_bytes_max", "8388608"),
-    ("script_output_bytes_max", "1048576"),
-    ("script_memory_bytes_max", "67108864"),
-    ("stop_within", "10s"),
-    ("checkpoint_every", "1h"),
-    ("checkpoint_dir", ""),
-    ("checkpoint_file", ""),
-    ("checkpoint_url", ""),
-    ("checkpoint_token", ""),
-    ("keep_events", "7y"),
-    ("keep_tests", "30d"),
-    ("keep_attempts", "90d"),
-    ("keep_audit", "7y"),
-    ("retention_every", "1h"),
-    ("targets", ""),
-    ("escalate_to", ""),
-    ("escalate_after", "15m"),
-    ("escalate_distance", "5m"),
-    ("escalate_quiet", ""),
-    ("otel_url", ""),
-    ("otel_token", ""),
-    ("otel_share", "1"),
-];
 
 /// Flags of `serve`.
 #[derive(Debug, Clone, Default, Args)]
@@ -80,7 +34,7 @@ pub(crate) struct ServeArgs {
     /// Data directory; made when it is not there [default: hms-ess-data].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<String>,
-    /// The store; this build knows the embedded one in the data directory.
+    /// PostgreSQL server that keeps the store, such as postgres://ess@db.example/ess; the data directory's own database without it.
     #[arg(long, value_name = "URL")]
     pub(crate) store: Option<String>,
     /// The hub's own certificate chain, PEM.
@@ -145,6 +99,10 @@ pub(crate) struct Config {
     pub(crate) partner_ca: Vec<PathBuf>,
     /// JSON log lines.
     pub(crate) log_json: bool,
+    /// PostgreSQL server that keeps the store.
+    pub(crate) store: Option<ServerUrl>,
+    /// File of the sealing key.
+    pub(crate) seal_key: Option<PathBuf>,
     /// Ceiling of the database file.
     pub(crate) store_bytes_max: Option<u64>,
     /// Publishes are refused below this much free space.
@@ -290,11 +248,6 @@ impl Config {
     pub(crate) fn read(layers: &Layers) -> Result<Self> {
         let values = Values(layers);
         let text = |key: &str| values.text(key);
-        if !text("store").is_empty() {
-            return Err(values
-                .wrong("store", "nothing: this build keeps its store in the data directory")
-                .with_hint("PostgreSQL comes with several nodes; leave `store` away"));
-        }
         let mut nets = Vec::new();
         for net in values.items("allow_net") {
             nets.push(net.parse().map_err(|_| values.wrong("allow_net", "address ranges such as 10.0.0.0/8"))?);
@@ -324,6 +277,8 @@ impl Config {
                 "text" => false,
                 _ => return Err(values.wrong("log", "text or json")),
             },
+            store: values.server()?,
+            seal_key: values.optional("seal_key").map(PathBuf::from),
             store_bytes_max: match text("store_bytes_max") {
                 "" => None,
                 _ => Some(values.number("store_bytes_max")?),

@@ -15,6 +15,7 @@ use ess_hub::EscalationOptions;
 
 use super::{Layers, ProxyKeys};
 use crate::failure::{Failure, Result};
+use crate::wire::ServerUrl;
 
 /// Values as they were written, read by what they have to be.
 pub(super) struct Values<'a>(pub(super) &'a Layers);
@@ -86,6 +87,17 @@ impl<'a> Values<'a> {
     pub(super) fn share(&self, key: &str) -> Result<f64> {
         let share = self.text(key).parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
         share.ok_or_else(|| self.wrong(key, "a number from 0 to 1, such as 0.1"))
+    }
+
+    /// The store's server. The error does not repeat the value: it may hold a password.
+    pub(super) fn server(&self) -> Result<Option<ServerUrl>> {
+        let Some(text) = self.optional("store") else { return Ok(None) };
+        let wrong = || {
+            let source = &self.0["store"].source;
+            Failure::usage(format!("{source}: store: expected postgres://USER:PASSWORD@HOST:PORT/DATABASE"))
+                .with_hint("leave it away for the embedded store in the data directory")
+        };
+        ServerUrl::new(text).map(Some).ok_or_else(wrong)
     }
 
     /// Where a secret is; never the secret itself, which `config show` would print.

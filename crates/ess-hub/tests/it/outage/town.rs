@@ -154,12 +154,8 @@ impl Town {
 }
 
 async fn open(dir: &std::path::Path, share: Option<&std::path::Path>) -> Hub {
-    let store = ess_store::Options {
-        dir: dir.to_owned(),
-        outcome_window: Duration::from_millis(2),
-        readers: 2,
-        bytes_max: None,
-    };
+    let store =
+        ess_store::Options { outcome_window: Duration::from_millis(2), ..ess_store::Options::embedded(dir.to_owned()) };
     let opened = ess_store::Store::open(&store).unwrap();
     let dialer = Dialer::new(DialerOptions {
         allow: AllowNet(vec!["127.0.0.0/8".parse().unwrap()]),

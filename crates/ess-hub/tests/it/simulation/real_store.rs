@@ -21,7 +21,7 @@ const WORLDS: u64 = 8;
 
 fn open(dir: &tempfile::TempDir) -> Store {
     let outcome_window = Duration::from_millis(1);
-    let options = Options { dir: dir.path().to_owned(), outcome_window, readers: 1, bytes_max: None };
+    let options = Options { outcome_window, readers: 1, ..Options::embedded(dir.path().to_owned()) };
     Store::open(&options).unwrap().store
 }
 

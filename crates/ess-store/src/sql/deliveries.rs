@@ -8,8 +8,8 @@ use ess_core::delivery::{DeliveryKey, State};
 use ess_core::id::{PartnerNo, Seq, Version};
 use ess_core::lane::{OpenDelivery, OpenState};
 use ess_core::time::Time;
-use rusqlite::{Connection, Row, params};
 
+use super::db::{Cell, Db, Row, given};
 use super::events::{Reader, event};
 use super::given_up::GivenUp;
 use super::ledger::entries_of_event;
@@ -55,11 +55,11 @@ pub(crate) fn deliveries_of_event(reader: &Reader<'_>, seq: Seq) -> Result<Vec<S
         found.insert((*partner, 0), pending(DeliveryKey { seq, partner: *partner, round: 0 }));
     }
     let db = reader.db;
-    for delivery in ended_where(db, ENDED_OF_EVENT, params![seq.0])? {
+    for delivery in ended_where(db, ENDED_OF_EVENT, given![seq.0])? {
         found.insert((delivery.key.partner, delivery.key.round), delivery);
     }
-    for open in db.prepare_cached(OPEN_OF_EVENT)?.query_map(params![seq.0], rows::open_delivery)? {
-        let delivery = from_open(open?);
+    for open in db.query(OPEN_OF_EVENT, given![seq.0], rows::open_delivery)? {
+        let delivery = from_open(open);
         found.insert((delivery.key.partner, delivery.key.round), delivery);
     }
     for entry in entries_of_event(db, seq)? {
@@ -96,11 +96,11 @@ pub(crate) fn deliveries_to(reader: &Reader<'_>, seq: Seq, partner: PartnerNo) -
     let db = reader.db;
     let mut found = Found::new();
     found.insert((partner, 0), pending(DeliveryKey { seq, partner, round: 0 }));
-    for delivery in ended_where(db, ENDED_TO, params![seq.0, partner.0])? {
+    for delivery in ended_where(db, ENDED_TO, given![seq.0, partner.0])? {
         found.insert((partner, delivery.key.round), delivery);
     }
-    for open in db.prepare_cached(OPEN_TO)?.query_map(params![seq.0, partner.0], rows::open_delivery)? {
-        let delivery = from_open(open?);
+    for open in db.query(OPEN_TO, given![seq.0, partner.0], rows::open_delivery)? {
+        let delivery = from_open(open);
         found.insert((partner, delivery.key.round), delivery);
     }
     for entry in entries_of_event(db, seq)?.into_iter().filter(|entry| entry.partner == partner) {
@@ -122,11 +122,9 @@ pub(crate) fn deliveries_to(reader: &Reader<'_>, seq: Seq, partner: PartnerNo) -
     Ok(deliveries)
 }
 
-fn add_attempts(db: &Connection, seq: Seq, found: &mut Found) -> Result<()> {
-    let mut statement = db.prepare_cached(ATTEMPTS_OF_EVENT)?;
-    let mut rows = statement.query(params![seq.0])?;
-    while let Some(row) = rows.next()? {
-        let Some(delivery) = found.get_mut(&(PartnerNo(row.get(0)?), row.get(1)?)) else { continue };
+fn add_attempts(db: Db<'_>, seq: Seq, found: &mut Found) -> Result<()> {
+    db.walk(ATTEMPTS_OF_EVENT, given![seq.0], |row| {
+        let Some(delivery) = found.get_mut(&(PartnerNo(row.get(0)?), row.get(1)?)) else { return Ok(true) };
         delivery.attempts.push(StoredAttempt {
             number: row.get(2)?,
             at: Time::from_micros(row.get(3)?),
@@ -135,8 +133,8 @@ fn add_attempts(db: &Connection, seq: Seq, found: &mut Found) -> Result<()> {
             outcome: row.get(6)?,
             reason: row.get(7)?,
         });
-    }
-    Ok(())
+        Ok(true)
+    })
 }
 
 pub(crate) fn dead_letters(
@@ -151,10 +149,10 @@ pub(crate) fn dead_letters(
     let (seq, no, round) = (rows::place(after.seq), after.partner.0, after.round);
     let mut given_up = GivenUp::read(reader.db)?;
     let mut found = match partner {
-        None => ended_where(reader.db, DEAD, params![seq, no, round, limit])?,
+        None => ended_where(reader.db, DEAD, given![seq, no, round, limit])?,
         Some(of) => {
             given_up.keep_only(of);
-            ended_where(reader.db, DEAD_OF_PARTNER, params![seq, no, round, limit, of.0])?
+            ended_where(reader.db, DEAD_OF_PARTNER, given![seq, no, round, limit, of.0])?
         }
     };
     found.extend(given_up.dead_letters(reader, after, limit)?);
@@ -185,10 +183,9 @@ fn dead_letters_of_event(
 
 /// Open deliveries with records of their own, oldest first, dry runs left out.
 pub(crate) fn open_everywhere(reader: &Reader<'_>, after: DeliveryKey, limit: usize) -> Result<Vec<StoredDelivery>> {
-    let mut statement = reader.db.prepare_cached(OPEN_EVERYWHERE)?;
-    let given = params![rows::place(after.seq), after.partner.0, after.round, limit];
-    let found = statement.query_map(given, |row| rows::open_delivery(row).map(from_open))?;
-    let mut found: Vec<StoredDelivery> = found.collect::<rusqlite::Result<_>>()?;
+    let place = rows::place(after.seq);
+    let given = given![place, after.partner.0, after.round, limit];
+    let mut found = reader.db.query(OPEN_EVERYWHERE, given, |row| rows::open_delivery(row).map(from_open))?;
     let given_up = GivenUp::read(reader.db)?;
     for delivery in &mut found {
         given_up.mark(delivery);
@@ -196,22 +193,20 @@ pub(crate) fn open_everywhere(reader: &Reader<'_>, after: DeliveryKey, limit: us
     Ok(found)
 }
 
-fn ended_where(db: &Connection, sql: &str, given: impl rusqlite::Params) -> Result<Vec<StoredDelivery>> {
-    let mut statement = db.prepare_cached(sql)?;
+fn ended_where(db: Db<'_>, sql: &'static str, given: &[Cell<'_>]) -> Result<Vec<StoredDelivery>> {
     let read = |row: &Row<'_>| {
         let mut delivery = pending(rows::key(row)?);
-        delivery.state = rows::ended_state(row.get_ref(3)?.as_str()?).ok_or_else(|| rows::damaged(3))?;
+        delivery.state = rows::ended_state(row.get(3)?).ok_or_else(|| rows::damaged(3))?;
         delivery.ended_at = rows::time(row, 4)?;
         delivery.reason = row.get(5)?;
         delivery.attempts_made = row.get(6)?;
         delivery.partner_seq = row.get(7)?;
-        delivery.message_uuid = rows::uuid(row, 8)?;
-        delivery.version = row.get::<_, Option<u32>>(9)?.map(Version);
-        delivery.body_digest = rows::digest(row, 10)?;
+        delivery.message_uuid = row.get(8)?;
+        delivery.version = row.get::<Option<u32>>(9)?.map(Version);
+        delivery.body_digest = row.get(10)?;
         Ok(delivery)
     };
-    let found = statement.query_map(given, read)?;
-    Ok(found.collect::<rusqlite::Result<_>>()?)
+    db.query(sql, given, read)
 }
 
 pub(super) fn pending(key: DeliveryKey) -> StoredDelivery {

@@ -4,9 +4,9 @@
 
 use ess_core::id::{PartnerNo, Seq};
 use ess_core::time::Time;
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use uuid::Uuid;
 
+use super::db::{Db, Row, given};
 use super::events::Reader;
 use super::rows;
 use crate::error::StoreError;
@@ -41,10 +41,11 @@ const BOUNDS: &str = "select coalesce(min(seq), 0), coalesce(max(seq), 0) from e
 const LAST_PAUSE: &str = "select actor, reason from audit where act = 'partner.pause' and object = ?1 \
     order by number desc limit 1";
 const ALL: &str = "select partner, cause, target, told_at, since, urgent from escalation";
-const PUT: &str = "insert or replace into escalation (partner, cause, target, told_at, since, urgent) \
-    values (?1, ?2, ?3, ?4, ?5, ?6)";
+const PUT: &str = "insert into escalation (partner, cause, target, told_at, since, urgent) \
+    values (?1, ?2, ?3, ?4, ?5, ?6) on conflict (partner, cause, target) \
+    do update set told_at = excluded.told_at, since = excluded.since, urgent = excluded.urgent";
 const TELL: &str = "insert into telling (at, partner, cause, target, is_end, urgent) values (?1, ?2, ?3, ?4, ?5, ?6)";
-const FORGET: &str = "delete from telling where number <= ?1";
+const FORGET: &str = "delete from telling where number <= (select max(number) from telling) - ?1";
 pub(super) const TELLINGS_BEFORE: &str = "select number, at, partner, cause, target, is_end, urgent from telling \
     where number < ?1 order by number desc limit ?2";
 /// What Ops were told is kept so far back.
@@ -55,7 +56,7 @@ const REMOVE: &str = "delete from escalation where partner = ?1 and cause = ?2 a
 pub(crate) fn troubles(reader: &Reader<'_>, partner: PartnerNo, pending: [Option<Seq>; 2]) -> Result<PartnerTroubles> {
     let db = reader.db;
     let read = |row: &Row<'_>| Ok((rows::time(row, 0)?, rows::time(row, 1)?));
-    let health = db.prepare_cached(HEALTH)?.query_row(params![partner.0], read).optional()?;
+    let health = db.query_one(HEALTH, given![partner.0], read)?;
     let (offline_since, gave_up_at) = health.unwrap_or_default();
     let [pending, pending_urgent] = pending;
     let mut open = found(db, OPEN, partner)?;
@@ -90,11 +91,9 @@ pub(crate) fn troubles(reader: &Reader<'_>, partner: PartnerNo, pending: [Option
     })
 }
 
-fn found(db: &Connection, sql: &str, partner: PartnerNo) -> Result<Option<FoundTrouble>> {
-    let mut statement = db.prepare_cached(sql)?;
-    let mut rows = statement.query(params![partner.0, COUNT_MAX + 1])?;
+fn found(db: Db<'_>, sql: &'static str, partner: PartnerNo) -> Result<Option<FoundTrouble>> {
     let mut found: Option<FoundTrouble> = None;
-    while let Some(row) = rows.next()? {
+    db.walk(sql, given![partner.0, COUNT_MAX + 1], |row| {
         let since = since(row)?;
         let known = match &mut found {
             Some(known) => known,
@@ -110,10 +109,10 @@ fn found(db: &Connection, sql: &str, partner: PartnerNo) -> Result<Option<FoundT
         };
         if known.count == COUNT_MAX {
             known.has_more = true;
-            break;
+            return Ok(false);
         }
         known.count += 1;
-        known.urgent |= row.get::<_, i64>(3)? == 1;
+        known.urgent |= row.get::<i64>(3)? == 1;
         if since < known.since {
             (known.since, known.oldest) = (since, row.get(6)?);
         }
@@ -121,34 +120,35 @@ fn found(db: &Connection, sql: &str, partner: PartnerNo) -> Result<Option<FoundT
             known.reason = Some(reason);
             known.mend = row.get(5)?;
         }
-    }
+        Ok(true)
+    })?;
     Ok(found)
 }
 
 /// A replay is as old as its own message id (UUID version 7 holds its time), not as its event.
 fn since(row: &Row<'_>) -> Result<Time> {
     let recorded_at: i64 = row.get(7)?;
-    let replayed_at = rows::uuid(row, 2)?.and_then(|uuid: Uuid| uuid.get_timestamp()).map(|timestamp| {
+    let replayed_at = row.get::<Option<Uuid>>(2)?.and_then(|uuid| uuid.get_timestamp()).map(|timestamp| {
         let (seconds, nanos) = timestamp.to_unix();
         i64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000) + i64::from(nanos / 1_000)
     });
     Ok(Time::from_micros(replayed_at.unwrap_or(recorded_at)))
 }
 
-fn event(db: &Connection, seq: Seq) -> Result<Option<(String, Time, bool)>> {
-    let read = |row: &Row<'_>| Ok((row.get(0)?, Time::from_micros(row.get(1)?), row.get::<_, i64>(2)? == 1));
-    Ok(db.prepare_cached(EVENT)?.query_row(params![seq.0], read).optional()?)
+fn event(db: Db<'_>, seq: Seq) -> Result<Option<(String, Time, bool)>> {
+    let read = |row: &Row<'_>| Ok((row.get(0)?, Time::from_micros(row.get(1)?), row.get::<i64>(2)? == 1));
+    db.query_one(EVENT, given![seq.0], read)
 }
 
 /// The last event recorded at this time or before: the log is in the order of time, so it is found by halving.
 pub(crate) fn newest_at(reader: &Reader<'_>, time: Time) -> Result<Seq> {
-    let (first, last): (u64, u64) = reader.db.query_row(BOUNDS, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let mut statement = reader.db.prepare_cached(RECORDED_AT)?;
+    let (first, last): (u64, u64) = reader.db.query_row(BOUNDS, given![], |row| Ok((row.get(0)?, row.get(1)?)))?;
     // Everything up to `low` was recorded at the time or before; nothing from `high` on was.
     let (mut low, mut high) = (first.saturating_sub(1), last + 1);
     while high - low > 1 {
         let middle = low + (high - low) / 2;
-        let (seq, at): (u64, i64) = statement.query_row(params![middle], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (seq, at): (u64, i64) =
+            reader.db.query_row(RECORDED_AT, given![middle], |row| Ok((row.get(0)?, row.get(1)?)))?;
         if at <= time.as_micros() {
             low = seq;
         } else {
@@ -160,10 +160,10 @@ pub(crate) fn newest_at(reader: &Reader<'_>, time: Time) -> Result<Seq> {
 
 pub(crate) fn last_pause(reader: &Reader<'_>, partner: &str) -> Result<Option<(String, Option<String>)>> {
     let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
-    Ok(reader.db.prepare_cached(LAST_PAUSE)?.query_row(params![partner], read).optional()?)
+    reader.db.query_one(LAST_PAUSE, given![partner], read)
 }
 
-pub(super) fn all(db: &Connection) -> Result<Vec<StoredEscalation>> {
+pub(super) fn all(db: Db<'_>) -> Result<Vec<StoredEscalation>> {
     let read = |row: &Row<'_>| {
         Ok(StoredEscalation {
             partner: PartnerNo(row.get(0)?),
@@ -174,26 +174,26 @@ pub(super) fn all(db: &Connection) -> Result<Vec<StoredEscalation>> {
             urgent: row.get(5)?,
         })
     };
-    Ok(db.prepare(ALL)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
+    db.query(ALL, given![], read)
 }
 
-pub(super) fn put(tx: &Transaction<'_>, told: &StoredEscalation) -> Result<()> {
+pub(super) fn put(db: Db<'_>, told: &StoredEscalation) -> Result<()> {
     let (told_at, since) = (told.told_at.as_micros(), told.since.as_micros());
-    tx.execute(PUT, params![told.partner.0, told.cause, told.target, told_at, since, told.urgent])?;
+    db.execute(PUT, given![told.partner.0, told.cause, told.target, told_at, since, told.urgent])?;
     let is_end = false;
-    note(tx, told, is_end)
+    note(db, told, is_end)
 }
 
-pub(super) fn remove(tx: &Transaction<'_>, told: &StoredEscalation) -> Result<()> {
-    tx.execute(REMOVE, params![told.partner.0, told.cause, told.target])?;
+pub(super) fn remove(db: Db<'_>, told: &StoredEscalation) -> Result<()> {
+    db.execute(REMOVE, given![told.partner.0, told.cause, told.target])?;
     let is_end = true;
-    note(tx, told, is_end)
+    note(db, told, is_end)
 }
 
-fn note(tx: &Transaction<'_>, told: &StoredEscalation, is_end: bool) -> Result<()> {
-    let given = params![told.told_at.as_micros(), told.partner.0, told.cause, told.target, is_end, told.urgent];
-    tx.execute(TELL, given)?;
-    tx.execute(FORGET, params![tx.last_insert_rowid() - TELLINGS_MAX])?;
+fn note(db: Db<'_>, told: &StoredEscalation, is_end: bool) -> Result<()> {
+    let told_at = told.told_at.as_micros();
+    db.execute(TELL, given![told_at, told.partner.0, told.cause, told.target, is_end, told.urgent])?;
+    db.execute(FORGET, given![TELLINGS_MAX])?;
     Ok(())
 }
 
@@ -211,6 +211,5 @@ pub(crate) fn tellings_before(reader: &Reader<'_>, before: u64, limit: usize) ->
         })
     };
     let before = i64::try_from(before).unwrap_or(i64::MAX);
-    let mut statement = reader.db.prepare_cached(TELLINGS_BEFORE)?;
-    Ok(statement.query_map(params![before, limit], read)?.collect::<rusqlite::Result<_>>()?)
+    reader.db.query(TELLINGS_BEFORE, given![before, limit], read)
 }

@@ -10,8 +10,8 @@ use std::time::Instant;
 use ess_core::id::{PartnerNo, Seq};
 use ess_core::retention::{Standing, Verdict};
 use ess_core::time::Time;
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
 
+use super::db::{Db, Row, given};
 use super::events::{Audiences, Reader};
 use super::holds::Cover;
 use super::ledger::entries_of_event;
@@ -22,9 +22,6 @@ use crate::retention::{AttemptPlace, Redaction, Step, Sweep, Swept};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// Free pages that are kept for what comes next: 1 MiB, or a part of the file.
-const FREE_PAGES_KEPT: u64 = 256;
-const FREE_PART_KEPT: u64 = 50;
 /// Rows between two looks at the clock.
 const ROWS_PER_LOOK: usize = 16;
 
@@ -41,9 +38,10 @@ pub(super) const FIRST_SENDINGS: &str = "select partner from open_delivery where
     union all select partner from ended_delivery where seq = ?1 and round = 0";
 const EXPIRE: &str = "update event set payload = 'null', rest = '{}', gone_at = ?2 where seq = ?1 and gone_at is null";
 const MARK: &str = "select seq from retention_mark where what = ?1";
-const PUT_MARK: &str = "insert or replace into retention_mark (what, seq) values (?1, ?2)";
+const PUT_MARK: &str = "insert into retention_mark (what, seq) values (?1, ?2) \
+    on conflict (what) do update set seq = excluded.seq";
 const LATER: &str = "select seq from retention_later where seq > ?1 order by seq limit ?2";
-const PUT_LATER: &str = "insert or ignore into retention_later (seq) values (?1)";
+const PUT_LATER: &str = "insert into retention_later (seq) values (?1) on conflict (seq) do nothing";
 const NOT_LATER: &str = "delete from retention_later where seq = ?1";
 pub(super) const ATTEMPTS_AFTER: &str = "select seq, partner, round, number, at from attempt \
     where (seq, partner, round, number, at) > (?1, ?2, ?3, ?4, ?5) order by seq, partner, round, number, at limit ?6";
@@ -60,78 +58,44 @@ const WITHDRAW_DEAD_LETTERS: &str = "update ended_delivery set state = 'cancelle
 const CLEAR_OPEN: &str = "update open_delivery set reason = ?2, mend = null where seq = ?1";
 const CLEAR_ATTEMPTS: &str = "update attempt set reason = '' where seq = ?1 and reason <> ''";
 
-/// Makes one step.
-pub(super) fn sweep(db: &mut Connection, sweep: &Sweep) -> Result<Swept> {
-    let began = Instant::now();
-    let mut swept = match sweep.step {
-        Step::FreePages => free_pages(db, sweep, began)?,
-        _ => {
-            // The next commit's fsync takes this one along; without one before a crash the step was never made.
-            db.pragma_update(None, "synchronous", "normal")?;
-            let swept = in_transaction(db, sweep, began);
-            db.pragma_update(None, "synchronous", "full")?;
-            swept?
-        }
-    };
-    swept.took = began.elapsed();
-    Ok(swept)
-}
-
-/// Moves the whole log into the database and empties its file; false while somebody reads from it.
-pub(super) fn wipe_log(db: &Connection) -> Result<bool> {
-    db.busy_timeout(std::time::Duration::ZERO)?;
-    let busy: rusqlite::Result<i64> = db.query_row("pragma wal_checkpoint(truncate)", [], |row| row.get(0));
-    db.busy_timeout(super::BUSY)?;
-    match busy {
-        Ok(busy) => Ok(busy == 0),
-        Err(rusqlite::Error::SqliteFailure(failure, _)) if failure.code == rusqlite::ErrorCode::DatabaseBusy => {
-            Ok(false)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// Takes a payload away at once, with what was said about its deliveries. Its digest and its receipts stay.
-pub(super) fn redact(tx: &Transaction<'_>, redaction: &Redaction) -> Result<()> {
+pub(super) fn redact(db: Db<'_>, redaction: &Redaction) -> Result<()> {
     let Redaction { seq, at, by, reason } = redaction;
     let refused = |why: &str| StoreError::Refused(format!("event {seq} can't be redacted: {why}"));
-    let Some(event) = tx.prepare_cached(ONE)?.query_row(params![seq.0], read_looked_at).optional()? else {
+    let Some(event) = db.query_one(ONE, given![seq.0], read_looked_at)? else {
         return Err(refused("it is not in the log"));
     };
-    if Cover::read(tx)?.covers(&event.id, &event.subject) {
+    if Cover::read(db)?.covers(&event.id, &event.subject) {
         return Err(refused("it is under legal hold"));
     }
-    if tx.prepare_cached(REDACT)?.execute(params![seq.0, at.as_micros(), by, reason])? == 0 {
+    if db.execute(REDACT, given![seq.0, at.as_micros(), by, reason])? == 0 {
         return Err(refused("its payload is gone already"));
     }
     let told = format!("redacted: {reason}");
     for sql in [WITHDRAW_DEAD_LETTERS, CLEAR_OPEN] {
-        tx.prepare_cached(sql)?.execute(params![seq.0, told])?;
+        db.execute(sql, given![seq.0, told])?;
     }
-    tx.prepare_cached(CLEAR_ATTEMPTS)?.execute(params![seq.0])?;
-    tx.prepare_cached(NOT_LATER)?.execute(params![seq.0])?;
+    db.execute(CLEAR_ATTEMPTS, given![seq.0])?;
+    db.execute(NOT_LATER, given![seq.0])?;
     Ok(())
 }
 
 /// Where the lanes of today's partners are.
 pub(crate) fn cursors(reader: &Reader<'_>) -> Result<Vec<(PartnerNo, Seq)>> {
-    let mut statement = reader.db.prepare_cached(CURSORS)?;
     let read = |row: &Row<'_>| Ok((PartnerNo(row.get(0)?), Seq(row.get(1)?)));
-    Ok(statement.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
+    reader.db.query(CURSORS, given![], read)
 }
 
-fn in_transaction(db: &mut Connection, sweep: &Sweep, began: Instant) -> Result<Swept> {
-    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut judge = Judge { tx: &tx, sweep, cover: Cover::read(&tx)?, behind: HashMap::new() };
-    let swept = match sweep.step {
-        Step::Later(after) => later(&mut judge, after, began)?,
-        Step::Payloads { test } => payloads(&mut judge, test, began)?,
-        Step::Attempts(after) => attempts(&mut judge, after, began)?,
-        Step::Audit => audit(&judge)?,
-        Step::FreePages => Swept::default(),
-    };
-    tx.commit()?;
-    Ok(swept)
+/// Makes one step in the transaction that this is.
+pub(crate) fn step(db: Db<'_>, sweep: &Sweep, began: Instant) -> Result<Swept> {
+    let mut judge = Judge { db, sweep, cover: Cover::read(db)?, behind: HashMap::new() };
+    match sweep.step {
+        Step::Later(after) => later(&mut judge, after, began),
+        Step::Payloads { test } => payloads(&mut judge, test, began),
+        Step::Attempts(after) => attempts(&mut judge, after, began),
+        Step::Audit => audit(&judge),
+        Step::FreePages => Ok(Swept::default()),
+    }
 }
 
 /// The part of an event's row that is looked at.
@@ -145,7 +109,7 @@ struct LookedAt {
     is_gone: bool,
 }
 
-fn read_looked_at(row: &Row<'_>) -> rusqlite::Result<LookedAt> {
+fn read_looked_at(row: &Row<'_>) -> Result<LookedAt> {
     Ok(LookedAt {
         seq: Seq(row.get(0)?),
         id: row.get(1)?,
@@ -159,7 +123,7 @@ fn read_looked_at(row: &Row<'_>) -> rusqlite::Result<LookedAt> {
 
 /// Finds out what is known of an event.
 struct Judge<'a> {
-    tx: &'a Transaction<'a>,
+    db: Db<'a>,
     sweep: &'a Sweep,
     cover: Cover,
     /// Of an audience, those whose lanes are not at the log's end, with their cursors.
@@ -169,9 +133,7 @@ struct Judge<'a> {
 impl Judge<'_> {
     fn standing(&mut self, event: &LookedAt) -> Result<Standing> {
         let seq = event.seq;
-        let has = |sql: &str| -> Result<bool> {
-            Ok(self.tx.prepare_cached(sql)?.query_row(params![seq.0], |_| Ok(())).optional()?.is_some())
-        };
+        let has = |sql| self.db.query_one(sql, given![seq.0], |_| Ok(())).map(|found| found.is_some());
         let is_open = has(HAS_OPEN)?;
         let has_dead_letter = has(HAS_DEAD_LETTER)?;
         Ok(Standing {
@@ -188,7 +150,7 @@ impl Judge<'_> {
         let seq = event.seq;
         if !self.behind.contains_key(&event.audience) {
             // What this transaction sees may be rolled back: it is not remembered.
-            let audience = Reader { db: self.tx, audiences: &Audiences::default() }.audience(event.audience)?;
+            let audience = Reader { db: self.db, audiences: &Audiences::default() }.audience(event.audience)?;
             let behind = self.sweep.cursors.iter().filter(|(partner, _)| audience.contains(*partner)).copied();
             self.behind.insert(event.audience, behind.collect());
         }
@@ -199,15 +161,12 @@ impl Judge<'_> {
             return Ok(false);
         }
         let mut known: HashSet<PartnerNo> = HashSet::new();
-        for entry in entries_of_event(self.tx, seq)? {
+        for entry in entries_of_event(self.db, seq)? {
             if entry.round == 0 && entry.word == Word::Ack {
                 known.insert(entry.partner);
             }
         }
-        let mut statement = self.tx.prepare_cached(FIRST_SENDINGS)?;
-        for partner in statement.query_map(params![seq.0], |row| Ok(PartnerNo(row.get(0)?)))? {
-            known.insert(partner?);
-        }
+        known.extend(self.db.query(FIRST_SENDINGS, given![seq.0], |row| Ok(PartnerNo(row.get(0)?)))?);
         Ok(waiting.iter().any(|partner| !known.contains(partner)))
     }
 
@@ -217,25 +176,22 @@ impl Judge<'_> {
     }
 
     fn expire(&self, seq: Seq, swept: &mut Swept) -> Result<()> {
-        self.tx.prepare_cached(EXPIRE)?.execute(params![seq.0, self.sweep.now.as_micros()])?;
+        self.db.execute(EXPIRE, given![seq.0, self.sweep.now.as_micros()])?;
         swept.removed += 1;
         swept.expired.push(seq);
         Ok(())
     }
 
     fn one(&self, seq: Seq) -> Result<Option<LookedAt>> {
-        Ok(self.tx.prepare_cached(ONE)?.query_row(params![rows::place(seq)], read_looked_at).optional()?)
+        self.db.query_one(ONE, given![rows::place(seq)], read_looked_at)
     }
 }
 
 /// Looks again at what was needed when its time came.
 fn later(judge: &mut Judge<'_>, after: Seq, began: Instant) -> Result<Swept> {
-    let (tx, sweep) = (judge.tx, judge.sweep);
+    let (db, sweep) = (judge.db, judge.sweep);
     let mut swept = Swept::default();
-    let mut statement = tx.prepare_cached(LATER)?;
-    let read = |row: &Row<'_>| Ok(Seq(row.get(0)?));
-    let seqs: Vec<Seq> =
-        statement.query_map(params![after.0, sweep.rows_max], read)?.collect::<rusqlite::Result<_>>()?;
+    let seqs = db.query(LATER, given![after.0, sweep.rows_max], |row| Ok(Seq(row.get(0)?)))?;
     for seq in &seqs {
         let event = judge.one(*seq)?.filter(|event| !event.is_gone);
         let verdict = event.map(|event| judge.judge_payload(&event)).transpose()?;
@@ -243,7 +199,7 @@ fn later(judge: &mut Judge<'_>, after: Seq, began: Instant) -> Result<Swept> {
             judge.expire(*seq, &mut swept)?;
         }
         if verdict.is_none_or(|verdict| verdict == Verdict::Due) {
-            tx.prepare_cached(NOT_LATER)?.execute(params![seq.0])?;
+            db.execute(NOT_LATER, given![seq.0])?;
         }
         swept.next = Some(Step::Later(*seq));
         if began.elapsed() >= sweep.time_max {
@@ -258,54 +214,49 @@ fn later(judge: &mut Judge<'_>, after: Seq, began: Instant) -> Result<Swept> {
 
 /// Goes on along the log, up to what is too young.
 fn payloads(judge: &mut Judge<'_>, test: bool, began: Instant) -> Result<Swept> {
-    let (tx, sweep) = (judge.tx, judge.sweep);
+    let (db, sweep) = (judge.db, judge.sweep);
     let what = if test { "tests" } else { "events" };
-    let mark: u64 = tx.prepare_cached(MARK)?.query_row(params![what], |row| row.get(0)).optional()?.unwrap_or(0);
+    let mark: u64 = db.query_one(MARK, given![what], |row| row.get(0))?.unwrap_or(0);
     let mut swept = Swept { next: Some(sweep.step), ..Swept::default() };
     let mut reached = mark;
-    let mut statement = tx.prepare_cached(TO_LOOK_AT)?;
-    let mut rows = statement.query(params![mark, sweep.rows_max])?;
     let mut count = 0;
-    while let Some(row) = rows.next()? {
+    db.walk(TO_LOOK_AT, given![mark, sweep.rows_max], |row| {
         let event = read_looked_at(row)?;
         // The age comes first: what is too young is not worth three questions, nor is what comes after it.
         let bare =
             Standing { test, recorded_at: event.recorded_at, is_held: false, is_open: false, has_dead_letter: false };
         if sweep.keep.judge_payload(&bare, sweep.now) == Verdict::Young {
             swept.next = None;
-            break;
+            return Ok(false);
         }
         if event.test == test && !event.is_gone {
             match judge.judge_payload(&event)? {
                 Verdict::Due => judge.expire(event.seq, &mut swept)?,
                 Verdict::Young | Verdict::Needed => {
-                    tx.prepare_cached(PUT_LATER)?.execute(params![event.seq.0])?;
+                    db.execute(PUT_LATER, given![event.seq.0])?;
                 }
             }
         }
         reached = event.seq.0;
         count += 1;
-        if count % ROWS_PER_LOOK == 0 && began.elapsed() >= sweep.time_max {
-            break;
-        }
-    }
+        Ok(count % ROWS_PER_LOOK != 0 || began.elapsed() < sweep.time_max)
+    })?;
     if reached == mark {
         swept.next = None;
     } else {
-        tx.prepare_cached(PUT_MARK)?.execute(params![what, reached])?;
+        db.execute(PUT_MARK, given![what, reached])?;
     }
     Ok(swept)
 }
 
 /// Goes on along the attempts, which lie in the order of the log; those that may go lie in runs.
 fn attempts(judge: &mut Judge<'_>, after: AttemptPlace, began: Instant) -> Result<Swept> {
-    let (tx, sweep) = (judge.tx, judge.sweep);
+    let (db, sweep) = (judge.db, judge.sweep);
     let mut swept = Swept { next: Some(sweep.step), ..Swept::default() };
-    let mut statement = tx.prepare_cached(ATTEMPTS_AFTER)?;
     let limit = sweep.rows_max;
-    let given =
-        params![rows::place(after.seq), after.partner.0, after.round, after.number, after.at.as_micros(), limit];
-    let places: Vec<AttemptPlace> = statement.query_map(given, read_attempt)?.collect::<rusqlite::Result<_>>()?;
+    let (seq, at) = (rows::place(after.seq), after.at.as_micros());
+    let given = given![seq, after.partner.0, after.round, after.number, at, limit];
+    let places = db.query(ATTEMPTS_AFTER, given, read_attempt)?;
     let mut known: Option<(Seq, Standing)> = None;
     let mut run: Option<(AttemptPlace, AttemptPlace)> = None;
     let mut is_end = places.len() < limit;
@@ -336,12 +287,12 @@ fn attempts(judge: &mut Judge<'_>, after: AttemptPlace, began: Instant) -> Resul
             run = Some((run.map_or(*place, |(first, _)| first), *place));
             swept.removed += 1;
         } else if let Some(run) = run.take() {
-            delete_attempts(tx, run)?;
+            delete_attempts(db, run)?;
         }
         swept.next = Some(Step::Attempts(*place));
     }
     if let Some(run) = run {
-        delete_attempts(tx, run)?;
+        delete_attempts(db, run)?;
     }
     if is_end {
         swept.next = None;
@@ -349,7 +300,7 @@ fn attempts(judge: &mut Judge<'_>, after: AttemptPlace, began: Instant) -> Resul
     Ok(swept)
 }
 
-fn read_attempt(row: &Row<'_>) -> rusqlite::Result<AttemptPlace> {
+fn read_attempt(row: &Row<'_>) -> Result<AttemptPlace> {
     Ok(AttemptPlace {
         seq: Seq(row.get(0)?),
         partner: PartnerNo(row.get(1)?),
@@ -359,19 +310,22 @@ fn read_attempt(row: &Row<'_>) -> rusqlite::Result<AttemptPlace> {
     })
 }
 
-fn delete_attempts(tx: &Transaction<'_>, (first, last): (AttemptPlace, AttemptPlace)) -> Result<()> {
-    tx.prepare_cached(DELETE_ATTEMPTS)?.execute(params![
-        first.seq.0,
-        first.partner.0,
-        first.round,
-        first.number,
-        first.at.as_micros(),
-        last.seq.0,
-        last.partner.0,
-        last.round,
-        last.number,
-        last.at.as_micros(),
-    ])?;
+fn delete_attempts(db: Db<'_>, (first, last): (AttemptPlace, AttemptPlace)) -> Result<()> {
+    db.execute(
+        DELETE_ATTEMPTS,
+        given![
+            first.seq.0,
+            first.partner.0,
+            first.round,
+            first.number,
+            first.at.as_micros(),
+            last.seq.0,
+            last.partner.0,
+            last.round,
+            last.number,
+            last.at.as_micros(),
+        ],
+    )?;
     Ok(())
 }
 
@@ -379,40 +333,17 @@ fn delete_attempts(tx: &Transaction<'_>, (first, last): (AttemptPlace, AttemptPl
 fn audit(judge: &Judge<'_>) -> Result<Swept> {
     let sweep = judge.sweep;
     let has_holds = !judge.cover.is_empty();
-    let mut statement = judge.tx.prepare_cached(OLDEST_AUDIT)?;
-    let mut rows = statement.query(params![sweep.rows_max])?;
     let (mut last, mut count, mut has_more) = (None, 0, false);
-    while let Some(row) = rows.next()? {
+    judge.db.walk(OLDEST_AUDIT, given![sweep.rows_max], |row| {
         has_more = sweep.keep.judge_audit(Time::from_micros(row.get(1)?), has_holds, sweep.now) == Verdict::Due;
-        if !has_more {
-            break;
+        if has_more {
+            last = Some(row.get::<i64>(0)?);
+            count += 1;
         }
-        last = Some(row.get::<_, i64>(0)?);
-        count += 1;
-    }
+        Ok(has_more)
+    })?;
     if let Some(last) = last {
-        judge.tx.prepare_cached(DELETE_AUDIT)?.execute(params![last])?;
+        judge.db.execute(DELETE_AUDIT, given![last])?;
     }
     Ok(Swept { removed: count, next: has_more.then_some(Step::Audit), ..Swept::default() })
-}
-
-/// Moves pages from the file's end into free ones. A file that was made before this was known has to be copied for it once.
-fn free_pages(db: &Connection, sweep: &Sweep, began: Instant) -> Result<Swept> {
-    let number = |sql: &str| db.query_row(sql, [], |row| row.get::<_, u64>(0));
-    let (free, pages) = (number("pragma freelist_count")?, number("pragma page_count")?);
-    let is_incremental = number("pragma auto_vacuum")? == 2;
-    if !is_incremental || free <= FREE_PAGES_KEPT.max(pages / FREE_PART_KEPT) {
-        return Ok(Swept { gives_back: is_incremental, ..Swept::default() });
-    }
-    let mut statement = db.prepare(&format!("pragma incremental_vacuum({})", sweep.rows_max))?;
-    let mut rows = statement.query([])?;
-    let mut removed = 0;
-    // Each row is a page.
-    while rows.next()?.is_some() {
-        removed += 1;
-        if (removed as usize).is_multiple_of(ROWS_PER_LOOK) && began.elapsed() >= sweep.time_max {
-            break;
-        }
-    }
-    Ok(Swept { removed, next: Some(Step::FreePages), gives_back: false, ..Swept::default() })
 }

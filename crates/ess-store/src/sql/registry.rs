@@ -2,8 +2,8 @@
 
 use ess_core::id::{Digest, PartnerNo};
 use ess_core::time::Time;
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
+use super::db::{Db, Row, given};
 use super::events::{self, Reader};
 use super::{holds, retention, rows, tree, trouble};
 use crate::error::StoreError;
@@ -74,11 +74,14 @@ const NEXT_PARTNER: &str = "select coalesce(max(no), 0) + 1 from partner";
 const PAUSE: &str = "update partner set paused_since = ?2 where no = ?1";
 const REMOVE_PARTNER: &str = "update partner set removed_at = ?2 where no = ?1 and removed_at is null";
 const PUT_SECRETS: &str = "update partner set secrets = ?2 where no = ?1";
-const PUT_TOKEN: &str = "insert or replace into token \
+const PUT_TOKEN: &str = "insert into token \
     (id, hash, role, subjects, partner, note, created_at, expires_at, revoked_at) \
-    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) on conflict (id) do update set hash = excluded.hash, \
+    role = excluded.role, subjects = excluded.subjects, partner = excluded.partner, note = excluded.note, \
+    created_at = excluded.created_at, expires_at = excluded.expires_at, revoked_at = excluded.revoked_at";
 const REVOKE_TOKEN: &str = "update token set revoked_at = coalesce(revoked_at, ?2) where id = ?1";
-const PUT_SETTING: &str = "insert or replace into setting (key, value) values (?1, ?2)";
+const PUT_SETTING: &str = "insert into setting (key, value) values (?1, ?2) \
+    on conflict (key) do update set value = excluded.value";
 const SETTING: &str = "select value from setting where key = ?1";
 const PUT_AUDIT: &str = "insert into audit (at, actor, act, object, reason) values (?1, ?2, ?3, ?4, ?5)";
 const PARTNERS: &str = "select no, id, document, secrets, added_at, paused_since, removed_at from partner order by no";
@@ -97,17 +100,20 @@ struct RuleSql {
 fn rule_sql(kind: RuleKind) -> RuleSql {
     match kind {
         RuleKind::Bridge => RuleSql {
-            put: "insert or replace into bridge (id, document) values (?1, ?2)",
+            put: "insert into bridge (id, document) values (?1, ?2) \
+                on conflict (id) do update set document = excluded.document",
             remove: "delete from bridge where id = ?1",
             all: "select document from bridge order by id",
         },
         RuleKind::Schema => RuleSql {
-            put: "insert or replace into json_schema (id, document) values (?1, ?2)",
+            put: "insert into json_schema (id, document) values (?1, ?2) \
+                on conflict (id) do update set document = excluded.document",
             remove: "delete from json_schema where id = ?1",
             all: "select document from json_schema order by id",
         },
         RuleKind::Table => RuleSql {
-            put: "insert or replace into lookup_table (id, document) values (?1, ?2)",
+            put: "insert into lookup_table (id, document) values (?1, ?2) \
+                on conflict (id) do update set document = excluded.document",
             remove: "delete from lookup_table where id = ?1",
             all: "select document from lookup_table order by id",
         },
@@ -115,69 +121,69 @@ fn rule_sql(kind: RuleKind) -> RuleSql {
 }
 
 /// Makes the change with its audit line; answers the partner's number where there is one.
-pub(super) fn apply(tx: &Transaction<'_>, seal: &Seal, act: &Act) -> Result<u32> {
+pub(super) fn apply(db: Db<'_>, seal: &Seal, act: &Act) -> Result<u32> {
     let mut answer = 0;
     match &act.deed {
-        Deed::PutPartner(partner) => answer = put_partner(tx, seal, partner)?.0,
+        Deed::PutPartner(partner) => answer = put_partner(db, seal, partner)?.0,
         Deed::Pause(no, since) => {
-            tx.execute(PAUSE, params![no.0, since.map(Time::as_micros)])?;
+            db.execute(PAUSE, given![no.0, since.map(Time::as_micros)])?;
         }
         Deed::RemovePartner(no, at) => {
-            tx.execute(REMOVE_PARTNER, params![no.0, at.as_micros()])?;
+            db.execute(REMOVE_PARTNER, given![no.0, at.as_micros()])?;
         }
         Deed::PutSecrets(no, secrets) => {
             let sealed = seal.seal(&secrets_place(no.0), write_secrets(secrets).as_bytes())?;
-            tx.execute(PUT_SECRETS, params![no.0, sealed])?;
+            db.execute(PUT_SECRETS, given![no.0, sealed])?;
         }
         Deed::PutRule { kind, id, document } => {
-            tx.execute(rule_sql(*kind).put, params![id, document])?;
+            db.execute(rule_sql(*kind).put, given![id, document])?;
         }
         Deed::RemoveRule { kind, id } => {
-            tx.execute(rule_sql(*kind).remove, params![id])?;
+            db.execute(rule_sql(*kind).remove, given![id])?;
         }
-        Deed::PutToken(token) => put_token(tx, token)?,
+        Deed::PutToken(token) => put_token(db, token)?,
         Deed::RevokeToken { id, at } => {
-            tx.execute(REVOKE_TOKEN, params![id, at.as_micros()])?;
+            db.execute(REVOKE_TOKEN, given![id, at.as_micros()])?;
         }
         Deed::PutSetting { key, value } => {
-            tx.execute(PUT_SETTING, params![key, seal.seal(&setting_place(key), value)?])?;
+            put_setting(db, seal, key, value)?;
         }
-        Deed::GrowTree { first, leaves } => tree::grow(tx, *first, leaves)?,
-        Deed::PutCheckpoint(checkpoint) => tree::put_checkpoint(tx, checkpoint)?,
-        Deed::PutHold(hold) => answer = holds::put(tx, hold)?,
-        Deed::LiftHold(number, lifted) => holds::lift(tx, *number, lifted)?,
-        Deed::Redact(redaction) => retention::redact(tx, redaction)?,
-        Deed::PutEscalation(told) => trouble::put(tx, told)?,
-        Deed::RemoveEscalation(told) => trouble::remove(tx, told)?,
+        Deed::GrowTree { first, leaves } => tree::grow(db, *first, leaves)?,
+        Deed::PutCheckpoint(checkpoint) => tree::put_checkpoint(db, checkpoint)?,
+        Deed::PutHold(hold) => answer = holds::put(db, hold)?,
+        Deed::LiftHold(number, lifted) => holds::lift(db, *number, lifted)?,
+        Deed::Redact(redaction) => retention::redact(db, redaction)?,
+        Deed::PutEscalation(told) => trouble::put(db, told)?,
+        Deed::RemoveEscalation(told) => trouble::remove(db, told)?,
         Deed::Note => {}
     }
     if let Some(audit) = &act.audit {
-        let given = params![audit.at.as_micros(), audit.actor, audit.act, audit.object, audit.reason];
-        tx.execute(PUT_AUDIT, given)?;
+        let at = audit.at.as_micros();
+        db.execute(PUT_AUDIT, given![at, audit.actor, audit.act, audit.object, audit.reason])?;
     }
     Ok(answer)
 }
 
-fn put_partner(tx: &Transaction<'_>, seal: &Seal, partner: &NewPartner) -> Result<PartnerNo> {
+fn put_partner(db: Db<'_>, seal: &Seal, partner: &NewPartner) -> Result<PartnerNo> {
     let no: u32 = match partner.no {
         Some(no) => no.0,
-        None => tx.query_row(NEXT_PARTNER, [], |row| row.get(0))?,
+        None => db.query_row(NEXT_PARTNER, given![], |row| row.get(0))?,
     };
     let document = seal.seal(&document_place(no), partner.document.as_bytes())?;
     let secrets = seal.seal(&secrets_place(no), write_secrets(&partner.secrets).as_bytes())?;
     if partner.no.is_none() {
-        tx.execute(INSERT_PARTNER, params![no, partner.id, document, secrets, partner.added_at.as_micros()])?;
-        tx.execute(INSERT_LANE, params![no])?;
-    } else if tx.execute(REPLACE_PARTNER, params![no, document, secrets])? == 0 {
+        db.execute(INSERT_PARTNER, given![no, partner.id, document, secrets, partner.added_at.as_micros()])?;
+        db.execute(INSERT_LANE, given![no])?;
+    } else if db.execute(REPLACE_PARTNER, given![no, document, secrets])? == 0 {
         return Err(StoreError::Refused(format!("there is no partner number {no} to replace")));
     }
     Ok(PartnerNo(no))
 }
 
-fn put_token(tx: &Transaction<'_>, token: &StoredToken) -> Result<()> {
-    tx.execute(
+fn put_token(db: Db<'_>, token: &StoredToken) -> Result<()> {
+    db.execute(
         PUT_TOKEN,
-        params![
+        given![
             token.id,
             token.hash,
             token.role,
@@ -193,28 +199,22 @@ fn put_token(tx: &Transaction<'_>, token: &StoredToken) -> Result<()> {
 }
 
 /// What the store holds when it is opened.
-pub(super) fn start(db: &Connection, seal: &Seal) -> Result<Start> {
+pub(crate) fn start(db: Db<'_>, seal: &Seal) -> Result<Start> {
     let head = events::head(db)?;
-    let all = |kind| -> Result<Vec<String>> {
-        let mut statement = db.prepare(rule_sql(kind).all)?;
-        Ok(statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
-    };
+    let all = |kind| -> Result<Vec<String>> { db.query(rule_sql(kind).all, given![], |row| row.get(0)) };
     let rules =
         StoredRules { bridges: all(RuleKind::Bridge)?, schemas: all(RuleKind::Schema)?, tables: all(RuleKind::Table)? };
     Ok(Start { partners: partners(db, seal)?, rules, tokens: tokens(db)?, head, escalations: trouble::all(db)? })
 }
 
-fn partners(db: &Connection, seal: &Seal) -> Result<Vec<StoredPartner>> {
-    let mut statement = db.prepare(PARTNERS)?;
-    let mut rows = statement.query([])?;
-    let mut partners = Vec::new();
-    while let Some(row) = rows.next()? {
+fn partners(db: Db<'_>, seal: &Seal) -> Result<Vec<StoredPartner>> {
+    db.query(PARTNERS, given![], |row| {
         let no: u32 = row.get(0)?;
-        let text = |place: String, sealed: Vec<u8>| {
-            String::from_utf8(seal.unseal(&place, &sealed)?)
+        let text = |place: String, sealed: &[u8]| {
+            String::from_utf8(seal.unseal(&place, sealed)?)
                 .map_err(|_| StoreError::Damaged(format!("{place} is not text")))
         };
-        partners.push(StoredPartner {
+        Ok(StoredPartner {
             no: PartnerNo(no),
             id: row.get(1)?,
             document: text(document_place(no), row.get(2)?)?,
@@ -222,12 +222,11 @@ fn partners(db: &Connection, seal: &Seal) -> Result<Vec<StoredPartner>> {
             added_at: Time::from_micros(row.get(4)?),
             paused_since: rows::time(row, 5)?,
             removed_at: rows::time(row, 6)?,
-        });
-    }
-    Ok(partners)
+        })
+    })
 }
 
-fn tokens(db: &Connection) -> Result<Vec<StoredToken>> {
+fn tokens(db: Db<'_>) -> Result<Vec<StoredToken>> {
     let read = |row: &Row<'_>| {
         let subjects: String = row.get(3)?;
         Ok(StoredToken {
@@ -242,22 +241,31 @@ fn tokens(db: &Connection) -> Result<Vec<StoredToken>> {
             revoked_at: rows::time(row, 8)?,
         })
     };
-    Ok(db.prepare(TOKENS)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
+    db.query(TOKENS, given![], read)
+}
+
+/// Writes a setting, sealed.
+pub(crate) fn put_setting(db: Db<'_>, seal: &Seal, key: &str, value: &[u8]) -> Result<()> {
+    db.execute(PUT_SETTING, given![key, seal.seal(&setting_place(key), value)?])?;
+    Ok(())
 }
 
 pub(crate) fn setting(reader: &Reader<'_>, seal: &Seal, key: &str) -> Result<Option<Vec<u8>>> {
-    let sealed: Option<Vec<u8>> = reader.db.query_row(SETTING, params![key], |row| row.get(0)).optional()?;
+    setting_of(reader.db, seal, key)
+}
+
+/// A sealed setting.
+pub(crate) fn setting_of(db: Db<'_>, seal: &Seal, key: &str) -> Result<Option<Vec<u8>>> {
+    let sealed: Option<Vec<u8>> = db.query_one(SETTING, given![key], |row| row.get(0))?;
     sealed.map(|sealed| seal.unseal(&setting_place(key), &sealed)).transpose()
 }
 
 pub(crate) fn audit(reader: &Reader<'_>, after: u64, limit: usize) -> Result<Vec<AuditLine>> {
     let Ok(after) = i64::try_from(after) else { return Ok(Vec::new()) };
-    let mut statement = reader.db.prepare_cached(AUDIT_AFTER)?;
-    let lines = statement.query_map(params![after, limit], audit_line)?;
-    Ok(lines.collect::<rusqlite::Result<_>>()?)
+    reader.db.query(AUDIT_AFTER, given![after, limit], audit_line)
 }
 
-pub(super) fn audit_line(row: &Row<'_>) -> rusqlite::Result<AuditLine> {
+pub(super) fn audit_line(row: &Row<'_>) -> Result<AuditLine> {
     Ok(AuditLine {
         number: row.get(0)?,
         at: Time::from_micros(row.get(1)?),

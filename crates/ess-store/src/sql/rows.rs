@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
+use super::db::Row;
+pub(super) use super::db::damaged;
+use crate::error::StoreError;
 use ess_core::delivery::{DeliveryKey, State};
 use ess_core::event::{Content, Event, Gone, GoneCause, Kind, Priority, Trace};
 use ess_core::id::{Digest, EventId, PartnerNo, Seq, Subject, Version};
 use ess_core::lane::{OpenDelivery, OpenState, Sent};
 use ess_core::time::Time;
-use rusqlite::types::Type;
-use rusqlite::{Error, Row};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use uuid::Uuid;
+
+type Result<T> = std::result::Result<T, StoreError>;
 
 /// The fields of an event that are rarely there, format 1.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -54,20 +56,20 @@ impl Rest {
     }
 }
 
-/// A place in the log as SQLite numbers it: cursors come from outside, and one past every row is past every row.
+/// A place in the log as a database numbers it: cursors come from outside, and one past every row is past every row.
 pub(super) fn place(seq: Seq) -> i64 {
     i64::try_from(seq.0).unwrap_or(i64::MAX)
 }
 
 /// The event of a row, and its audience's id. Columns: seq, id, test, subject, version, kind, priority, recorded_at, audience,
 /// message, digest, rest, payload, gone_at, gone_by, gone_why.
-pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<(Event, i64)> {
-    let rest: Rest = serde_json::from_str(row.get_ref(11)?.as_str()?).map_err(|_| damaged(11))?;
+pub(super) fn event(row: &Row<'_>) -> Result<(Event, i64)> {
+    let rest: Rest = serde_json::from_str(row.get(11)?).map_err(|_| damaged(11))?;
     let payload: Box<RawValue> = RawValue::from_string(row.get(12)?).map_err(|_| damaged(12))?;
     let content = Content {
-        id: EventId::trusted(row.get_ref(1)?.as_str()?),
+        id: EventId::trusted(row.get(1)?),
         test: row.get(2)?,
-        subject: Subject::trusted(row.get_ref(3)?.as_str()?),
+        subject: Subject::trusted(row.get(3)?),
         version: Version(row.get(4)?),
         kind: kind(row.get(5)?),
         priority: priority(row.get(6)?),
@@ -89,15 +91,15 @@ pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<(Event, i64)> {
         recorded_at: Time::from_micros(row.get(7)?),
         content,
         trace,
-        content_digest: digest(row, 10)?.ok_or_else(|| damaged(10))?,
-        message_uuid: uuid(row, 9)?.ok_or_else(|| damaged(9))?,
+        content_digest: row.get(10)?,
+        message_uuid: row.get(9)?,
         gone: gone(row, 13)?,
     };
     Ok((event, row.get(8)?))
 }
 
 /// Why the payload of an event's row is not there any more. Columns from `first` on: gone_at, gone_by, gone_why.
-pub(super) fn gone(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Gone>> {
+pub(super) fn gone(row: &Row<'_>, first: usize) -> Result<Option<Gone>> {
     let Some(at) = time(row, first)? else { return Ok(None) };
     let cause = match (row.get(first + 1)?, row.get(first + 2)?) {
         (Some(by), Some(reason)) => GoneCause::Redacted { by, reason },
@@ -108,24 +110,24 @@ pub(super) fn gone(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Gone>
 
 /// An open delivery of a row. Columns: partner, seq, round, subject, test, kind, priority, state, attempts, resends, due_at,
 /// first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts, fallback_at, recorded_at.
-pub(super) fn open_delivery(row: &Row<'_>) -> rusqlite::Result<OpenDelivery> {
-    let state = match row.get_ref(7)?.as_str()? {
+pub(super) fn open_delivery(row: &Row<'_>) -> Result<OpenDelivery> {
+    let state = match row.get(7)? {
         "pending" => OpenState::Pending,
         "retrying" => OpenState::Retrying,
         "awaiting_ack" => OpenState::AwaitingAck,
         "blocked" => OpenState::Blocked,
         _ => return Err(damaged(7)),
     };
-    let sent = match (row.get::<_, Option<u32>>(16)?, digest(row, 17)?) {
+    let sent = match (row.get::<Option<u32>>(16)?, row.get(17)?) {
         (Some(version), Some(body_digest)) => {
-            let scripts = row.get_ref(18)?.as_blob_or_null()?.map(digests).unwrap_or_default();
+            let scripts = row.get::<Option<&[u8]>>(18)?.map(digests).unwrap_or_default();
             Some(Sent { version: Version(version), body_digest, scripts: scripts.into() })
         }
         _ => None,
     };
     Ok(OpenDelivery {
         key: key(row)?,
-        subject: Subject::trusted(row.get_ref(3)?.as_str()?),
+        subject: Subject::trusted(row.get(3)?),
         test: row.get(4)?,
         recorded_at: time(row, 20)?.unwrap_or_default(),
         kind: kind(row.get(5)?),
@@ -138,29 +140,19 @@ pub(super) fn open_delivery(row: &Row<'_>) -> rusqlite::Result<OpenDelivery> {
         partner_seq: row.get(12)?,
         reason: row.get(13)?,
         mend: row.get(14)?,
-        message_uuid: uuid(row, 15)?,
+        message_uuid: row.get(15)?,
         sent,
         fallback_at: time(row, 19)?,
     })
 }
 
 /// The first three columns: partner, seq, round.
-pub(super) fn key(row: &Row<'_>) -> rusqlite::Result<DeliveryKey> {
+pub(super) fn key(row: &Row<'_>) -> Result<DeliveryKey> {
     Ok(DeliveryKey { partner: PartnerNo(row.get(0)?), seq: Seq(row.get(1)?), round: row.get(2)? })
 }
 
-pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Time>> {
-    Ok(row.get::<_, Option<i64>>(column)?.map(Time::from_micros))
-}
-
-pub(super) fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Digest>> {
-    let Some(bytes) = row.get_ref(column)?.as_blob_or_null()? else { return Ok(None) };
-    bytes.try_into().map(|bytes| Some(Digest(bytes))).map_err(|_| damaged(column))
-}
-
-pub(super) fn uuid(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Uuid>> {
-    let Some(bytes) = row.get_ref(column)?.as_blob_or_null()? else { return Ok(None) };
-    Uuid::from_slice(bytes).map(Some).map_err(|_| damaged(column))
+pub(super) fn time(row: &Row<'_>, column: usize) -> Result<Option<Time>> {
+    Ok(row.get::<Option<i64>>(column)?.map(Time::from_micros))
 }
 
 pub(super) fn digests(bytes: &[u8]) -> Vec<Digest> {
@@ -202,10 +194,6 @@ pub(super) fn priority_number(priority: Priority) -> i64 {
 
 pub(super) fn priority(number: i64) -> Priority {
     if number == 1 { Priority::Urgent } else { Priority::Routine }
-}
-
-pub(super) fn damaged(column: usize) -> Error {
-    Error::InvalidColumnType(column, "damaged".to_owned(), Type::Blob)
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use ess_core::id::Digest;
 use ess_core::ledger::merkle::{self, Peaks, node_hash};
 use ess_core::time::Time;
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
+use super::db::{Db, Row, given};
 use super::events::Reader;
 use super::rows;
 use crate::error::StoreError;
@@ -18,10 +18,12 @@ const TILE_HASHES: u64 = 1 << TILE_BITS;
 const HASH_BYTES: usize = 32;
 
 pub(super) const TILE: &str = "select hashes from ledger_tile where level = ?1 and idx = ?2";
-const PUT_TILE: &str = "insert or replace into ledger_tile (level, idx, hashes) values (?1, ?2, ?3)";
+const PUT_TILE: &str = "insert into ledger_tile (level, idx, hashes) values (?1, ?2, ?3) \
+    on conflict (level, idx) do update set hashes = excluded.hashes";
 pub(super) const LAST_TILE: &str =
     "select idx, length(hashes) / 32 from ledger_tile where level = 0 order by idx desc limit 1";
-const PUT_CHECKPOINT: &str = "insert or ignore into checkpoint (size, at, note) values (?1, ?2, ?3)";
+const PUT_CHECKPOINT: &str =
+    "insert into checkpoint (size, at, note) values (?1, ?2, ?3) on conflict (size) do nothing";
 pub(super) const CHECKPOINTS: &str = "select size, at, note from checkpoint where size > ?1 order by size limit ?2";
 pub(super) const LAST_CHECKPOINT: &str = "select size, at, note from checkpoint order by size desc limit 1";
 
@@ -30,14 +32,14 @@ pub(crate) fn size(reader: &Reader<'_>) -> Result<u64> {
     size_of(reader.db)
 }
 
-fn size_of(db: &Connection) -> Result<u64> {
-    let read = |row: &Row<'_>| Ok(row.get::<_, u64>(0)? * TILE_HASHES + row.get::<_, u64>(1)?);
-    Ok(db.prepare_cached(LAST_TILE)?.query_row([], read).optional()?.unwrap_or(0))
+fn size_of(db: Db<'_>) -> Result<u64> {
+    let read = |row: &Row<'_>| Ok(row.get::<u64>(0)? * TILE_HASHES + row.get::<u64>(1)?);
+    Ok(db.query_one(LAST_TILE, given![], read)?.unwrap_or(0))
 }
 
 /// Adds leaves at the right edge; the first one has to be the next.
-pub(super) fn grow(tx: &Transaction<'_>, first: u64, leaves: &[Digest]) -> Result<()> {
-    let size = size_of(tx)?;
+pub(super) fn grow(db: Db<'_>, first: u64, leaves: &[Digest]) -> Result<()> {
+    let size = size_of(db)?;
     if size != first {
         return Err(StoreError::Refused(format!("the ledger's tree has {size} leaves, not {first}")));
     }
@@ -51,12 +53,12 @@ pub(super) fn grow(tx: &Transaction<'_>, first: u64, leaves: &[Digest]) -> Resul
         let mut rest = hashes.as_slice();
         while !rest.is_empty() {
             let (index, filled) = (at / TILE_HASHES, (at % TILE_HASHES) as usize);
-            let mut tile = read_tile(tx, level, index)?.unwrap_or_default();
+            let mut tile = read_tile(db, level, index)?.unwrap_or_default();
             tile.truncate(filled);
             let (taken, left) = rest.split_at(rest.len().min(TILE_HASHES as usize - filled));
             tile.extend_from_slice(taken);
             let bytes: Vec<u8> = tile.iter().flat_map(|hash| hash.0).collect();
-            tx.prepare_cached(PUT_TILE)?.execute(params![level, index, bytes])?;
+            db.execute(PUT_TILE, given![level, index, bytes])?;
             if tile.len() as u64 == TILE_HASHES {
                 above_at.get_or_insert(index);
                 above.push(fold(&tile));
@@ -69,23 +71,21 @@ pub(super) fn grow(tx: &Transaction<'_>, first: u64, leaves: &[Digest]) -> Resul
     Ok(())
 }
 
-pub(super) fn put_checkpoint(tx: &Transaction<'_>, checkpoint: &StoredCheckpoint) -> Result<()> {
-    tx.execute(PUT_CHECKPOINT, params![checkpoint.size, checkpoint.at.as_micros(), checkpoint.note])?;
+pub(super) fn put_checkpoint(db: Db<'_>, checkpoint: &StoredCheckpoint) -> Result<()> {
+    db.execute(PUT_CHECKPOINT, given![checkpoint.size, checkpoint.at.as_micros(), checkpoint.note])?;
     Ok(())
 }
 
 pub(crate) fn checkpoints(reader: &Reader<'_>, after: Option<u64>, limit: usize) -> Result<Vec<StoredCheckpoint>> {
     let after = after.map_or(-1, |after| i64::try_from(after).unwrap_or(i64::MAX));
-    let mut statement = reader.db.prepare_cached(CHECKPOINTS)?;
-    let found = statement.query_map(params![after, limit], read_checkpoint)?;
-    Ok(found.collect::<rusqlite::Result<_>>()?)
+    reader.db.query(CHECKPOINTS, given![after, limit], read_checkpoint)
 }
 
 pub(crate) fn last_checkpoint(reader: &Reader<'_>) -> Result<Option<StoredCheckpoint>> {
-    Ok(reader.db.prepare_cached(LAST_CHECKPOINT)?.query_row([], read_checkpoint).optional()?)
+    reader.db.query_one(LAST_CHECKPOINT, given![], read_checkpoint)
 }
 
-fn read_checkpoint(row: &Row<'_>) -> rusqlite::Result<StoredCheckpoint> {
+fn read_checkpoint(row: &Row<'_>) -> Result<StoredCheckpoint> {
     Ok(StoredCheckpoint { size: row.get(0)?, at: Time::from_micros(row.get(1)?), note: row.get(2)? })
 }
 
@@ -119,7 +119,7 @@ pub(crate) fn tile(reader: &Reader<'_>, level: u32, index: u64) -> Result<Vec<Di
     Ok(read_tile(reader.db, level, index)?.unwrap_or_default())
 }
 
-fn node(db: &Connection, level: u32, index: u64) -> Result<Digest> {
+fn node(db: Db<'_>, level: u32, index: u64) -> Result<Digest> {
     let (tile_level, height) = (level / TILE_BITS, level % TILE_BITS);
     let first = index << height;
     let tile = read_tile(db, tile_level, first / TILE_HASHES)?.unwrap_or_default();
@@ -141,29 +141,32 @@ fn fold(hashes: &[Digest]) -> Digest {
     }
 }
 
-fn read_tile(db: &Connection, level: u32, index: u64) -> Result<Option<Vec<Digest>>> {
-    let mut statement = db.prepare_cached(TILE)?;
-    let mut rows = statement.query(params![level, index])?;
-    let Some(row) = rows.next()? else { return Ok(None) };
-    let bytes = row.get_ref(0)?.as_blob().map_err(|_| rows::damaged(0))?;
-    let mut hashes = Vec::with_capacity(bytes.len() / HASH_BYTES);
-    for hash in bytes.chunks(HASH_BYTES) {
-        hashes.push(Digest(hash.try_into().map_err(|_| rows::damaged(0))?));
-    }
-    Ok(Some(hashes))
+fn read_tile(db: Db<'_>, level: u32, index: u64) -> Result<Option<Vec<Digest>>> {
+    db.query_one(TILE, given![level, index], |row| {
+        let bytes: &[u8] = row.get(0)?;
+        let read = |hash: &[u8]| hash.try_into().map(Digest).map_err(|_| rows::damaged(0));
+        bytes.chunks(HASH_BYTES).map(read).collect()
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use ess_core::ledger::merkle::{continues, includes, leaf_hash};
     use proptest::prelude::*;
+    use rusqlite::Connection;
+
+    use crate::sqlite::Link;
 
     use super::*;
 
     fn opened() -> Connection {
         let db = Connection::open_in_memory().unwrap();
-        db.execute_batch(include_str!("schema.sql")).unwrap();
+        db.execute_batch(include_str!("../sqlite/schema.sql")).unwrap();
         db
+    }
+
+    fn on(db: &Connection) -> Db<'_> {
+        Db::Sqlite(Link(db))
     }
 
     proptest! {
@@ -176,25 +179,25 @@ mod tests {
             for count in steps {
                 let leaves: Vec<Digest> = (0..count).map(|number| leaf_hash(&(all.len() + number).to_be_bytes())).collect();
                 let tx = db.transaction().unwrap();
-                grow(&tx, all.len() as u64, &leaves).unwrap();
-                prop_assert!(grow(&tx, all.len() as u64, &leaves).is_err());
+                grow(on(&tx), all.len() as u64, &leaves).unwrap();
+                prop_assert!(grow(on(&tx), all.len() as u64, &leaves).is_err());
                 tx.commit().unwrap();
                 all.extend(leaves);
             }
             let size = all.len() as u64;
-            prop_assert_eq!(size_of(&db).unwrap(), size);
-            let whole = merkle::root(size, |level, index| node(&db, level, index)).unwrap();
+            prop_assert_eq!(size_of(on(&db)).unwrap(), size);
+            let whole = merkle::root(size, |level, index| node(on(&db), level, index)).unwrap();
             let naive = merkle::root(size, |level, index| {
                 let start = (index << level) as usize;
                 Ok::<_, StoreError>(fold(&all[start..start + (1 << level)]))
             });
             prop_assert_eq!(whole, naive.unwrap());
             let index = at as u64 % size;
-            let path = merkle::inclusion(index, size, |level, index| node(&db, level, index)).unwrap();
+            let path = merkle::inclusion(index, size, |level, index| node(on(&db), level, index)).unwrap();
             prop_assert!(includes(&all[index as usize], index, &path, size, &whole));
             let old = 1 + old % size;
-            let before = merkle::root(old, |level, index| node(&db, level, index)).unwrap();
-            let steps = merkle::consistency(old, size, |level, index| node(&db, level, index)).unwrap();
+            let before = merkle::root(old, |level, index| node(on(&db), level, index)).unwrap();
+            let steps = merkle::consistency(old, size, |level, index| node(on(&db), level, index)).unwrap();
             prop_assert!(continues((old, &before), (size, &whole), &steps));
         }
     }

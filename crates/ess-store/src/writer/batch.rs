@@ -2,9 +2,9 @@
 
 use tokio::sync::oneshot;
 
-use super::registry::Act;
 use crate::error::StoreError;
 use crate::retention::{Sweep, Swept};
+use crate::sql::registry::Act;
 use crate::types::{Change, NewEvent, Publication};
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -15,7 +15,7 @@ const COUNT_MAX: usize = 4_096;
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What the writer is asked for.
-pub(super) enum Item {
+pub(crate) enum Item {
     Publish(Box<NewEvent>, oneshot::Sender<Result<Publication>>),
     PublishMany(Vec<NewEvent>, oneshot::Sender<Vec<Result<Publication>>>),
     Changes(Vec<Change>),
@@ -97,6 +97,14 @@ impl Batch {
 
     pub(super) fn has_room(&self) -> bool {
         self.count < COUNT_MAX && self.bytes < BYTES_MAX && self.closing.is_none()
+    }
+
+    /// What is kept of a commit of which it is not known whether it was made. Who published is told so: publishing it again tells.
+    /// Who changed the registry waits: what the hub knows of it has to be what is stored.
+    pub(super) fn keep_doubted(mut self, error: &StoreError) -> Self {
+        let refusals = self.news.iter().map(|_| Err(error.clone())).collect();
+        answer_publishers(std::mem::take(&mut self.publishers), refusals);
+        self
     }
 
     /// Tells everybody that nothing of it was written.

@@ -3,8 +3,8 @@
 use ess_core::limits::HOLDS_MAX;
 use ess_core::partner::Glob;
 use ess_core::time::Time;
-use rusqlite::{Connection, Row, Transaction, params};
 
+use super::db::{Db, Row, given};
 use super::events::Reader;
 use super::rows;
 use crate::error::StoreError;
@@ -12,7 +12,8 @@ use crate::retention::{Hold, HoldOn, Lifted, NewHold};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-const PUT: &str = "insert into legal_hold (event, subject, at, actor, reason) values (?1, ?2, ?3, ?4, ?5)";
+const PUT: &str = "insert into legal_hold (event, subject, at, actor, reason) values (?1, ?2, ?3, ?4, ?5) \
+    returning number";
 const LIFT: &str = "update legal_hold set lifted_at = ?2, lifted_by = ?3, lifted_why = ?4 \
     where number = ?1 and lifted_at is null";
 const ALL: &str = "select number, event, subject, at, actor, reason, lifted_at, lifted_by, lifted_why from legal_hold \
@@ -27,14 +28,13 @@ pub(super) struct Cover {
 }
 
 impl Cover {
-    pub(super) fn read(db: &Connection) -> Result<Self> {
+    pub(super) fn read(db: Db<'_>) -> Result<Self> {
         let mut cover = Self { events: Vec::new(), subjects: Vec::new() };
-        let mut statement = db.prepare_cached(IN_FORCE)?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            cover.events.extend(row.get::<_, Option<String>>(0)?);
-            cover.subjects.extend(row.get::<_, Option<String>>(1)?.map(|glob| Glob::trusted(&glob)));
-        }
+        db.walk(IN_FORCE, given![], |row| {
+            cover.events.extend(row.get::<Option<String>>(0)?);
+            cover.subjects.extend(row.get::<Option<&str>>(1)?.map(Glob::trusted));
+            Ok(true)
+        })?;
         Ok(cover)
     }
 
@@ -48,8 +48,8 @@ impl Cover {
 }
 
 /// Answers the hold's number.
-pub(super) fn put(tx: &Transaction<'_>, hold: &NewHold) -> Result<u32> {
-    let count: usize = tx.prepare_cached(COUNT)?.query_row([], |row| row.get(0))?;
+pub(super) fn put(db: Db<'_>, hold: &NewHold) -> Result<u32> {
+    let count: usize = db.query_row(COUNT, given![], |row| row.get(0))?;
     if count >= HOLDS_MAX {
         return Err(StoreError::Refused(format!("there are {count} legal holds, as many as there may be")));
     }
@@ -57,13 +57,11 @@ pub(super) fn put(tx: &Transaction<'_>, hold: &NewHold) -> Result<u32> {
         HoldOn::Event(id) => (Some(id), None),
         HoldOn::Subject(glob) => (None, Some(glob)),
     };
-    tx.prepare_cached(PUT)?.execute(params![event, subject, hold.at.as_micros(), hold.by, hold.reason])?;
-    Ok(u32::try_from(tx.last_insert_rowid()).unwrap_or(u32::MAX))
+    db.query_row(PUT, given![event, subject, hold.at.as_micros(), hold.by, hold.reason], |row| row.get(0))
 }
 
-pub(super) fn lift(tx: &Transaction<'_>, number: u64, lifted: &Lifted) -> Result<()> {
-    let given = params![number, lifted.at.as_micros(), lifted.by, lifted.reason];
-    match tx.prepare_cached(LIFT)?.execute(given)? {
+pub(super) fn lift(db: Db<'_>, number: u64, lifted: &Lifted) -> Result<()> {
+    match db.execute(LIFT, given![number, lifted.at.as_micros(), lifted.by, lifted.reason])? {
         0 => Err(StoreError::Refused(format!("there is no legal hold number {number}"))),
         _ => Ok(()),
     }
@@ -71,11 +69,10 @@ pub(super) fn lift(tx: &Transaction<'_>, number: u64, lifted: &Lifted) -> Result
 
 /// All of them, lifted ones too, in the order in which they were placed.
 pub(crate) fn holds(reader: &Reader<'_>) -> Result<Vec<Hold>> {
-    let mut statement = reader.db.prepare_cached(ALL)?;
-    Ok(statement.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
+    reader.db.query(ALL, given![], read)
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<Hold> {
+fn read(row: &Row<'_>) -> Result<Hold> {
     let on = match (row.get(1)?, row.get(2)?) {
         (Some(id), _) => HoldOn::Event(id),
         (None, Some(glob)) => HoldOn::Subject(glob),

@@ -4,31 +4,25 @@
 //! the outcome window. A commit that fails changes nothing: publishers are refused, outcomes are kept and tried again. What breaks a
 //! rule of the schema is refused by itself and holds nothing else up.
 
-mod upkeep;
+mod batch;
+mod keeper;
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ess_core::event::Event;
-use ess_core::id::{Digest, PartnerNo, Seq};
-use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::apply::Outcomes;
-use super::batch::{Batch, Durable, Item};
-use super::checkpoint::Checkpointer;
-use super::events::{self, Audiences, Reader};
-use super::readers::Readers;
-use super::{ledger, registry, set_bytes_max};
+pub(crate) use self::batch::Item;
+use self::batch::{Batch, Durable};
+pub(crate) use self::keeper::Keeper;
 use crate::commit_times::CommitClock;
 use crate::error::StoreError;
 use crate::retention::{Sweep, Swept};
 use crate::seal::Seal;
+use crate::sql::{Heads, Known, Place, Work, Written};
 use crate::types::{Change, NewEvent, Publication, Recorded};
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -41,65 +35,38 @@ const RETRY_EVERY: Duration = Duration::from_millis(250);
 const SWEEP_PUT_OFF_MAX: Duration = Duration::from_millis(250);
 /// Audiences that are known by their digest.
 const AUDIENCES_MAX: usize = 4_096;
-/// What a probe writes: 64 KiB, so that it does not fit where nothing fits.
-const PROBE: &str = "insert or replace into setting (key, value) values ('probe', zeroblob(65536))";
-const PROBE_GONE: &str = "delete from setting where key = 'probe'";
 
 /// What others see of the writer.
-pub(super) struct Shared {
-    pub(super) unrecorded: AtomicUsize,
+pub(crate) struct Shared {
+    pub(crate) unrecorded: AtomicUsize,
     /// Guards why the last commit failed.
-    pub(super) failing: Mutex<Option<String>>,
+    pub(crate) failing: Mutex<Option<String>>,
     /// Whether outcomes can be written down: the last commit went well.
-    pub(super) records: AtomicBool,
-    pub(super) commits: watch::Sender<u64>,
+    pub(crate) records: AtomicBool,
+    pub(crate) commits: watch::Sender<u64>,
     /// Guards the heads as of the last commit.
-    pub(super) heads: Mutex<Heads>,
-    pub(super) commit_clock: CommitClock,
+    pub(crate) heads: Mutex<Heads>,
+    pub(crate) commit_clock: CommitClock,
 }
 
-/// What the next commit goes on from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Heads {
-    pub(super) seq: Seq,
-    pub(super) ledger: u64,
-    pub(super) chain: Digest,
-}
-
-impl Heads {
-    pub(super) fn read(db: &Connection) -> Result<Self> {
-        let seq = db.prepare_cached("select coalesce(max(seq), 0) from event")?.query_row([], |row| row.get(0))?;
-        let (ledger, chain) = ledger::head(db)?;
-        Ok(Self { seq: Seq(seq), ledger, chain })
-    }
-}
-
-pub(super) struct Writer {
-    /// None while a database that failed could not be opened anew.
-    pub(super) db: Option<Connection>,
-    pub(super) path: PathBuf,
-    pub(super) bytes_max: Option<u64>,
-    pub(super) readers: Arc<Readers>,
-    pub(super) seal: Arc<Seal>,
-    pub(super) items: Receiver<Item>,
-    pub(super) recorded: mpsc::UnboundedSender<Vec<Recorded>>,
-    pub(super) shared: Arc<Shared>,
-    pub(super) outcome_window: Duration,
-    pub(super) checkpointer: Checkpointer,
-    pub(super) state: State,
-    /// Keeps a second hub out of the directory for as long as this one may write.
-    pub(super) _lock: Arc<File>,
+pub(crate) struct Writer {
+    pub(crate) keeper: Keeper,
+    pub(crate) seal: Arc<Seal>,
+    pub(crate) items: Receiver<Item>,
+    pub(crate) recorded: mpsc::UnboundedSender<Vec<Recorded>>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) outcome_window: Duration,
+    pub(crate) state: State,
 }
 
 /// What the writer remembers from commit to commit.
-pub(super) struct State {
+pub(crate) struct State {
     heads: Heads,
     /// After a failure what is in the database is asked for again.
     is_stale: bool,
     /// Something failed in a way that leaves open what is on the disk: nothing is written before that was mended.
     is_shaken: bool,
-    audiences: HashMap<Digest, i64>,
-    reached: HashMap<PartnerNo, Seq>,
+    known: Known,
     /// Outcomes that wait for a commit.
     waiting: Vec<Change>,
     /// Outcomes taken in and outcomes dealt with, since the beginning.
@@ -108,6 +75,8 @@ pub(super) struct State {
     durables: Vec<Durable>,
     /// A step of retention that waits until nothing more urgent is at hand.
     sweep: Option<WaitingSweep>,
+    /// A commit of which it is not known whether it was made, with how many outcomes it has.
+    doubted: Option<(Batch, usize)>,
 }
 
 /// A step of retention, who waits for it, and since when.
@@ -118,45 +87,20 @@ struct WaitingSweep {
 }
 
 impl State {
-    pub(super) fn new(heads: Heads, is_shaken: bool) -> Self {
+    pub(crate) fn new(heads: Heads, is_shaken: bool) -> Self {
         Self {
             heads,
             is_stale: false,
             is_shaken,
-            audiences: HashMap::new(),
-            reached: HashMap::new(),
+            known: Known::default(),
             waiting: Vec::new(),
             taken: 0,
             dealt_with: 0,
             durables: Vec::new(),
             sweep: None,
+            doubted: None,
         }
     }
-}
-
-/// Whether items of a commit share its fate, or each has its own.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Together,
-    OneByOne,
-}
-
-/// What a commit wrote.
-struct Written {
-    heads: Heads,
-    audiences: HashMap<Digest, i64>,
-    reached: HashMap<PartnerNo, Seq>,
-    places: Vec<Result<Place>>,
-    answers: Vec<Result<u32>>,
-    /// Why the last refused outcome was refused.
-    refused: Option<StoreError>,
-}
-
-/// Where a publish stands after its commit.
-enum Place {
-    New(Seq),
-    Duplicate(Recorded),
-    Conflict(Recorded),
 }
 
 /// What woke the writer.
@@ -168,7 +112,7 @@ enum Woken {
 
 impl Writer {
     /// Runs until it is closed, or until nobody is left who could ask.
-    pub(super) fn run(mut self) {
+    pub(crate) fn run(mut self) {
         loop {
             let mut batch = self.gather();
             let (closing, is_last) = (batch.closing.take(), batch.is_abandoned);
@@ -178,9 +122,8 @@ impl Writer {
                     let count = self.state.waiting.len();
                     tracing::error!(count, "the store closes while it can't write; these outcomes are sent again");
                 }
-                self.checkpointer.stop();
-                self.close_db();
-                drop(self._lock);
+                self.keeper.close(self.state.is_shaken);
+                drop(self.keeper);
                 if let Some(closed) = closing {
                     // Who closed it may have gone.
                     let _ = closed.send(());
@@ -255,10 +198,7 @@ impl Writer {
                 batch.has_durable = true;
             }
             Item::BytesMax(bytes, reply) => {
-                self.bytes_max = bytes;
-                if let Some(db) = &self.db {
-                    set_bytes_max(db, bytes);
-                }
+                self.keeper.set_bytes_max(bytes);
                 // Who set it may have gone.
                 let _ = reply.send(());
             }
@@ -275,7 +215,7 @@ impl Writer {
 
     fn commit(&mut self, batch: Batch) {
         let was_failing = self.is_failing();
-        self.state.is_shaken |= self.checkpointer.has_failed();
+        self.state.is_shaken |= self.keeper.has_failed();
         if self.state.is_shaken
             && let Err(error) = self.mend()
         {
@@ -301,9 +241,12 @@ impl Writer {
                     (true, false) => self.probe_and_tell(),
                     (false, _) => {}
                 }
-                if let Some(db) = &self.db {
-                    self.checkpointer.nudge(db);
-                }
+                self.keeper.after_commit();
+            }
+            Err(error) if self.keeper.is_in_doubt() => {
+                let kept = batch.keep_doubted(&error);
+                self.state.doubted = Some((kept, count));
+                self.refuse(Batch::default(), error);
             }
             Err(error) => self.refuse(batch, error),
         }
@@ -322,16 +265,17 @@ impl Writer {
         }
     }
 
+    /// Makes a commit known: to the writer itself, to the lanes, then to those who wait.
     fn settle(&mut self, batch: Batch, written: Written, count: usize) {
         let state = &mut self.state;
         state.heads = written.heads;
         state.is_stale = false;
         *self.shared.heads.lock().unwrap_or_else(PoisonError::into_inner) = written.heads;
-        if state.audiences.len() + written.audiences.len() > AUDIENCES_MAX {
-            state.audiences.clear();
+        if state.known.audiences.len() + written.audiences.len() > AUDIENCES_MAX {
+            state.known.audiences.clear();
         }
-        state.audiences.extend(written.audiences);
-        state.reached.extend(written.reached);
+        state.known.audiences.extend(written.audiences);
+        state.known.reached.extend(written.reached);
         state.waiting.drain(..count);
         state.dealt_with += count as u64;
         self.shared.unrecorded.fetch_sub(count, Ordering::Relaxed);
@@ -344,7 +288,7 @@ impl Writer {
             // A hub that stops takes no more; what is recorded is there when it starts again.
             drop(self.recorded.send(recorded));
         }
-        super::batch::answer_publishers(batch.publishers, publications);
+        batch::answer_publishers(batch.publishers, publications);
         for (reply, answer) in batch.act_replies.into_iter().zip(written.answers) {
             drop(reply.send(answer));
         }
@@ -361,46 +305,74 @@ impl Writer {
     /// Writes the batch as one transaction. When something in it is refused, the others go in without it.
     fn write(&mut self, batch: &Batch, count: usize) -> Result<Written> {
         if self.state.is_stale {
-            self.state.heads = Heads::read(self.db.as_ref().ok_or_else(closed)?)?;
+            self.state.heads = self.keeper.heads()?;
         }
-        match self.write_as(Mode::Together, batch, count) {
-            Err(StoreError::Refused(_) | StoreError::Damaged(_)) => self.write_as(Mode::OneByOne, batch, count),
-            other => other,
+        let work = Work {
+            seal: &self.seal,
+            acts: &batch.acts,
+            news: &batch.news,
+            changes: &self.state.waiting[..count],
+            known: &self.state.known,
+        };
+        let written = self.keeper.write(&work, self.state.heads)?;
+        self.shared.commit_clock.note(written.took);
+        Ok(written)
+    }
+
+    /// Makes the step of retention that waits, unless others have to go first.
+    fn sweep(&mut self, is_urgent: bool) {
+        let is_put_off = |waiting: &mut WaitingSweep| is_urgent && waiting.since.elapsed() < SWEEP_PUT_OFF_MAX;
+        let Some(WaitingSweep { sweep, reply, .. }) = self.state.sweep.take_if(|waiting| !is_put_off(waiting)) else {
+            return;
+        };
+        let swept = if self.is_failing() || self.state.is_shaken {
+            Err(StoreError::Unavailable("the store can't write now".to_owned()))
+        } else {
+            self.keeper.sweep(&sweep)
+        };
+        self.state.is_shaken |= matches!(swept, Err(StoreError::Shaken(_)));
+        // Who asked may have stopped meanwhile.
+        drop(reply.send(swept));
+        if !self.state.is_shaken {
+            self.keeper.after_commit();
         }
     }
 
-    fn write_as(&mut self, mode: Mode, batch: &Batch, count: usize) -> Result<Written> {
-        let db = self.db.as_mut().ok_or_else(closed)?;
-        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut written = Written {
-            heads: self.state.heads,
-            audiences: HashMap::new(),
-            reached: HashMap::new(),
-            places: Vec::with_capacity(batch.news.len()),
-            answers: Vec::with_capacity(batch.acts.len()),
-            refused: None,
-        };
-        for act in &batch.acts {
-            let answer = alone(mode, &tx, || registry::apply(&tx, &self.seal, act))?;
-            written.answers.push(answer);
+    /// Empties the log's file; not while it is open what of it is on the disk.
+    fn wipe_log(&mut self) -> Result<bool> {
+        if self.state.is_shaken {
+            return Ok(false);
         }
-        for new in &batch.news {
-            let place = alone(mode, &tx, || publish(&tx, new, &self.state.audiences, &mut written))?;
-            written.places.push(place);
-        }
-        let mut outcomes = Outcomes::new(&tx, &self.state.reached);
-        for change in &self.state.waiting[..count] {
-            if let Err(error) = alone(mode, &tx, || outcomes.apply(change))? {
-                // Trying it again gives the same answer for ever.
-                tracing::error!(%error, ?change, "an outcome breaks a rule of the schema and is left out");
-                written.refused = Some(error);
+        let wiped = self.keeper.wipe_log();
+        self.state.is_shaken |= matches!(wiped, Err(StoreError::Shaken(_)));
+        wiped
+    }
+
+    /// Makes sure of what is written, and ends what was left open about a commit.
+    fn mend(&mut self) -> Result<()> {
+        let found = self.keeper.mend(self.state.heads)?;
+        self.state.is_shaken = false;
+        self.shared.records.store(true, Ordering::Relaxed);
+        // What is known may be of a commit that never was.
+        self.state.known = Known::default();
+        match (self.state.doubted.take(), found) {
+            (Some((batch, count)), Some(written)) => self.settle(batch, written, count),
+            (Some((batch, _)), None) => {
+                batch.refuse(&StoreError::Unavailable("the database was lost before the commit".to_owned()));
             }
+            (None, _) => {}
         }
-        written.reached = outcomes.finish(&mut written.heads)?;
-        let began = Instant::now();
-        tx.commit()?;
-        self.shared.commit_clock.note(began.elapsed());
-        Ok(written)
+        Ok(())
+    }
+
+    /// Finds out whether an event would fit again.
+    fn probe_and_tell(&mut self) {
+        let probed = self.keeper.probe().err();
+        if let Some(StoreError::Shaken(_)) = probed {
+            self.state.is_shaken = true;
+            self.shared.records.store(false, Ordering::Relaxed);
+        }
+        self.set_failing(probed);
     }
 
     fn is_failing(&self) -> bool {
@@ -419,51 +391,6 @@ impl Writer {
         }
         *failing = error;
     }
-}
-
-/// The database was closed because it failed, and could not be opened yet.
-fn closed() -> StoreError {
-    StoreError::Shaken("the database could not be opened anew".to_owned())
-}
-
-/// One item: under `OneByOne` a refusal is the item's own answer, and what it wrote is taken back.
-fn alone<T>(mode: Mode, tx: &Transaction<'_>, write: impl FnOnce() -> Result<T>) -> Result<Result<T>> {
-    if mode == Mode::Together {
-        return write().map(Ok);
-    }
-    tx.prepare_cached("savepoint item")?.execute([])?;
-    let written = write();
-    match &written {
-        Ok(_) => {}
-        Err(StoreError::Refused(_) | StoreError::Damaged(_)) => {
-            tx.prepare_cached("rollback to item")?.execute([])?;
-        }
-        Err(error) => return Err(error.clone()),
-    }
-    tx.prepare_cached("release item")?.execute([])?;
-    Ok(written)
-}
-
-fn publish(tx: &Transaction<'_>, new: &NewEvent, known: &HashMap<Digest, i64>, written: &mut Written) -> Result<Place> {
-    if let Some((seq, digest)) = events::identity(tx, new)? {
-        // What this transaction sees may be rolled back: it is not remembered.
-        let reader = Reader { db: tx, audiences: &Audiences::default() };
-        let first = events::event(&reader, seq)?;
-        let first = first.ok_or_else(|| StoreError::Damaged(format!("event {seq} is in an index only")))?;
-        return Ok(if digest == new.content_digest { Place::Duplicate(first) } else { Place::Conflict(first) });
-    }
-    let digest = new.audience.digest();
-    let audience = match known.get(&digest).or_else(|| written.audiences.get(&digest)) {
-        Some(id) => *id,
-        None => events::intern(tx, &new.audience)?,
-    };
-    let seq = Seq(written.heads.seq.0 + 1);
-    events::insert(tx, seq, new, audience)?;
-    if !known.contains_key(&digest) {
-        written.audiences.insert(digest, audience);
-    }
-    written.heads.seq = seq;
-    Ok(Place::New(seq))
 }
 
 fn publication(new: NewEvent, place: Place, recorded: &mut Vec<Recorded>) -> Publication {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use ess_core::id::{PartnerNo, Seq};
 use ess_core::time::Time;
-use rusqlite::{OptionalExtension as _, params};
 
+use super::db::{Row, given};
 use super::events::Reader;
 use super::registry;
 use super::rows;
@@ -27,7 +27,7 @@ pub(super) const LOG_OF_SUBJECT: &str = "select seq, id, test, subject, version,
     gone_at, gone_by, gone_why from event where subject = ?3 and seq < ?1 order by seq desc limit ?2";
 /// By the index of ids: what begins with the text lies between it and the same text with the highest character behind it.
 pub(super) const LOG_BY_ID: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, audience, \
-    gone_at, gone_by, gone_why from event where id >= ?1 and id < ?1 || char(1114111) order by id limit ?2";
+    gone_at, gone_by, gone_why from event where id >= ?1 and id < ?3 order by id limit ?2";
 pub(super) const AUDIENCES_BEFORE: &str = "select seq, audience from event where seq < ?1 order by seq desc limit ?2";
 pub(super) const AUDIT_BEFORE: &str =
     "select number, at, actor, act, object, reason from audit where number < ?1 order by number desc limit ?2";
@@ -35,21 +35,19 @@ pub(super) const AUDIT_BEFORE: &str =
 /// Dead letters of each partner among the first `max` of all.
 pub(crate) fn dead_by_partner(reader: &Reader<'_>, max: usize) -> Result<Vec<(PartnerNo, usize)>> {
     let mut counts: HashMap<u32, usize> = HashMap::new();
-    let mut statement = reader.db.prepare_cached(DEAD_PARTNERS)?;
-    for no in statement.query_map(params![max], |row| row.get(0))? {
-        *counts.entry(no?).or_default() += 1;
+    for no in reader.db.query(DEAD_PARTNERS, given![max], |row| row.get(0))? {
+        *counts.entry(no).or_default() += 1;
     }
     Ok(counts.into_iter().map(|(no, count)| (PartnerNo(no), count)).collect())
 }
 
 /// The last event up to `head` that was recorded at `then` or before; 0 when there is none. Halves the log again and again.
 pub(crate) fn last_before(reader: &Reader<'_>, then: Time, head: Seq) -> Result<Seq> {
-    let mut statement = reader.db.prepare_cached(RECORDED_UP_TO)?;
     let (mut known, mut end) = (0, head.0);
     while known < end {
         let middle = known + (end - known).div_ceil(2);
-        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, u64>(0)?, Time::from_micros(row.get(1)?)));
-        match statement.query_row(params![rows::place(Seq(middle))], read).optional()? {
+        let read = |row: &Row<'_>| Ok((row.get::<u64>(0)?, Time::from_micros(row.get(1)?)));
+        match reader.db.query_one(RECORDED_UP_TO, given![rows::place(Seq(middle))], read)? {
             Some((seq, at)) if seq > known && at <= then => known = middle,
             Some((seq, _)) if seq > known => end = seq - 1,
             // Nothing lies between the two.
@@ -62,20 +60,8 @@ pub(crate) fn last_before(reader: &Reader<'_>, then: Time, head: Seq) -> Result<
 /// A page of the log before a place, newest first; by id, what begins with it, in the order of ids.
 pub(crate) fn log_before(reader: &Reader<'_>, search: &LogSearch, before: Seq, limit: usize) -> Result<Vec<LogLine>> {
     let before = rows::place(before);
-    let sql = match search {
-        LogSearch::All => LOG_BEFORE,
-        LogSearch::Subject(_) => LOG_OF_SUBJECT,
-        LogSearch::Id(_) => LOG_BY_ID,
-    };
-    let mut statement = reader.db.prepare_cached(sql)?;
-    let mut rows = match search {
-        LogSearch::All => statement.query(params![before, limit])?,
-        LogSearch::Subject(subject) => statement.query(params![before, limit, subject])?,
-        LogSearch::Id(id) => statement.query(params![id, limit])?,
-    };
-    let mut lines = Vec::new();
-    while let Some(row) = rows.next()? {
-        lines.push(LogLine {
+    let line = |row: &Row<'_>| {
+        Ok(LogLine {
             seq: Seq(row.get(0)?),
             id: row.get(1)?,
             test: row.get(2)?,
@@ -86,9 +72,13 @@ pub(crate) fn log_before(reader: &Reader<'_>, search: &LogSearch, before: Seq, l
             recorded_at: Time::from_micros(row.get(7)?),
             partners: reader.audience(row.get(8)?)?.len(),
             gone: rows::gone(row, 9)?,
-        });
+        })
+    };
+    match search {
+        LogSearch::All => reader.db.query(LOG_BEFORE, given![before, limit], line),
+        LogSearch::Subject(subject) => reader.db.query(LOG_OF_SUBJECT, given![before, limit, subject], line),
+        LogSearch::Id(id) => reader.db.query(LOG_BY_ID, given![id, limit, format!("{id}{}", char::MAX)], line),
     }
-    Ok(lines)
 }
 
 /// The newest events before a place that are for the partner, and the place down to which was looked; 0 when all was.
@@ -98,26 +88,21 @@ pub(crate) fn seqs_of_partner(
     before: Seq,
     limit: usize,
 ) -> Result<(Vec<Seq>, Seq)> {
-    let mut statement = reader.db.prepare_cached(AUDIENCES_BEFORE)?;
-    let mut rows = statement.query(params![rows::place(before), SCAN_MAX])?;
     let (mut found, mut looked, mut reached) = (Vec::new(), 0, before);
-    while let Some(row) = rows.next()? {
+    reader.db.walk(AUDIENCES_BEFORE, given![rows::place(before), SCAN_MAX], |row| {
         looked += 1;
         reached = Seq(row.get(0)?);
         if reader.audience(row.get(1)?)?.contains(partner) {
             found.push(reached);
-            if found.len() == limit {
-                return Ok((found, reached));
-            }
         }
-    }
-    Ok((found, if looked < SCAN_MAX { Seq(0) } else { reached }))
+        Ok(found.len() < limit)
+    })?;
+    let is_end = looked < SCAN_MAX && found.len() < limit;
+    Ok((found, if is_end { Seq(0) } else { reached }))
 }
 
 /// Lines of the audit trail before a number, newest first.
 pub(crate) fn audit_before(reader: &Reader<'_>, before: u64, limit: usize) -> Result<Vec<AuditLine>> {
-    let mut statement = reader.db.prepare_cached(AUDIT_BEFORE)?;
     let before = i64::try_from(before).unwrap_or(i64::MAX);
-    let found = statement.query_map(params![before, limit], registry::audit_line)?;
-    Ok(found.collect::<rusqlite::Result<_>>()?)
+    reader.db.query(AUDIT_BEFORE, given![before, limit], registry::audit_line)
 }

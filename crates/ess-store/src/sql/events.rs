@@ -1,16 +1,17 @@
 //! The Event Log: appending, and questions about events. Who an event is for stands once for each set of partners.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ess_core::id::{Digest, PartnerNo, Seq, Subject};
 use ess_core::lane::Offer;
 use ess_core::time::Time;
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
+use super::db::{Cell, Db, Row, given};
 use super::rows::{self, Rest};
 use crate::audience::Audience;
 use crate::error::StoreError;
+use crate::postgres;
 use crate::types::{Backlog, NewEvent, Recorded, UrgentBacklog};
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -50,8 +51,8 @@ const INSERT_EVENT: &str = "insert into event \
 
 /// A snapshot of the database, with the audiences that are known by id.
 pub(crate) struct Reader<'a> {
-    pub(super) db: &'a Connection,
-    pub(super) audiences: &'a Audiences,
+    pub(crate) db: Db<'a>,
+    pub(crate) audiences: &'a Audiences,
 }
 
 /// Audiences by id. Only what was read in a snapshot of committed rows may come in: an id that was rolled back is given again.
@@ -70,7 +71,7 @@ struct Known {
 impl Reader<'_> {
     pub(super) fn is_dry_run(&self, seq: Seq) -> Result<bool> {
         let read = |row: &Row<'_>| row.get(0);
-        let found = self.db.prepare_cached(IS_DRY_RUN)?.query_row(params![rows::place(seq)], read).optional()?;
+        let found = self.db.query_one(IS_DRY_RUN, given![rows::place(seq)], read)?;
         Ok(found.unwrap_or(false))
     }
 
@@ -79,11 +80,8 @@ impl Reader<'_> {
         if let Some(audience) = known {
             return Ok(audience);
         }
-        let read = |row: &Row<'_>| {
-            let bytes = row.get_ref(0)?.as_blob()?;
-            Audience::decode(bytes).map(Arc::new).ok_or_else(|| rows::damaged(0))
-        };
-        let audience: Arc<Audience> = self.db.prepare_cached(AUDIENCE)?.query_row(params![id], read)?;
+        let read = |row: &Row<'_>| Audience::decode(row.get(0)?).map(Arc::new).ok_or_else(|| rows::damaged(0));
+        let audience = self.db.query_row(AUDIENCE, given![id], read)?;
         let mut known = self.audiences.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.partners + audience.len() > REMEMBERED_PARTNERS_MAX {
             *known = Known::default();
@@ -96,65 +94,91 @@ impl Reader<'_> {
 }
 
 /// What an id stands for, if it is taken: the event's place and its content's digest.
-pub(super) fn identity(tx: &Transaction<'_>, new: &NewEvent) -> Result<Option<(Seq, Digest)>> {
-    let read = |row: &Row<'_>| Ok((Seq(row.get(0)?), rows::digest(row, 1)?.ok_or_else(|| rows::damaged(1))?));
-    let given = params![new.content.id.as_str(), new.content.test];
-    Ok(tx.prepare_cached(IDENTITY)?.query_row(given, read).optional()?)
+pub(super) fn identity(db: Db<'_>, new: &NewEvent) -> Result<Option<(Seq, Digest)>> {
+    let read = |row: &Row<'_>| Ok((Seq(row.get(0)?), row.get(1)?));
+    db.query_one(IDENTITY, given![new.content.id.as_str(), new.content.test], read)
 }
 
-pub(super) fn insert(tx: &Transaction<'_>, seq: Seq, new: &NewEvent, audience: i64) -> Result<()> {
-    let content = &new.content;
-    tx.prepare_cached(INSERT_EVENT)?.execute(params![
-        seq.0,
-        content.id.as_str(),
-        content.test,
-        content.subject.as_str(),
-        content.version.0,
-        rows::kind_number(content.kind),
-        rows::priority_number(content.priority),
-        new.recorded_at.as_micros(),
-        audience,
-        new.message_uuid.as_bytes().as_slice(),
-        new.content_digest.0,
-        Rest::write(content, &new.trace),
-        content.payload.get(),
-    ])?;
+/// Whether every id is free and none comes twice; asked of a server in one message.
+pub(super) fn are_all_new(link: postgres::Link<'_>, news: &[NewEvent]) -> Result<bool> {
+    let mut ids = HashSet::new();
+    if !news.iter().all(|new| ids.insert((new.content.id.as_str(), new.content.test))) {
+        return Ok(false);
+    }
+    let mut all = Vec::with_capacity(news.len());
+    for NewEvent { content, .. } in news {
+        all.push(vec![Cell::Text(content.id.as_str()), Cell::Int(i64::from(content.test))]);
+    }
+    Ok(link.count_all(IDENTITY, &all)? == 0)
+}
+
+pub(super) fn insert(db: Db<'_>, seq: Seq, new: &NewEvent, audience: i64) -> Result<()> {
+    let rest = Rest::write(&new.content, &new.trace);
+    db.execute(INSERT_EVENT, &cells(seq, new, audience, &rest))?;
     Ok(())
 }
 
+/// Appends many whose ids are free.
+pub(super) fn insert_all(db: Db<'_>, all: &[(Seq, &NewEvent, i64)]) -> Result<()> {
+    let rests: Vec<String> = all.iter().map(|(_, new, _)| Rest::write(&new.content, &new.trace)).collect();
+    let rows: Vec<Vec<Cell<'_>>> =
+        all.iter().zip(&rests).map(|((seq, new, audience), rest)| cells(*seq, new, *audience, rest).to_vec()).collect();
+    db.execute_all(INSERT_EVENT, &rows)
+}
+
+fn cells<'a>(seq: Seq, new: &'a NewEvent, audience: i64, rest: &'a str) -> [Cell<'a>; 13] {
+    let content = &new.content;
+    [
+        Cell::Int(rows::place(seq)),
+        Cell::Text(content.id.as_str()),
+        Cell::Int(i64::from(content.test)),
+        Cell::Text(content.subject.as_str()),
+        Cell::Int(i64::from(content.version.0)),
+        Cell::Int(rows::kind_number(content.kind)),
+        Cell::Int(rows::priority_number(content.priority)),
+        Cell::Int(new.recorded_at.as_micros()),
+        Cell::Int(audience),
+        Cell::Blob(new.message_uuid.as_bytes()),
+        Cell::Blob(&new.content_digest.0),
+        Cell::Text(rest),
+        Cell::Text(content.payload.get()),
+    ]
+}
+
 /// The id of the set, written down when it is new.
-pub(super) fn intern(tx: &Transaction<'_>, audience: &Audience) -> Result<i64> {
+pub(super) fn intern(db: Db<'_>, audience: &Audience) -> Result<i64> {
     let digest = audience.digest();
-    tx.prepare_cached(INSERT_AUDIENCE)?.execute(params![digest.0, audience.encode()])?;
-    Ok(tx.prepare_cached(AUDIENCE_ID)?.query_row(params![digest.0], |row| row.get(0))?)
+    db.execute(INSERT_AUDIENCE, given![digest.0, audience.encode()])?;
+    db.query_row(AUDIENCE_ID, given![digest.0], |row| row.get(0))
 }
 
 pub(crate) fn event_by_id(reader: &Reader<'_>, id: &str, test: bool) -> Result<Option<Recorded>> {
-    one(reader, BY_ID, params![id, test])
+    one(reader, BY_ID, given![id, test])
 }
 
 pub(crate) fn event(reader: &Reader<'_>, seq: Seq) -> Result<Option<Recorded>> {
-    one(reader, BY_SEQ, params![rows::place(seq)])
+    one(reader, BY_SEQ, given![rows::place(seq)])
 }
 
-fn one(reader: &Reader<'_>, sql: &str, given: impl rusqlite::Params) -> Result<Option<Recorded>> {
-    let found = reader.db.prepare_cached(sql)?.query_row(given, rows::event).optional()?;
+fn one(reader: &Reader<'_>, sql: &'static str, given: &[Cell<'_>]) -> Result<Option<Recorded>> {
+    let found = reader.db.query_one(sql, given, rows::event)?;
     let Some((event, audience)) = found else { return Ok(None) };
     Ok(Some(Recorded { event: Arc::new(event), audience: reader.audience(audience)? }))
 }
 
-pub(crate) fn events(reader: &Reader<'_>, subject: Option<&str>, after: Seq, limit: usize) -> Result<Vec<Recorded>> {
-    let mut recorded = Vec::new();
-    let mut statement = reader.db.prepare_cached(if subject.is_some() { AFTER_OF_SUBJECT } else { AFTER })?;
-    let mut rows = match subject {
-        Some(subject) => statement.query(params![rows::place(after), limit, subject])?,
-        None => statement.query(params![rows::place(after), limit])?,
-    };
-    while let Some(row) = rows.next()? {
+fn many(reader: &Reader<'_>, sql: &'static str, given: &[Cell<'_>]) -> Result<Vec<Recorded>> {
+    reader.db.query(sql, given, |row| {
         let (event, audience) = rows::event(row)?;
-        recorded.push(Recorded { event: Arc::new(event), audience: reader.audience(audience)? });
+        Ok(Recorded { event: Arc::new(event), audience: reader.audience(audience)? })
+    })
+}
+
+pub(crate) fn events(reader: &Reader<'_>, subject: Option<&str>, after: Seq, limit: usize) -> Result<Vec<Recorded>> {
+    let after = rows::place(after);
+    match subject {
+        Some(subject) => many(reader, AFTER_OF_SUBJECT, given![after, limit, subject]),
+        None => many(reader, AFTER, given![after, limit]),
     }
-    Ok(recorded)
 }
 
 pub(crate) fn newest(reader: &Reader<'_>) -> Result<Seq> {
@@ -162,8 +186,8 @@ pub(crate) fn newest(reader: &Reader<'_>) -> Result<Seq> {
 }
 
 /// The last recorded event's place.
-pub(super) fn head(db: &Connection) -> Result<Seq> {
-    Ok(db.query_row(HEAD, [], |row| Ok(Seq(row.get(0)?)))?)
+pub(super) fn head(db: Db<'_>) -> Result<Seq> {
+    db.query_row(HEAD, given![], |row| Ok(Seq(row.get(0)?)))
 }
 
 pub(crate) fn backlog(reader: &Reader<'_>, partner: PartnerNo, after: Seq, limit: usize) -> Result<Backlog> {
@@ -177,14 +201,7 @@ pub(crate) fn backlog(reader: &Reader<'_>, partner: PartnerNo, after: Seq, limit
 }
 
 pub(crate) fn last_retractions(reader: &Reader<'_>, limit: usize) -> Result<Vec<Recorded>> {
-    let mut recorded = Vec::new();
-    let mut statement = reader.db.prepare_cached(LAST_RETRACTIONS)?;
-    let mut rows = statement.query(params![limit])?;
-    while let Some(row) = rows.next()? {
-        let (event, audience) = rows::event(row)?;
-        recorded.push(Recorded { event: Arc::new(event), audience: reader.audience(audience)? });
-    }
-    Ok(recorded)
+    many(reader, LAST_RETRACTIONS, given![limit])
 }
 
 /// Walks at most so many events after a place; each comes with its offer when it is for the partner. Ends early on `false`.
@@ -194,10 +211,8 @@ pub(super) fn walk(
     (after, rows_max): (Seq, usize),
     mut step: impl FnMut(Seq, Option<Offer>) -> bool,
 ) -> Result<()> {
-    let mut statement = reader.db.prepare_cached(OFFERS_AFTER)?;
-    let mut rows = statement.query(params![rows::place(after), rows_max])?;
     let mut is_for: HashMap<i64, bool> = HashMap::new();
-    while let Some(row) = rows.next()? {
+    reader.db.walk(OFFERS_AFTER, given![rows::place(after), rows_max], |row| {
         let audience = row.get(1)?;
         let is_wanted = match is_for.get(&audience) {
             Some(known) => *known,
@@ -205,18 +220,15 @@ pub(super) fn walk(
         };
         let seq = Seq(row.get(0)?);
         let offer = if is_wanted { Some(offer(row)?) } else { None };
-        if !step(seq, offer) {
-            break;
-        }
-    }
-    Ok(())
+        Ok(step(seq, offer))
+    })
 }
 
 /// Columns: seq, audience, subject, priority, kind, test, recorded_at.
 fn offer(row: &Row<'_>) -> Result<Offer> {
     Ok(Offer {
         seq: Seq(row.get(0)?),
-        subject: Subject::trusted(row.get_ref(2)?.as_str().map_err(|_| rows::damaged(2))?),
+        subject: Subject::trusted(row.get(2)?),
         priority: rows::priority(row.get(3)?),
         kind: rows::kind(row.get(4)?),
         test: row.get(5)?,
@@ -233,10 +245,8 @@ pub(crate) fn urgent_backlog(
     limit: usize,
 ) -> Result<UrgentBacklog> {
     let mut page = UrgentBacklog { entries: Vec::new(), scanned_to, has_more: false };
-    let mut statement = reader.db.prepare_cached(URGENT_AFTER)?;
-    let mut rows = statement.query(params![rows::place(scanned_to), limit])?;
     let (mut counted_to, mut distance, mut looked_at) = (after, 0, 0);
-    while let Some(row) = rows.next()? {
+    reader.db.walk(URGENT_AFTER, given![rows::place(scanned_to), limit], |row| {
         let offer = offer(row)?;
         looked_at += 1;
         page.scanned_to = offer.seq;
@@ -246,30 +256,29 @@ pub(crate) fn urgent_backlog(
             counted_to = offer.seq;
             page.entries.push((offer, distance));
         }
-    }
+        Ok(true)
+    })?;
     page.has_more = looked_at == limit;
     Ok(page)
 }
 
 fn has_older_of_subject(reader: &Reader<'_>, partner: PartnerNo, offer: &Offer, after: Seq) -> Result<bool> {
-    let mut statement = reader.db.prepare_cached(OLDER_OF_SUBJECT)?;
-    let mut rows = statement.query(params![offer.subject.as_str(), rows::place(after), rows::place(offer.seq)])?;
-    while let Some(row) = rows.next()? {
-        if reader.audience(row.get(0)?)?.contains(partner) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let mut has_older = false;
+    let (after, before) = (rows::place(after), rows::place(offer.seq));
+    reader.db.walk(OLDER_OF_SUBJECT, given![offer.subject.as_str(), after, before], |row| {
+        has_older = reader.audience(row.get(0)?)?.contains(partner);
+        Ok(!has_older)
+    })?;
+    Ok(has_older)
 }
 
 fn count_between(reader: &Reader<'_>, partner: PartnerNo, (after, to): (Seq, Seq)) -> Result<u64> {
-    let mut statement = reader.db.prepare_cached(COUNT_BETWEEN)?;
-    let mut rows = statement.query(params![rows::place(after), rows::place(to)])?;
     let mut count = 0;
-    while let Some(row) = rows.next()? {
+    reader.db.walk(COUNT_BETWEEN, given![rows::place(after), rows::place(to)], |row| {
         if reader.audience(row.get(0)?)?.contains(partner) {
-            count += row.get::<_, u64>(1)?;
+            count += row.get::<u64>(1)?;
         }
-    }
+        Ok(true)
+    })?;
     Ok(count)
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use ess_core::delivery::{DeliveryKey, State};
 use ess_core::id::{PartnerNo, Seq};
 use ess_core::time::Time;
-use rusqlite::{Connection, params};
 
+use super::db::{Db, given};
 use super::deliveries::{from_open, pending};
 use super::events::Reader;
 use super::lane::place;
@@ -26,21 +26,21 @@ pub(super) const OPEN_GIVEN_UP: &str = "select partner, seq, round, subject, tes
     fallback_at, (select recorded_at from event where event.seq = open_delivery.seq) \
     from open_delivery where partner = ?1 and (seq, round) > (?2, ?3) and test = 0 \
     and state in ('pending', 'retrying') order by seq, round limit ?4";
-pub(super) const AUDIENCES_FROM: &str =
-    "select seq, audience, test or gone_at is not null from event where seq >= ?1 order by seq limit ?2";
+const CURSOR: &str = "select cursor from lane where partner = ?1";
+pub(super) const AUDIENCES_FROM: &str = "select seq, audience, case when test = 1 or gone_at is not null then 1 else 0 end \
+    from event where seq >= ?1 order by seq limit ?2";
 
 /// Partners that are given up, with the words for it.
 pub(super) struct GivenUp(BTreeMap<PartnerNo, String>);
 
 impl GivenUp {
-    pub(super) fn read(db: &Connection) -> Result<Self> {
+    pub(super) fn read(db: Db<'_>) -> Result<Self> {
         let mut known = BTreeMap::new();
-        let mut statement = db.prepare_cached(GIVEN_UP)?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
+        db.walk(GIVEN_UP, given![], |row| {
             let since = rows::time(row, 2)?.or(rows::time(row, 1)?).unwrap_or_default();
             known.insert(PartnerNo(row.get(0)?), words(since));
-        }
+            Ok(true)
+        })?;
         Ok(Self(known))
     }
 
@@ -82,17 +82,14 @@ impl GivenUp {
     }
 
     /// Those with records of their own.
-    fn open(&self, db: &Connection, after: DeliveryKey, limit: usize) -> Result<Vec<StoredDelivery>> {
-        let mut found = Vec::new();
-        let mut statement = db.prepare_cached(OPEN_GIVEN_UP)?;
+    fn open(&self, db: Db<'_>, after: DeliveryKey, limit: usize) -> Result<Vec<StoredDelivery>> {
+        let (place, mut found) = (rows::place(after.seq), Vec::new());
         for partner in self.0.keys() {
             // A place between two partners of one event: what the greater ones have at it comes after it.
             let round = if *partner > after.partner { -1 } else { i64::from(after.round) };
             let round = if *partner < after.partner { i64::MAX } else { round };
-            let given = params![partner.0, rows::place(after.seq), round, limit];
-            for delivery in statement.query_map(given, |row| rows::open_delivery(row).map(from_open))? {
-                found.push(delivery?);
-            }
+            let given = given![partner.0, place, round, limit];
+            found.extend(db.query(OPEN_GIVEN_UP, given, |row| rows::open_delivery(row).map(from_open))?);
         }
         Ok(found)
     }
@@ -101,11 +98,10 @@ impl GivenUp {
     fn pending(&self, reader: &Reader<'_>, after: DeliveryKey, limit: usize) -> Result<Vec<StoredDelivery>> {
         let mut found = Vec::new();
         let mut begun: HashMap<PartnerNo, (Seq, HashSet<Seq>)> = HashMap::new();
-        let mut statement = reader.db.prepare_cached(AUDIENCES_FROM)?;
-        let mut rows = statement.query(params![rows::place(after.seq.max(self.first_cursor(reader.db)?)), SCAN_MAX])?;
-        while let Some(row) = rows.next()? {
+        let from = rows::place(after.seq.max(self.first_cursor(reader.db)?));
+        reader.db.walk(AUDIENCES_FROM, given![from, SCAN_MAX], |row| {
             if row.get(2)? {
-                continue;
+                return Ok(true);
             }
             let seq = Seq(row.get(0)?);
             let audience = reader.audience(row.get(1)?)?;
@@ -123,18 +119,15 @@ impl GivenUp {
                     found.push(pending(key));
                 }
             }
-            if found.len() >= limit {
-                break;
-            }
-        }
+            Ok(found.len() < limit)
+        })?;
         Ok(found)
     }
 
-    fn first_cursor(&self, db: &Connection) -> Result<Seq> {
-        let mut statement = db.prepare_cached("select cursor from lane where partner = ?1")?;
+    fn first_cursor(&self, db: Db<'_>) -> Result<Seq> {
         let mut first = Seq(u64::MAX);
         for partner in self.0.keys() {
-            first = first.min(Seq(statement.query_row(params![partner.0], |row| row.get(0))?));
+            first = first.min(Seq(db.query_row(CURSOR, given![partner.0], |row| row.get(0))?));
         }
         Ok(first)
     }

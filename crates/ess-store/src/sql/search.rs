@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use ess_core::id::Seq;
 use ess_core::time::Time;
-use rusqlite::{Row, params};
 
+use super::db::{Row, given};
 use super::events::{AFTER, AFTER_OF_SUBJECT, Reader};
 use super::rows;
 use crate::error::StoreError;
@@ -39,37 +39,37 @@ pub(crate) fn events_with_text(
         (Direction::Older, None) => BEFORE,
         (Direction::Older, Some(_)) => BEFORE_OF_SUBJECT,
     };
-    let mut statement = reader.db.prepare_cached(sql)?;
     let from = rows::place(place);
-    let mut rows = match &search.subject {
-        Some(subject) => statement.query(params![from, EVENTS_MAX, subject])?,
-        None => statement.query(params![from, EVENTS_MAX])?,
-    };
     let mut page = TextPage { items: Vec::new(), reached: None };
     let (mut looked, mut bytes) = (0, 0);
-    while let Some(row) = rows.next()? {
+    let look = |row: &Row<'_>| {
         looked += 1;
         if let Some(size) = readable(row, search)? {
             bytes += size;
-            if search.text.is_in(row.get_ref(12)?.as_str().map_err(|_| rows::damaged(12))?) {
+            if search.text.is_in(row.get(12)?) {
                 let (event, audience) = rows::event(row)?;
                 page.items.push(Recorded { event: Arc::new(event), audience: reader.audience(audience)? });
             }
         }
-        if page.items.len() == limit || bytes >= BYTES_MAX || looked == EVENTS_MAX {
+        let is_enough = page.items.len() == limit || bytes >= BYTES_MAX || looked == EVENTS_MAX;
+        if is_enough {
             page.reached = Some(Reached { seq: Seq(row.get(0)?), recorded_at: Time::from_micros(row.get(7)?) });
-            break;
         }
+        Ok(!is_enough)
+    };
+    match &search.subject {
+        Some(subject) => reader.db.walk(sql, given![from, EVENTS_MAX, subject], look)?,
+        None => reader.db.walk(sql, given![from, EVENTS_MAX], look)?,
     }
     Ok(page)
 }
 
 /// The bytes of a payload that is there and may be looked into. What may not leaves no trace, not in the length of a step either.
 fn readable(row: &Row<'_>, search: &TextSearch) -> Result<Option<usize>> {
-    let subject = row.get_ref(3)?.as_str().map_err(|_| rows::damaged(3))?;
+    let subject: &str = row.get(3)?;
     let is_hidden = !search.within.is_empty() && !search.within.iter().any(|glob| glob.matches(subject));
     if is_hidden || rows::time(row, 13)?.is_some() {
         return Ok(None);
     }
-    Ok(Some(row.get_ref(12)?.as_str().map_err(|_| rows::damaged(12))?.len()))
+    Ok(Some(row.get::<&str>(12)?.len()))
 }

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use ess_core::id::{PartnerNo, Seq};
 use ess_core::lane::{Health, Offer, OpenDelivery, WINDOW};
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::db::{Db, Row, given};
 use super::events::{Reader, walk};
 use super::rows;
 use crate::error::StoreError;
@@ -30,7 +30,8 @@ pub(super) const OPEN_OF_SUBJECT: &str = "select partner, seq, round, subject, t
     resends, due_at, first_failed_at, partner_seq, reason, mend, message, sent_version, sent_digest, sent_scripts, \
     fallback_at, (select recorded_at from event where event.seq = open_delivery.seq) \
     from open_delivery where partner = ?1 and subject = ?2 and test = ?3 order by seq, round limit ?4";
-pub(super) const COUNT_OPEN: &str = "select count(*) from (select 1 from open_delivery where partner = ?1 limit ?2)";
+pub(super) const COUNT_OPEN: &str =
+    "select count(*) from (select 1 from open_delivery where partner = ?1 limit ?2) as counted";
 
 /// Where a lane was, and the first-sending deliveries past its cursor that it need not send.
 pub(super) struct Place {
@@ -46,7 +47,7 @@ pub(crate) fn lane_start(reader: &Reader<'_>, partner: PartnerNo) -> Result<Lane
     Ok(LaneStart { cursor, counted, ended: done, open, health })
 }
 
-pub(super) fn place(db: &Connection, partner: PartnerNo) -> Result<Place> {
+pub(super) fn place(db: Db<'_>, partner: PartnerNo) -> Result<Place> {
     let read = |row: &Row<'_>| {
         let health = Health {
             offline_since: rows::time(row, 2)?,
@@ -56,31 +57,26 @@ pub(super) fn place(db: &Connection, partner: PartnerNo) -> Result<Place> {
         };
         Ok((Seq(row.get(0)?), row.get(1)?, health, Seq(row.get(5)?)))
     };
-    let found = db.prepare_cached(LANE)?.query_row(params![partner.0], read).optional()?;
+    let found = db.query_one(LANE, given![partner.0], read)?;
     let (cursor, counted, health, reached) = found.unwrap_or_default();
     let mut done = acked_between(db, partner, (cursor, reached))?;
     for sql in [OPEN_PAST, ENDED_PAST] {
-        let mut statement = db.prepare_cached(sql)?;
-        for seq in statement.query_map(params![partner.0, cursor.0], |row| Ok(Seq(row.get(0)?)))? {
-            done.push(seq?);
-        }
+        done.extend(db.query(sql, given![partner.0, cursor.0], |row| Ok(Seq(row.get(0)?)))?);
     }
     Ok(Place { cursor, counted, health, done })
 }
 
 /// Events in this part of the log that the partner acknowledged in their first sending.
-fn acked_between(db: &Connection, partner: PartnerNo, (cursor, reached): (Seq, Seq)) -> Result<Vec<Seq>> {
-    let mut statement = db.prepare_cached(RECEIPTS_BETWEEN)?;
-    let mut rows = statement.query(params![cursor.0, reached.0])?;
+fn acked_between(db: Db<'_>, partner: PartnerNo, (cursor, reached): (Seq, Seq)) -> Result<Vec<Seq>> {
     let mut seqs = Vec::new();
-    while let Some(row) = rows.next()? {
-        let entries = row.get_ref(1)?.as_blob().map_err(|_| rows::damaged(1))?;
-        let entries = decode_all(entries).ok_or_else(|| rows::damaged(1))?;
+    db.walk(RECEIPTS_BETWEEN, given![cursor.0, reached.0], |row| {
+        let entries = decode_all(row.get(1)?).ok_or_else(|| rows::damaged(1))?;
         let is_acked = |entry: &Entry| entry.partner == partner && entry.round == 0 && entry.word == Word::Ack;
         if entries.iter().any(is_acked) {
             seqs.push(Seq(row.get(0)?));
         }
-    }
+        Ok(true)
+    })?;
     Ok(seqs)
 }
 
@@ -90,9 +86,7 @@ pub(crate) fn open_deliveries(
     after: (Seq, u32),
     limit: usize,
 ) -> Result<Vec<OpenDelivery>> {
-    let mut statement = reader.db.prepare_cached(OPEN_OF_PARTNER)?;
-    let found = statement.query_map(params![partner.0, rows::place(after.0), after.1, limit], rows::open_delivery)?;
-    Ok(found.collect::<rusqlite::Result<_>>()?)
+    reader.db.query(OPEN_OF_PARTNER, given![partner.0, rows::place(after.0), after.1, limit], rows::open_delivery)
 }
 
 pub(crate) fn open_of_subject(
@@ -102,16 +96,13 @@ pub(crate) fn open_of_subject(
     test: bool,
     limit: usize,
 ) -> Result<Vec<OpenDelivery>> {
-    let mut statement = reader.db.prepare_cached(OPEN_OF_SUBJECT)?;
-    let found = statement.query_map(params![partner.0, subject, test, limit], rows::open_delivery)?;
-    Ok(found.collect::<rusqlite::Result<_>>()?)
+    reader.db.query(OPEN_OF_SUBJECT, given![partner.0, subject, test, limit], rows::open_delivery)
 }
 
 /// Deliveries of the partner that have not ended, up to `ceiling`; looks at no more than `ceiling` events past the cursor.
 pub(crate) fn backlog_count(reader: &Reader<'_>, partner: PartnerNo, ceiling: u64) -> Result<u64> {
     let Place { cursor, done, .. } = place(reader.db, partner)?;
-    let mut count: u64 =
-        reader.db.prepare_cached(COUNT_OPEN)?.query_row(params![partner.0, ceiling], |row| row.get(0))?;
+    let mut count: u64 = reader.db.query_row(COUNT_OPEN, given![partner.0, ceiling], |row| row.get(0))?;
     let done: HashSet<Seq> = done.into_iter().collect();
     let rows_max = usize::try_from(ceiling).unwrap_or(usize::MAX).min(i64::MAX as usize);
     walk(reader, partner, (cursor, rows_max), |seq, offer| {

@@ -1,0 +1,108 @@
+//! A server's runtime and its connections.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, NoTls, Statement};
+
+use super::address::Address;
+use crate::error::StoreError;
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// How long an answer is waited for; the server gives a statement up a little earlier.
+const ANSWER_WITHIN: Duration = Duration::from_secs(35);
+/// What every connection begins with: a client that is gone is given up within some ten seconds, with all that it held. A commit is durable before it is answered, whatever the database's own setting.
+const BEGIN: &str = "select set_config('synchronous_commit', 'on', false) \
+        where current_setting('synchronous_commit') in ('off', 'local'); \
+    set statement_timeout = '30s'; set lock_timeout = '10s'; set idle_in_transaction_session_timeout = '60s'; \
+    set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 3; \
+    set tcp_user_timeout = 10000; set jit = off; set client_min_messages = warning";
+
+/// A server, with what drives its connections.
+pub(super) struct Server {
+    address: Address,
+    /// Taken when the last one goes: a runtime may not be dropped within another.
+    runtime: Option<Runtime>,
+}
+
+impl Server {
+    pub(super) fn start(address: Address) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("ess-store-postgres")
+            .enable_all()
+            .build()
+            .map_err(|error| StoreError::Open(format!("connections' thread: {error}")))?;
+        Ok(Self { address, runtime: Some(runtime) })
+    }
+
+    /// Waits on this thread, within a bound.
+    pub(super) fn wait<T, E: Into<StoreError>>(
+        &self,
+        answer: impl Future<Output = std::result::Result<T, E>>,
+    ) -> Result<T> {
+        let runtime = self.runtime.as_ref().ok_or(StoreError::Closed)?;
+        let bounded = async { tokio::time::timeout(ANSWER_WITHIN, answer).await };
+        match runtime.block_on(bounded) {
+            Ok(answered) => answered.map_err(Into::into),
+            Err(_) => Err(StoreError::Shaken(format!("the database did not answer in {ANSWER_WITHIN:?}"))),
+        }
+    }
+
+    pub(super) fn connect(self: &Arc<Self>) -> Result<Connection> {
+        let runtime = self.runtime.as_ref().ok_or(StoreError::Closed)?;
+        let config = &self.address.config;
+        let (client, driver) = self.wait(async {
+            Ok::<_, tokio_postgres::Error>(match &self.address.tls {
+                Some(tls) => {
+                    let (client, connection) = config.connect(tls.clone()).await?;
+                    (client, runtime.spawn(connection))
+                }
+                None => {
+                    let (client, connection) = config.connect(NoTls).await?;
+                    (client, runtime.spawn(connection))
+                }
+            })
+        })?;
+        let connection = Connection { server: self.clone(), client, driver, statements: RefCell::default() };
+        self.wait(connection.client.batch_execute(BEGIN))?;
+        Ok(connection)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A connection with the statements that it knows.
+pub(super) struct Connection {
+    pub(super) server: Arc<Server>,
+    pub(super) client: Client,
+    /// Ends when the client is gone or the server is.
+    driver: JoinHandle<std::result::Result<(), tokio_postgres::Error>>,
+    pub(super) statements: RefCell<HashMap<&'static str, Statement>>,
+}
+
+impl Connection {
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Ends it in order, so that the server lets go of what it held.
+    pub(super) fn close(self) {
+        let Self { server, client, driver, .. } = self;
+        drop(client);
+        // A connection that ended badly has ended too.
+        drop(server.wait(async { driver.await.map_err(|error| StoreError::Unavailable(error.to_string())) }));
+    }
+}

@@ -1,0 +1,78 @@
+//! A few reading connections; each question sees one snapshot.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Semaphore;
+use tokio_postgres::IsolationLevel;
+
+use super::connection::{Connection, Server};
+use super::link::{Link, Statements};
+use crate::error::StoreError;
+use crate::sql::db::Db;
+use crate::sql::events::{Audiences, Reader};
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// The connections and what they share.
+pub(crate) struct Readers {
+    server: Arc<Server>,
+    /// Guards the idle connections; held to take one or give it back.
+    idle: Mutex<Vec<Connection>>,
+    permits: Arc<Semaphore>,
+    audiences: Audiences,
+}
+
+impl Readers {
+    pub(super) fn new(server: Arc<Server>, count: usize) -> Self {
+        let permits = Arc::new(Semaphore::new(count.max(1)));
+        Self { server, idle: Mutex::default(), permits, audiences: Audiences::default() }
+    }
+
+    /// Asks a question, on a thread that may wait.
+    pub(crate) async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        question: impl FnOnce(&Reader<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let readers = self.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            // Until the question is answered, also when nobody waits for it any more.
+            let _permit = permit;
+            readers.answer(question)
+        });
+        asked.await.map_err(|error| StoreError::Unavailable(error.to_string()))?
+    }
+
+    fn answer<T>(&self, question: impl FnOnce(&Reader<'_>) -> Result<T>) -> Result<T> {
+        let mut connection = self.connection()?;
+        let Connection { server, client, statements, .. } = &mut connection;
+        let with = Statements { server, known: statements };
+        let begun = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start();
+        let tx = server.wait(begun)?;
+        let answer = question(&Reader { db: Db::Postgres(Link { tx: &tx, with }), audiences: &self.audiences });
+        // A snapshot that can't be ended goes with its connection.
+        server.wait(tx.rollback())?;
+        if !matches!(answer, Err(StoreError::Shaken(_))) {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        }
+        answer
+    }
+
+    /// One that is idle, or a new one; those whose server went away meanwhile are dropped.
+    fn connection(&self) -> Result<Connection> {
+        loop {
+            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            match idle {
+                Some(connection) if connection.is_closed() => {}
+                Some(connection) => return Ok(connection),
+                None => return self.server.connect(),
+            }
+        }
+    }
+
+    /// Takes no more questions and closes what is idle.
+    pub(crate) fn close(&self) {
+        self.permits.close();
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
