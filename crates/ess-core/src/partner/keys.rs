@@ -14,7 +14,7 @@ const fn key(name: &'static str, meaning: &'static str) -> Key {
 }
 
 /// All of them, in the order in which people read them.
-pub const KEYS: [Key; 30] = [
+pub const KEYS: [Key; 32] = [
     key("id", "its name"),
     key("channel", "how events travel"),
     key("url", "where to, in the channel's form"),
@@ -37,9 +37,11 @@ pub const KEYS: [Key; 30] = [
     key("heartbeat", "after how long without a message it is told that the hub is there"),
     key("host_key", "the server's keys that are trusted; no other is spoken to"),
     key("write", "how a file appears: under another name first, or at once"),
+    key("clean", "after how long the hub takes its own drops away once their deliveries have ended"),
     key("retain", "whether the broker keeps the last message of a topic"),
     key("protocol", "the protocol's version"),
     key("client_id", "the hub's name at the broker"),
+    key("sasl", "how user and password are shown to the broker"),
     key("codes", "what the partner's acknowledgement codes mean"),
     key("from", "the sender's address"),
     key("tls", "when the connection is encrypted"),
