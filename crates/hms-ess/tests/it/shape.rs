@@ -56,6 +56,7 @@ token create --role auditor
 token list
 token revoke tok_1
 backup copy.db
+store copy --from nowhere --to postgres://ess@127.0.0.1:1/ess
 listen P --forward http://127.0.0.1:1/ --once
 tap
 top
