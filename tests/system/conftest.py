@@ -80,10 +80,18 @@ class Answer(NamedTuple):
 class Client:
     """One kept connection to a hub; for one thread."""
 
-    def __init__(self, address: tuple[str, int], token: Optional[str], seconds: float = SECONDS_MAX) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        token: Optional[str],
+        seconds: float = SECONDS_MAX,
+        source: Optional[str] = None,
+    ) -> None:
         self.address = address
         self.token = token
         self.seconds = seconds
+        #: The address that it comes from; the hub counts by it.
+        self.source = None if source is None else (source, 0)
         self.connection: Optional[http.client.HTTPConnection] = None
 
     def ask(self, method: str, path: str, body: Any = None, headers: Optional[dict[str, str]] = None) -> Answer:
@@ -96,7 +104,9 @@ class Client:
             sent["content-type"] = "application/json"
         sent.update(headers or {})
         if self.connection is None:
-            self.connection = http.client.HTTPConnection(*self.address, timeout=self.seconds)
+            self.connection = http.client.HTTPConnection(
+                *self.address, timeout=self.seconds, source_address=self.source
+            )
             self.connection.connect()
             assert self.connection.sock is not None
             self.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
