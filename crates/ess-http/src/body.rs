@@ -1,21 +1,37 @@
 //! Reads request bodies: never more than the bound, never longer than the clock allows.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::extract::{FromRequest, Request};
 use bytes::{Bytes, BytesMut};
 use ess_core::problem::{Code, Problem};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use crate::limits::{BODY_COUNTED_FROM_BYTES, BODY_GRACE, BODY_RATE_MIN_BYTES_PER_S};
+use crate::limits::{BODY_COUNTED_FROM_BYTES, BODY_GRACE, BODY_RATE_MIN_BYTES_PER_S, SMALL_BODY_BYTES_MAX};
+use crate::refusal::Refusal;
 use crate::site::{Room, Site};
 
 /// A body as it came, and its share of the room for bodies.
 pub(crate) struct ReadBody<'a> {
     pub(crate) bytes: Bytes,
     _room: Room<'a>,
+}
+
+/// A body that is not looked at. It is taken off the connection all the same: what is left on it would close it under the
+/// caller's next request.
+pub(crate) struct Ignored;
+
+impl FromRequest<Arc<Site>> for Ignored {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, site: &Arc<Site>) -> Result<Self, Refusal> {
+        read(site, request.into_body(), SMALL_BODY_BYTES_MAX).await?;
+        Ok(Self)
+    }
 }
 
 /// Reads a body of at most `bytes_max`. One that announces more is refused unread.

@@ -206,16 +206,16 @@ impl Hub {
     /// # Errors
     /// There is none of this id.
     pub async fn partner_standing(&self, id: &PartnerId) -> Result<PartnerStanding, Problem> {
-        let no = self.delivery.registry.snapshot().partner(id)?.no;
         let survey = self.survey().await;
+        // The survey is shared and may be older than the act whose result is looked at here, such as a pause.
+        let registered = self.delivery.registry.snapshot().partner(id)?.clone();
         let events = self.delivery.store.head().await.map_err(|error| unavailable(&error))?;
         let slow = self.seq_before(self.now(), SLOW_AFTER, events).await?;
-        let Some(surveyed) = survey.iter().find(|surveyed| surveyed.registered.no == no) else {
-            let registered = self.delivery.registry.snapshot().partner(id)?.clone();
-            let surveyed = Surveyed { registered, standing: Standing::default(), last_error: None };
-            return self.standing_of(&surveyed, Condition::Well, &mut BTreeMap::new()).await;
-        };
-        self.standing_of(surveyed, condition(surveyed, slow), &mut BTreeMap::new()).await
+        let known = survey.iter().find(|surveyed| surveyed.registered.no == registered.no);
+        let (standing, last_error) =
+            known.map(|known| (known.standing.clone(), known.last_error.clone())).unwrap_or_default();
+        let surveyed = Surveyed { registered, standing, last_error };
+        self.standing_of(&surveyed, condition(&surveyed, slow), &mut BTreeMap::new()).await
     }
 
     /// Open deliveries that lanes hold, and when the oldest of partners that are not paused was recorded.

@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::api::{Answer, List, Named, answer, ok, read_json};
+use crate::body::Ignored;
 use crate::caller::{Caller, Reason};
 use crate::document;
 use crate::limits::EXAMPLES_MAX;
@@ -370,7 +371,7 @@ pub(crate) async fn try_bridge(
     operation_id = "test_bridges",
     responses((status = 200, description = "What they gave; `failed` is 0 when all is well.", body = BridgeTests)),
 )]
-pub(crate) async fn test_bridges(State(site): State<Arc<Site>>, caller: Caller, query: Query) -> Answer {
+pub(crate) async fn test_bridges(State(site): State<Arc<Site>>, caller: Caller, query: Query, _: Ignored) -> Answer {
     caller.permit(&Act::Operate)?;
     query.only(&[])?;
     let tests = site.hub.test_bridges().await;

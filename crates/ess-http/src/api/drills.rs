@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use crate::api::publish::{EventDocument, Receipt};
 use crate::api::{Answer, OfPartner, answer, ok, read_json};
+use crate::body::Ignored;
 use crate::caller::{Caller, Reason};
 use crate::document;
 use crate::limits::REPLAY_PARTNERS_MAX;
@@ -110,6 +111,7 @@ pub(crate) async fn probe_partner(
     caller: Caller,
     OfPartner(id): OfPartner,
     query: Query,
+    _: Ignored,
 ) -> Answer {
     caller.permit(&Act::Tend(&id))?;
     query.only(&[])?;

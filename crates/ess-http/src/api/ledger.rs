@@ -15,6 +15,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::api::{Answer, List, ok};
+use crate::body::Ignored;
 use crate::caller::Caller;
 use crate::query::Query;
 use crate::site::Site;
@@ -188,7 +189,7 @@ pub(crate) async fn read_checkpoint(State(site): State<Arc<Site>>, caller: Calle
     operation_id = "make_checkpoint",
     responses((status = 200, description = "A checkpoint of every receipt that there is.", body = Checkpoint)),
 )]
-pub(crate) async fn make_checkpoint(State(site): State<Arc<Site>>, caller: Caller, query: Query) -> Answer {
+pub(crate) async fn make_checkpoint(State(site): State<Arc<Site>>, caller: Caller, query: Query, _: Ignored) -> Answer {
     caller.permit(&Act::Read)?;
     query.only(&[])?;
     ok(Checkpoint::of(site.hub.make_checkpoint().await?))
@@ -256,7 +257,7 @@ pub(crate) async fn prove_consistency(State(site): State<Arc<Site>>, caller: Cal
         (status = 409, description = "The first entry that does not fit is named.", body = crate::refusal::ProblemDocument<'_>, content_type = "application/problem+json"),
     ),
 )]
-pub(crate) async fn verify_ledger(State(site): State<Arc<Site>>, caller: Caller, query: Query) -> Answer {
+pub(crate) async fn verify_ledger(State(site): State<Arc<Site>>, caller: Caller, query: Query, _: Ignored) -> Answer {
     caller.permit(&Act::Read)?;
     query.only(&[])?;
     let LedgerHead { size, chain } = site.hub.verify_ledger().await?;

@@ -17,6 +17,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::api::{Answer, List, OfPartner, answer, ok, read_json};
+use crate::body::Ignored;
 use crate::caller::{Caller, Reason};
 use crate::document;
 use crate::limits::SMALL_BODY_BYTES_MAX;
@@ -336,6 +337,7 @@ pub(crate) async fn pause_partner(
     OfPartner(id): OfPartner,
     query: Query,
     Reason(reason): Reason,
+    _: Ignored,
 ) -> Answer {
     caller.permit(&Act::Operate)?;
     query.only(&[])?;
@@ -360,6 +362,7 @@ pub(crate) async fn resume_partner(
     OfPartner(id): OfPartner,
     query: Query,
     Reason(reason): Reason,
+    _: Ignored,
 ) -> Answer {
     caller.permit(&Act::Operate)?;
     query.only(&[])?;
@@ -396,6 +399,7 @@ pub(crate) async fn test_partner(
     caller: Caller,
     OfPartner(id): OfPartner,
     query: Query,
+    _: Ignored,
 ) -> Answer {
     caller.permit(&Act::Tend(&id))?;
     query.only(&[])?;

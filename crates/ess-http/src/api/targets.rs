@@ -10,6 +10,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::api::{Answer, List, Named, ok};
+use crate::body::Ignored;
 use crate::caller::Caller;
 use crate::query::Query;
 use crate::site::Site;
@@ -98,6 +99,7 @@ pub(crate) async fn test_target(
     caller: Caller,
     query: Query,
     Named(name): Named,
+    _: Ignored,
 ) -> Answer {
     caller.permit(&Act::Operate)?;
     query.only(&[])?;
