@@ -34,6 +34,11 @@ impl<T> Fresh<T> {
         slot.1.get_or_try_init(|| async { make().await.map(Arc::new) }).await.cloned()
     }
 
+    /// What is there is out of date: the next one who asks has it made anew.
+    pub fn forget(&self) {
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn take_slot(&self, now: Instant) -> Slot<T> {
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
         match &*slot {
@@ -72,6 +77,9 @@ mod tests {
         let now = Instant::now();
         let first = fresh.take_slot(now);
         assert!(Arc::ptr_eq(&first, &fresh.take_slot(now + Duration::from_millis(999))));
-        assert!(!Arc::ptr_eq(&first, &fresh.take_slot(now + Duration::from_secs(1))));
+        let second = fresh.take_slot(now + Duration::from_secs(1));
+        assert!(!Arc::ptr_eq(&first, &second));
+        fresh.forget();
+        assert!(!Arc::ptr_eq(&second, &fresh.take_slot(now + Duration::from_secs(1))));
     }
 }

@@ -218,6 +218,8 @@ impl Hub {
         let registered = Arc::new(known.with(since, known.secrets.clone()));
         self.delivery.registry.put(registered.clone());
         self.lanes.tell(Input::Reseat(registered.clone()));
+        // Whoever looks next sees it, and not what a survey found before.
+        self.survey.forget();
         self.delivery.attention.mark(known.no);
         self.partner_view(&registered).await
     }
