@@ -152,7 +152,7 @@ fn verify_file(file: &Path, key: Option<&str>, checkpoint: Option<&Path>, output
 
 fn verify_proof(file: &Path, key: &VerifierKey, output: &Output) -> Result<()> {
     let proof = Proof::read(&read_input(file)?).map_err(Failure::refused)?;
-    let checkpoint = proof.check(key).map_err(|why| Failure::refused(format!("{}: {why}", file.display())))?;
+    let checkpoint = proof.check(key).map_err(|why| broken(file, &why))?;
     let receipt = &proof.receipt;
     if output.json {
         let receipt: Value = serde_json::from_str(&receipt.line()).unwrap_or_default();
@@ -244,4 +244,11 @@ fn read_key(key: &str) -> Result<VerifierKey> {
     VerifierKey::parse(&text).map_err(|why| {
         Failure::refused(why).with_hint("`hms-ess ledger key` prints the key of a hub that can be reached")
     })
+}
+
+/// A file that does not hold what it claims: whoever checks it may have no hub to look at.
+fn broken(file: &Path, why: &dyn std::fmt::Display) -> Failure {
+    Failure::refused(format!("{}: {why}", file.display())).with_hint(
+        "do not rely on it: get the file again from who made it, and check the key against one that you kept",
+    )
 }

@@ -130,7 +130,7 @@ impl Files {
 
 /// Checks a packet and says what it holds.
 pub(crate) fn verify(file: &Path, files: &Files, key: &VerifierKey, output: &Output) -> Result<()> {
-    let checked = files.check(key).map_err(|why| Failure::refused(format!("{}: {why}", file.display())))?;
+    let checked = files.check(key).map_err(|why| super::broken(file, &why))?;
     if output.json {
         let receipts: Vec<serde_json::Value> =
             checked.receipts.iter().filter_map(|receipt| serde_json::from_str(&receipt.line()).ok()).collect();
