@@ -67,6 +67,7 @@ fn ask(hub: &Hub, path: &str, cookie: &str, pause: Duration) -> Result<(Vec<f64>
     let request = page_request(path, cookie, "");
     let (mut took, mut bytes) = (Vec::with_capacity(ASKS), 0);
     for _ in 0..ASKS {
+        // So long that the next answer is made anew, or not at all: that is what is measured.
         std::thread::sleep(pause);
         let began = Instant::now();
         let (status, text) = asker.ask(&request)?;
@@ -84,6 +85,7 @@ fn wait_for_rest(hub: &Hub) -> Result<f64> {
     let end = Instant::now() + REST_WITHIN;
     loop {
         let (began, before) = (Instant::now(), hub.cpu_seconds()?);
+        // The span over which the hub's processor time is measured.
         std::thread::sleep(Duration::from_secs(2));
         let busy = (hub.cpu_seconds()? - before) / began.elapsed().as_secs_f64();
         if busy < REST || Instant::now() > end {

@@ -77,6 +77,7 @@ impl Sshd {
     }
 
     /// Writes that key to a file of its owner's, for other clients.
+    // The bench, which takes this file in, uses it.
     #[allow(dead_code)]
     pub(crate) fn write_key(&self, file: &Path) {
         std::fs::write(file, &self.client_key).unwrap();

@@ -75,6 +75,7 @@ impl Keeper {
             if !may_pass || Instant::now() >= end {
                 return Err(error);
             }
+            // On a thread of its own, which may wait: a hub that has just ended still holds the database.
             std::thread::sleep(ASK_EVERY);
         }
         let seal = keeper.in_transaction(|link| {

@@ -33,6 +33,7 @@ async fn publish_at_last(open: &Open, id: &str) -> (Seq, bool) {
                 Ok(Publication::Conflict { .. }) => panic!("{id} is the same each time"),
                 Err(error) => assert!(!matches!(error, StoreError::Refused(_)), "{error}"),
             }
+            // Between two tries; `WITHIN` bounds them.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -80,6 +81,7 @@ async fn a_change_of_the_registry_whose_answer_was_lost_is_answered_by_what_beca
                 Ok(no) => return no.0,
                 Err(error) => assert!(!matches!(error, StoreError::Refused(_)), "{error}"),
             }
+            // Between two tries; `WITHIN` bounds them.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

@@ -94,6 +94,7 @@ impl Server {
         let end = Instant::now() + START_WITHIN;
         while let Err(error) = ask(&self.url("postgres"), "select 1") {
             assert!(Instant::now() < end, "the server does not answer: {error}");
+            // Between two looks, within the bound above.
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -101,6 +101,7 @@ impl Town {
             if self.lane().await.backlog == 0 {
                 return true;
             }
+            // Between two looks, of which there are so many and no more: no clock of the hub's moves meanwhile.
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         false
