@@ -133,7 +133,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// Position of an event in the Event Log: 1, 2, 3, … without a gap.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Seq(pub u64);
 
 impl fmt::Display for Seq {
@@ -143,7 +143,7 @@ impl fmt::Display for Seq {
 }
 
 /// The store's short name of a partner; never reused, also not after a removal.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub struct PartnerNo(pub u32);
 
 /// The schema version of a payload (not the rule's revision); 1 at least.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A refusal: what is wrong and what to do about it. Texts are for strangers: no inner detail.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Problem {
     /// What kind; decides status and title.
     pub code: Code,
@@ -20,7 +20,7 @@ pub struct Problem {
 }
 
 /// Problem kinds: a new one only where a client would act differently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Code {
     /// 400: not JSON, not CloudEvents, not parseable.
     Malformed,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// A point in time: microseconds since 1970-01-01T00:00:00Z, as it is stored.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Time(i64);
 
 impl Time {

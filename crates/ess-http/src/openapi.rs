@@ -5,7 +5,7 @@ use utoipa::OpenApi;
 
 use crate::api::{
     acks, audit, backup, bounces, bridges, bulk, dead_letters, deliveries, drills, escalations, events, health, holds,
-    inbox, keys, lanes, ledger, ledger_export, packet, partner_events, partners, publish, schemas, stream, tables,
+    inbox, keys, lanes, ledger, ledger_export, nodes, packet, partner_events, partners, publish, schemas, stream, tables,
     targets, tokens,
 };
 use crate::refusal;
@@ -43,7 +43,7 @@ use crate::routes::OPEN;
         tables::add_table, tables::list_tables, tables::remove_table,
         deliveries::list_unacked, dead_letters::list_dead_letters, dead_letters::redrive_dead_letters,
         dead_letters::discard_dead_letters,
-        escalations::list_escalations, targets::list_targets, targets::test_target,
+        escalations::list_escalations, targets::list_targets, targets::test_target, nodes::list_nodes,
         ledger::list_ledger, ledger::read_checkpoint, ledger::make_checkpoint, ledger::prove_receipt,
         ledger::prove_consistency, ledger::verify_ledger, ledger_export::export_ledger, packet::read_packet, audit::list_audit,
         holds::place_hold, holds::list_holds, holds::lift_hold,

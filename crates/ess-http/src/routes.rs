@@ -11,7 +11,7 @@ use ess_core::problem::{Code, Problem};
 use crate::ack_page;
 use crate::api::{
     acks, audit, backup, bounces, bridges, dead_letters, deliveries, drills, escalations, events, health, holds, inbox,
-    keys, lanes, ledger, ledger_export, packet, partner_events, partners, publish, schemas, stream, tables, targets,
+    keys, lanes, ledger, ledger_export, nodes, packet, partner_events, partners, publish, schemas, stream, tables, targets,
     tokens,
 };
 use crate::dashboard::{
@@ -71,6 +71,7 @@ pub(crate) fn routes() -> Routes {
         .get("/v1/lanes", lanes::list_lanes)
         .get("/v1/escalations", escalations::list_escalations)
         .get("/v1/targets", targets::list_targets)
+        .get("/v1/nodes", nodes::list_nodes)
         .get("/v1/ledger", ledger::list_ledger)
         .get("/v1/ledger/checkpoint", ledger::read_checkpoint)
         .post("/v1/ledger/checkpoint", ledger::make_checkpoint)

@@ -58,6 +58,12 @@ impl Access {
         Some(Principal { token_id: stored.id.clone(), role: role_of(stored)?, expires_at: stored.expires_at })
     }
 
+    /// These tokens, in place of all.
+    pub fn replace(&self, tokens: Vec<StoredToken>) {
+        let tokens = tokens.into_iter().map(|token| (token.hash, token)).collect();
+        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens;
+    }
+
     /// Takes a token in, or its new state.
     pub fn put(&self, token: StoredToken) {
         self.tokens.write().unwrap_or_else(PoisonError::into_inner).insert(token.hash, token);

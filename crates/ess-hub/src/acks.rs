@@ -10,6 +10,7 @@ use ess_core::problem::{Code, Problem};
 use ess_core::receipt::Evidence;
 use ess_store::{AckReceipt, Change, StoredDelivery};
 
+use crate::cluster::Call;
 use crate::hub::Hub;
 use crate::lanes::{Input, ToLane, Word as LaneWord};
 use crate::publish::unavailable;
@@ -59,7 +60,7 @@ impl Hub {
         registered: &Registered,
         evidence: Evidence,
     ) -> Result<(), Problem> {
-        self.take_word_about(word, registered, evidence, &|_| true).await
+        self.take_word_about(word, registered, evidence, None).await
     }
 
     /// Takes the word about one round, whatever was said of others.
@@ -70,16 +71,22 @@ impl Hub {
         evidence: Evidence,
         round: u32,
     ) -> Result<(), Problem> {
-        self.take_word_about(word, registered, evidence, &|delivery| delivery.key.round == round).await
+        self.take_word_about(word, registered, evidence, Some(round)).await
     }
 
-    async fn take_word_about(
+    /// Takes the word where the partner is served, about one round if it is named.
+    pub(crate) async fn take_word_about(
         &self,
         word: Word,
         registered: &Registered,
         evidence: Evidence,
-        is_meant: &(dyn Fn(&StoredDelivery) -> bool + Sync),
+        round: Option<u32>,
     ) -> Result<(), Problem> {
+        let no = registered.no;
+        if self.ask_server(no, || Call::word(no, &word, evidence, round)).await?.is_some() {
+            return Ok(());
+        }
+        let is_meant = |delivery: &StoredDelivery| round.is_none_or(|round| delivery.key.round == round);
         let partner = &registered.partner.id;
         let (id, test) = match &word {
             Word::Ack { event, test, .. } | Word::Nack { event, test, .. } => (event.clone(), *test),

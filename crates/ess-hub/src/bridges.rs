@@ -81,7 +81,7 @@ impl Hub {
         by: &Principal,
     ) -> Result<BridgeChange, Problem> {
         self.check_bridge(&bridge).await?;
-        let changing = self.delivery.registry.changing.lock().await;
+        let changing = self.begin_change().await?;
         let snapshot = self.delivery.registry.snapshot();
         match snapshot.rules.bridges.find(&bridge.id) {
             Some(known) if **known == bridge => return Ok(BridgeChange { changed: false, rivals: Vec::new() }),
@@ -111,7 +111,7 @@ impl Hub {
     /// # Errors
     /// There is none of this id.
     pub async fn remove_bridge(&self, id: &str, reason: Option<String>, by: &Principal) -> Result<(), Problem> {
-        let _changing = self.delivery.registry.changing.lock().await;
+        let _changing = self.begin_change().await?;
         let snapshot = self.delivery.registry.snapshot();
         if snapshot.rules.bridges.find(id).is_none() {
             return Err(rules::is_not_there("bridge", id));

@@ -10,6 +10,7 @@ use ess_core::problem::{Code, Problem};
 use ess_store::{Change, StoredDelivery};
 
 use crate::ask::delivery_cursor;
+use crate::cluster::Call;
 use crate::hub::{FIRST, Hub};
 use crate::lanes::{Input, ToLane, offer_of};
 use crate::publish::unavailable;
@@ -61,6 +62,15 @@ impl Hub {
     /// There is no such partner or event.
     pub async fn redrive(&self, letters: &Letters, reason: Option<String>, by: &Principal) -> Result<u64, Problem> {
         self.audit_bulk("dead_letters.redrive", letters, reason, by).await?;
+        let mut count = self.redrive_here(letters).await?;
+        for answer in self.ask_others(&Call::Redrive(letters.into())).await? {
+            count += answer.count();
+        }
+        Ok(count)
+    }
+
+    /// The same for partners that are served here.
+    pub(crate) async fn redrive_here(&self, letters: &Letters) -> Result<u64, Problem> {
         let chosen = self.choose_letters(letters).await?;
         if let Some(seq) = chosen.event {
             check_payload_is_there(&self.event_at(seq).await?.event)?;
@@ -96,6 +106,15 @@ impl Hub {
             return Err(Problem::new(Code::Invalid, "say why they are discarded").with_field("reason"));
         }
         self.audit_bulk("dead_letters.discard", letters, Some(reason.clone()), by).await?;
+        let mut count = self.discard_here(letters, &reason).await?;
+        for answer in self.ask_others(&Call::Discard(letters.into(), reason)).await? {
+            count += answer.count();
+        }
+        Ok(count)
+    }
+
+    /// The same for partners that are served here.
+    pub(crate) async fn discard_here(&self, letters: &Letters, reason: &str) -> Result<u64, Problem> {
         let chosen = self.choose_letters(letters).await?;
         let mut count = 0;
         let mut after = FIRST;
@@ -131,7 +150,8 @@ impl Hub {
         *after = last.key;
         let snapshot = self.delivery.registry.snapshot();
         found.retain(|letter| {
-            chosen.takes(letter.reason.as_deref()) && snapshot.by_no.contains_key(&letter.key.partner)
+            let no = letter.key.partner;
+            chosen.takes(letter.reason.as_deref()) && snapshot.by_no.contains_key(&no) && self.serves(no)
         });
         Ok(Some(found))
     }

@@ -12,6 +12,7 @@ use ess_core::partner::{AckBy, AckPolicy, ChannelKind};
 use ess_core::receipt::{Receipt, Verdict};
 use ess_store::Store;
 
+use crate::cluster::Lease;
 use crate::cells::{Cell, Cells};
 use crate::clock::Clock;
 use crate::escalation::Attention;
@@ -53,6 +54,8 @@ pub struct Delivery {
     pub flow: Flow,
     /// Partners whose trouble may have changed.
     pub attention: Attention,
+    /// Whether this node may send.
+    pub lease: Lease,
     /// How quickly each partner acknowledged of late.
     pub paces: crate::pace::Paces,
 }

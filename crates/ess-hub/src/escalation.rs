@@ -73,12 +73,43 @@ impl Default for EscalationOptions {
 pub struct Attention {
     /// Guards the set; held for one change.
     marked: Mutex<BTreeSet<PartnerNo>>,
+    /// Guards the partners that came from another node, or went to one; held for one change.
+    moved: Mutex<BTreeMap<PartnerNo, Moved>>,
+}
+
+/// Where a partner is looked after from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moved {
+    Here,
+    Elsewhere,
 }
 
 impl Attention {
     /// A look at this partner is worth it.
     pub fn mark(&self, no: PartnerNo) {
         self.marked.lock().unwrap_or_else(PoisonError::into_inner).insert(no);
+    }
+
+    /// The partner is looked after here from now on; what Ops were told of it is in the store.
+    pub fn adopt(&self, no: PartnerNo) {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner).insert(no, Moved::Here);
+        self.mark(no);
+    }
+
+    /// Another node looks after the partner.
+    pub fn leave(&self, no: PartnerNo) {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner).insert(no, Moved::Elsewhere);
+    }
+
+    fn take_moved(&self) -> BTreeMap<PartnerNo, Moved> {
+        std::mem::take(&mut *self.moved.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn put_back(&self, moved: BTreeMap<PartnerNo, Moved>) {
+        let mut known = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        for (no, place) in moved {
+            known.entry(no).or_insert(place);
+        }
     }
 
     fn take(&self) -> BTreeSet<PartnerNo> {
@@ -171,12 +202,7 @@ impl Ops {
 /// Looks and tells, until it is dropped.
 pub(crate) async fn run(hub: Hub, told: Vec<StoredEscalation>) {
     let mut watch = hub.ops.watch();
-    for stored in told {
-        if let Some(cause) = Cause::parse(&stored.cause) {
-            let open = Open { told_at: stored.told_at, since: stored.since, urgent: stored.urgent };
-            watch.restore(stored.partner, cause, &stored.target, open);
-        }
-    }
+    told.iter().for_each(|stored| restore(&mut watch, stored));
     let round = Round {
         hub,
         watch,
@@ -231,7 +257,29 @@ impl Round {
         }
     }
 
+    /// Takes over what Ops were told of partners that came here, and forgets those that went.
+    async fn follow_moves(&mut self) {
+        let moved = self.hub.delivery.attention.take_moved();
+        if moved.is_empty() {
+            return;
+        }
+        let told = match self.hub.delivery.store.escalations().await {
+            Ok(told) => told,
+            Err(error) => {
+                tracing::warn!(%error, "could not read what Ops were told of partners that came here; trying again");
+                return self.hub.delivery.attention.put_back(moved);
+            }
+        };
+        for no in moved.keys() {
+            self.watch.forget(*no);
+        }
+        for stored in told.iter().filter(|stored| moved.get(&stored.partner) == Some(&Moved::Here)) {
+            restore(&mut self.watch, stored);
+        }
+    }
+
     async fn look(&mut self) {
+        self.follow_moves().await;
         let now = self.hub.now();
         // Without lanes nothing can be said: the hub stops.
         let Some(glances) = self.hub.lanes.inspect_all().await else { return };
@@ -276,6 +324,8 @@ impl Round {
         chosen.extend(swept);
         chosen.sort();
         chosen.dedup();
+        // Others look after the others; of one that was removed the end is still to be told.
+        chosen.retain(|no| self.hub.serves(*no) || in_trouble.contains(no));
         chosen
     }
 
@@ -328,6 +378,10 @@ impl Round {
         let now = self.hub.now();
         let remembered = self.watch.on_told(telling, result.is_ok(), now);
         self.count(telling, &result, now);
+        if !self.hub.serves(telling.partner) && self.hub.delivery.registry.snapshot().by_no.contains_key(&telling.partner) {
+            // It went to another node while this was being said.
+            self.watch.forget(telling.partner);
+        }
         let Some(open) = remembered else { return };
         let is_open = open.is_some();
         let open = open.unwrap_or(Open { told_at: now, since: now, urgent: false });
@@ -388,6 +442,13 @@ impl Round {
             gauge.get_or_create(&CauseLabels { cause: cause.word() }).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.hub.ops.board.lock().unwrap_or_else(PoisonError::into_inner).troubles = troubles;
+    }
+}
+
+fn restore(watch: &mut Watch, stored: &StoredEscalation) {
+    if let Some(cause) = Cause::parse(&stored.cause) {
+        let open = Open { told_at: stored.told_at, since: stored.since, urgent: stored.urgent };
+        watch.restore(stored.partner, cause, &stored.target, open);
     }
 }
 

@@ -19,6 +19,7 @@ use ess_store::{Audit, Opened, Recorded, Store, StoreError, StoredPartner};
 use crate::access::{Access, TokenMark};
 use crate::cells::Cells;
 use crate::clock::Clock;
+use crate::cluster::{self, Cluster, Lease, NodeOptions};
 use crate::deliver::Delivery;
 use crate::elsewhere;
 use crate::escalation::{self, EscalationOptions, Ops};
@@ -77,6 +78,8 @@ pub struct HubOptions {
     pub escalation: EscalationOptions,
     /// Where spans go.
     pub traces: Option<TracesOptions>,
+    /// How it is one of several, where the store is shared.
+    pub node: NodeOptions,
 }
 
 /// The engine; cheap to clone.
@@ -96,6 +99,8 @@ pub struct Hub {
     pub(crate) ops: Arc<Ops>,
     /// When the certificate ends that is shown.
     pub(crate) certificate_ends: watch_channel::Sender<Option<Time>>,
+    /// The other hubs on this store.
+    pub(crate) cluster: Option<Arc<Cluster>>,
     space: Arc<Space>,
     /// Guards the loops' handles until they are joined.
     loops: Arc<Mutex<Vec<tokio::task::JoinHandle<()>>>>,
@@ -116,7 +121,8 @@ impl Hub {
     /// What is stored can't be read.
     pub async fn start(options: HubOptions) -> Result<Self, StoreError> {
         let HubOptions { opened, dir, dialer, scripts, find_secret, free_bytes_min, .. } = options;
-        let Opened { store, recorded, start } = opened;
+        let Opened { store, recorded, start, nodes } = opened;
+        let cluster = nodes.map(|nodes| Arc::new(Cluster::new(nodes, options.node)));
         let metrics = Arc::new(Metrics::default());
         let key = Arc::new(signing_key(&store, SIGNING_SEED).await?);
         let notary = Arc::new(Notary::new(signing_key(&store, LEDGER_SEED).await?, options.notary));
@@ -126,6 +132,7 @@ impl Hub {
         let rules = Rules::read(&start.rules).map_err(StoreError::Damaged)?;
         scripts.set_tables(rules.tables.clone());
         registry.swap(first_snapshot(&opener, &start.partners, rules)?);
+        registry.set_number(start.registry);
         let (tracer, way_out) = Tracer::open(options.traces, &metrics);
         let workshop = Workshop { scripts, key, metrics: metrics.clone(), clock: Clock::start(), tracer };
         let (watches, orders) = Watches::new();
@@ -140,11 +147,14 @@ impl Hub {
             metrics,
             flow: Flow::default(),
             attention: Default::default(),
+            lease: if cluster.is_some() { Lease::shared() } else { Lease::alone() },
             paces: Default::default(),
         });
         let happenings = Arc::new(Happenings::default());
         let (wisher, wishes) = mpsc::unbounded_channel();
         let retractions = Arc::new(Retractions::default());
+        let (feed, fed) = mpsc::unbounded_channel();
+        let (recorded, followed) = if cluster.is_some() { (fed, Some(recorded)) } else { (recorded, None) };
         let (loop_, lanes) =
             Lanes::new(delivery.clone(), happenings.clone(), recorded, wisher, retractions.clone(), seed_of_dice()?);
         let space = Arc::new(Space { dir, free_bytes_min, shortage: Mutex::default() });
@@ -161,10 +171,12 @@ impl Hub {
             unwiped: Arc::default(),
             ops,
             certificate_ends: watch_channel::Sender::new(None),
+            cluster: cluster.clone(),
             space,
             loops: Arc::default(),
         };
-        for registered in hub.delivery.registry.snapshot().partners.values() {
+        // Among several nodes, each partner is seated by the one that it is given to.
+        for registered in hub.delivery.registry.snapshot().partners.values().filter(|_| cluster.is_none()) {
             hub.seat(registered.clone(), start.head).await?;
             hub.delivery.watches.watch(registered);
         }
@@ -175,11 +187,14 @@ impl Hub {
             tokio::spawn(elsewhere::run(hub.clone())),
             tokio::spawn(retention::run(hub.clone(), options.retention)),
             tokio::spawn(redact::run(hub.clone())),
-            tokio::spawn(escalation::run(hub.clone(), start.escalations)),
+            tokio::spawn(escalation::run(hub.clone(), if cluster.is_some() { Vec::new() } else { start.escalations })),
             tokio::spawn(grant(hub.clone(), wishes)),
             tokio::spawn(watch::run(hub.clone(), orders)),
             tokio::spawn(loop_.run()),
         ];
+        if let (Some(cluster), Some(followed)) = (&cluster, followed) {
+            loops.extend(cluster::start(&hub, cluster, followed, feed, start.head));
+        }
         loops.extend(way_out.map(|way_out| tokio::spawn(way_out.run())));
         *hub.loops.lock().unwrap_or_else(PoisonError::into_inner) = loops;
         Ok(hub)
@@ -210,6 +225,7 @@ impl Hub {
 
     /// Stops: nothing new is sent, what is under way may end within `bound`, everything is written down.
     pub async fn stop(&self, bound: Duration) {
+        self.hand_over(bound / 2).await;
         self.delivery.watches.stop().await;
         if tokio::time::timeout(bound, self.lanes.drain()).await.is_err() {
             tracing::warn!("some attempts did not end in time; they are made again at the next start");
@@ -221,6 +237,9 @@ impl Hub {
             handle.abort();
         }
         self.delivery.workshop.scripts.clone().close().await;
+        // All that was recorded is written down first.
+        drop(self.delivery.store.record_durably(Vec::new()).await);
+        self.depart().await;
         self.delivery.store.close().await;
     }
 
@@ -351,7 +370,7 @@ fn first_snapshot(opener: &Opener, partners: &[StoredPartner], rules: Rules) -> 
     Ok(Snapshot::new(registered, Arc::new(former), Arc::new(rules)))
 }
 
-fn read_partner(stored: &StoredPartner) -> Result<Partner, StoreError> {
+pub(crate) fn read_partner(stored: &StoredPartner) -> Result<Partner, StoreError> {
     let damaged = |why: String| StoreError::Damaged(format!("partner {}: {why}", stored.id));
     let document = serde_json::from_str(&stored.document).map_err(|error| damaged(error.to_string()))?;
     let partner = Partner::from_json(&document).map_err(|problem| damaged(problem.detail))?;

@@ -7,6 +7,7 @@ use ess_core::message::Message;
 use ess_core::problem::{Code, Problem};
 use tokio::time::Instant;
 
+use crate::cluster::Call;
 use crate::hub::Hub;
 
 /// How soon a new inbox is looked for when one was closed.
@@ -31,6 +32,11 @@ impl Hub {
         let deadline = Instant::now() + wait;
         loop {
             let registered = self.delivery.registry.snapshot().partner(partner)?.clone();
+            let no = registered.no;
+            let rest = deadline.saturating_duration_since(Instant::now());
+            if let Some(answer) = self.ask_server(no, || Call::Take { partner: no, most, wait: rest }).await? {
+                return answer.fetched();
+            }
             let channel = registered.channel.as_ref().ok();
             let Some(pull) = channel.and_then(|channel| channel.pull()) else {
                 let word = registered.partner.channel.word();

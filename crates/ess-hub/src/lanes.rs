@@ -78,6 +78,12 @@ struct Seat {
     /// How it stood when it was last asked; gone as soon as something moves.
     surveyed: Option<Arc<Surveyed>>,
     past: Past,
+    /// Tells this stay of the partner from earlier ones: what those set going is not this one's.
+    stay: u64,
+    /// Attempts under way.
+    under_way: u32,
+    /// Somebody waits until nothing is under way, to take the partner elsewhere.
+    leaving: Option<oneshot::Sender<bool>>,
 }
 
 /// The loop.
@@ -102,6 +108,10 @@ pub struct Lanes {
     retractions: Arc<Retractions>,
     draining: Vec<oneshot::Sender<()>>,
     is_draining: bool,
+    /// Partners that were seated so far.
+    stays: u64,
+    /// This node's lease held when it was last looked at.
+    had_lease: bool,
     dice: u64,
 }
 
@@ -139,6 +149,8 @@ impl Lanes {
             retractions,
             draining: Vec::new(),
             is_draining: false,
+            stays: 0,
+            had_lease: false,
             dice: seed | 1,
         };
         (lanes, handle)
@@ -202,6 +214,12 @@ impl Lanes {
                 self.step(no, input, now);
                 self.pump(no);
             }
+            Input::Errand(no, stay, input) => {
+                if self.is_staying(no, stay, &input) {
+                    self.step(no, input, now);
+                    self.pump(no);
+                }
+            }
             Input::Word(no, word, reply) => {
                 let was_open = self.on_word(no, word, now);
                 self.pump(no);
@@ -222,11 +240,8 @@ impl Lanes {
                 self.reseat(registered, now);
                 self.pump(no);
             }
-            Input::Unseat(no) => {
-                if let Some(seat) = self.seats.remove(&no) {
-                    inboxes::close(&seat.registered);
-                }
-            }
+            Input::Unseat(no) => self.unseat(no),
+            Input::Release(no, reply) => self.release(no, reply),
             Input::Inspect(no, reply) => self.inspect(no, reply),
             Input::Survey(reply) => self.survey(reply),
             Input::Day(no, reply) => self.day(no, reply),
@@ -247,9 +262,6 @@ impl Lanes {
     /// Tells one lane.
     fn step(&mut self, no: PartnerNo, input: ToLane, now: Time) {
         let dice = self.roll();
-        if matches!(input, ToLane::Report(_) | ToLane::FallbackReport(_)) {
-            self.under_way -= 1;
-        }
         let Some(seat) = self.seats.get_mut(&no) else { return };
         let lane = &mut seat.lane;
         match input {
@@ -372,6 +384,19 @@ impl Lanes {
         }
     }
 
+    /// Whether what an errand brings is for this stay of the partner; an attempt that came back is counted either way.
+    fn is_staying(&mut self, no: PartnerNo, stay: u64, input: &ToLane) -> bool {
+        let is_attempt = matches!(input, ToLane::Report(_) | ToLane::FallbackReport(_));
+        if is_attempt {
+            self.under_way -= 1;
+        }
+        let Some(seat) = self.seats.get_mut(&no).filter(|seat| seat.stay == stay) else { return false };
+        if is_attempt {
+            seat.under_way -= 1;
+        }
+        true
+    }
+
     fn tick(&mut self) {
         for seat in self.seats.values() {
             if let Ok(channel) = &seat.registered.channel {
@@ -380,21 +405,32 @@ impl Lanes {
         }
         self.send_heartbeats();
         let has_caught_up = self.delivery.store.records() && self.delivery.store.unrecorded() < UNRECORDED_MAX / 2;
+        let has_lease = self.delivery.lease.holds();
+        let has_lease_again = has_lease && !self.had_lease;
+        self.had_lease = has_lease;
         if self.is_stalled && has_caught_up {
             tracing::info!("the store writes again, and so the lanes send");
             self.is_stalled = false;
-            let numbers: Vec<PartnerNo> = self.seats.keys().copied().collect();
-            for no in numbers {
-                self.pump(no);
-            }
+            self.pump_all();
+        } else if has_lease_again {
+            self.pump_all();
+        }
+    }
+
+    fn pump_all(&mut self) {
+        let numbers: Vec<PartnerNo> = self.seats.keys().copied().collect();
+        for no in numbers {
+            self.pump(no);
         }
     }
 
     /// Takes what the lane asks for, and arms its timer.
     fn pump(&mut self, no: PartnerNo) {
         let now = self.now();
-        let is_held = self.is_draining || self.is_stalled;
+        let is_held = self.is_draining || self.is_stalled || !self.delivery.lease.holds();
         let Some(seat) = self.seats.get_mut(&no) else { return };
+        let is_held = is_held || seat.leaving.is_some();
+        let stay = seat.stay;
         seat.surveyed = None;
         if self.behind.contains(no) {
             seat.lane.hear_of(self.head);
@@ -404,13 +440,15 @@ impl Lanes {
             match action {
                 Action::Send(attempt) => {
                     self.under_way += 1;
+                    seat.under_way += 1;
                     seat.sent_at = now;
                     seat.sent_to = seat.sent_to.max(attempt.partner_seq.unwrap_or(0));
-                    errands::spawn_attempt(&self.delivery, &self.handle, &seat.registered, attempt);
+                    errands::spawn_attempt(&self.delivery, &self.handle, &seat.registered, stay, attempt);
                 }
                 Action::SendFallback(attempt) => {
                     self.under_way += 1;
-                    errands::spawn_fallback(&self.delivery, &self.handle, &seat.registered, attempt);
+                    seat.under_way += 1;
+                    errands::spawn_fallback(&self.delivery, &self.handle, &seat.registered, stay, attempt);
                 }
                 Action::Record(record) => {
                     tell_record(&self.delivery, &self.happenings, &seat.registered, &record, now);
@@ -422,17 +460,17 @@ impl Lanes {
                     }
                     records::push(&mut self.records, no, *record);
                 }
-                Action::Load { after, limit } => errands::spawn_load(&self.delivery, &self.handle, no, after, limit),
+                Action::Load { after, limit } => errands::spawn_load(&self.delivery, &self.handle, (no, stay), after, limit),
                 Action::LoadUrgent { after, scanned_to, limit } => {
-                    errands::spawn_load_urgent(&self.delivery, &self.handle, no, (after, scanned_to), limit);
+                    errands::spawn_load_urgent(&self.delivery, &self.handle, (no, stay), (after, scanned_to), limit);
                 }
                 Action::LoadLine { subject, test } => {
                     self.delivery.store.record(std::mem::take(&mut self.records));
-                    errands::spawn_load_line(&self.delivery, &self.handle, no, subject, test);
+                    errands::spawn_load_line(&self.delivery, &self.handle, (no, stay), subject, test);
                 }
                 Action::LoadOpen { after, limit } => {
                     self.delivery.store.record(std::mem::take(&mut self.records));
-                    errands::spawn_load_open(&self.delivery, &self.handle, no, after, limit);
+                    errands::spawn_load_open(&self.delivery, &self.handle, (no, stay), after, limit);
                 }
                 other => {
                     tell_action(&self.delivery, &self.happenings, &seat.registered, &other, now);
@@ -451,6 +489,9 @@ impl Lanes {
         {
             seat.armed = Some(next);
             self.timers.push(Reverse((next, no)));
+        }
+        if seat.leaving.is_some() && seat.under_way == 0 {
+            self.let_go(no);
         }
     }
 

@@ -9,6 +9,7 @@ pub mod bridges;
 mod cells;
 mod clean;
 mod clock;
+mod cluster;
 mod dead_letters;
 mod deliver;
 mod drill;
@@ -52,6 +53,7 @@ mod watch;
 
 pub use access::TokenMark;
 pub use acks::Word;
+pub use cluster::{NodeOptions, NodeView};
 pub use dead_letters::Letters;
 pub use elsewhere::Place;
 pub use escalation::EscalationOptions;

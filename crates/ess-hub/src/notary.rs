@@ -17,6 +17,7 @@ use ess_core::signature::Ed25519Key;
 use ess_store::{LedgerEntry, StoreError, StoredCheckpoint, Word};
 
 use crate::elsewhere::{Elsewhere, Place};
+use crate::cluster::Call;
 use crate::hub::Hub;
 use crate::publish::unavailable;
 use crate::registry::Snapshot;
@@ -71,6 +72,9 @@ pub(crate) async fn run(hub: Hub) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        if !hub.leads() {
+            continue;
+        }
         if hub.delivery.store.ledger_head().await.is_ok_and(|(size, _)| size == 0) {
             continue;
         }
@@ -104,6 +108,9 @@ impl Hub {
     /// # Errors
     /// The store can't be read or written.
     pub async fn make_checkpoint(&self) -> Result<CheckpointView, Problem> {
+        if let Some(answer) = self.ask_leader(Call::Checkpoint).await? {
+            return answer.checkpoint();
+        }
         let _growing = self.notary.growing.lock().await;
         let size = self.grow_tree().await?;
         let store = &self.delivery.store;

@@ -229,7 +229,7 @@ impl Hub {
     }
 
     async fn survey(&self) -> Arc<Vec<Arc<Surveyed>>> {
-        let made = self.survey.get(|| async { Ok::<_, std::convert::Infallible>(self.lanes.survey().await) }).await;
+        let made = self.survey.get(|| async { Ok::<_, std::convert::Infallible>(self.survey_all().await) }).await;
         match made {
             Ok(survey) => survey,
             Err(never) => match never {},

@@ -16,6 +16,7 @@ use ess_store::NewPartner;
 
 use crate::cells::Cell;
 use crate::deliver::status_of;
+use crate::cluster::Call;
 use crate::hub::{Hub, write_secrets};
 use crate::lanes::Input;
 use crate::prepare::Marking;
@@ -38,7 +39,7 @@ impl Hub {
         reason: Option<String>,
         by: &Principal,
     ) -> Result<PartnerChange, Problem> {
-        let _changing = self.delivery.registry.changing.lock().await;
+        let _changing = self.begin_change().await?;
         let known = self.delivery.registry.snapshot().partners.get(&partner.id).cloned();
         if let Some(known) = &known {
             keep_sealed(&mut partner, &known.partner);
@@ -83,10 +84,19 @@ impl Hub {
         let audit = self.audit(by, "partner.add", partner.id.as_str(), reason);
         let no = self.delivery.store.put_partner(new, audit).await.map_err(|error| unavailable(&error))?;
         let registered = Arc::new(self.opener.register(no, Arc::new(partner), added_at, None, secrets));
-        // The lane is there before the first event for it can be recorded.
-        self.seat(registered.clone(), Seq(0)).await.map_err(|error| unavailable(&error))?;
-        self.delivery.registry.put(registered.clone());
-        self.delivery.watches.watch(&registered);
+        match &self.cluster {
+            None => {
+                // The lane is there before the first event for it can be recorded.
+                self.seat(registered.clone(), Seq(0)).await.map_err(|error| unavailable(&error))?;
+                self.delivery.registry.put(registered.clone());
+                self.delivery.watches.watch(&registered);
+            }
+            // Its seat is in the store, and the lane reads what came before it.
+            Some(cluster) => {
+                self.delivery.registry.put(registered.clone());
+                cluster.look_again();
+            }
+        }
         Ok(PartnerChange { partner: self.partner_view(&registered).await?, secret: Some(text), changed: true })
     }
 
@@ -112,7 +122,9 @@ impl Hub {
             Arc::new(self.opener.register(known.no, Arc::new(partner), known.added_at, known.paused_since, secrets));
         self.delivery.registry.put(registered.clone());
         self.lanes.tell(Input::Reseat(registered.clone()));
-        self.delivery.watches.watch(&registered);
+        if self.serves(registered.no) {
+            self.delivery.watches.watch(&registered);
+        }
         Ok(PartnerChange { partner: self.partner_view(&registered).await?, secret: None, changed: true })
     }
 
@@ -162,7 +174,7 @@ impl Hub {
     /// # Errors
     /// There is none of this id.
     pub async fn remove_partner(&self, id: &PartnerId, reason: Option<String>, by: &Principal) -> Result<(), Problem> {
-        let _changing = self.delivery.registry.changing.lock().await;
+        let _changing = self.begin_change().await?;
         let registered = self.delivery.registry.snapshot().partner(id)?.clone();
         let audit = self.audit(by, "partner.remove", id.as_str(), reason);
         let removed = self.delivery.store.remove_partner(registered.no, self.now(), audit).await;
@@ -207,7 +219,7 @@ impl Hub {
         reason: Option<String>,
         by: &Principal,
     ) -> Result<PartnerView, Problem> {
-        let _changing = self.delivery.registry.changing.lock().await;
+        let _changing = self.begin_change().await?;
         let known = self.delivery.registry.snapshot().partner(id)?.clone();
         if known.paused_since.is_some() == paused {
             return self.partner_view(&known).await;
@@ -235,7 +247,7 @@ impl Hub {
         reason: Option<String>,
         by: &Principal,
     ) -> Result<String, Problem> {
-        let _changing = self.delivery.registry.changing.lock().await;
+        let _changing = self.begin_change().await?;
         let known = self.delivery.registry.snapshot().partner(id)?.clone();
         let now = self.now();
         let secret = new_secret()?;
@@ -272,6 +284,10 @@ impl Hub {
     /// There is none of this id.
     pub async fn test_partner(&self, id: &PartnerId, by: &Principal) -> Result<PartnerTest, Problem> {
         let registered = self.delivery.registry.snapshot().partner(id)?.clone();
+        let no = registered.no;
+        if let Some(answer) = self.ask_server(no, || Call::Test { partner: no, by: by.token_id.clone() }).await? {
+            return answer.tested();
+        }
         let audit = self.audit(by, "partner.test", id.as_str(), None);
         self.delivery.store.put_audit(audit).await.map_err(|error| unavailable(&error))?;
         let event = Arc::new(self.test_event(&registered));
@@ -343,7 +359,7 @@ impl Hub {
 
     pub(crate) async fn partner_view(&self, registered: &Registered) -> Result<PartnerView, Problem> {
         let backlog = self.delivery.store.backlog_count(registered.no, BACKLOG_COUNTED).await;
-        let lane = self.lanes.inspect(registered.no).await;
+        let lane = self.inspect_lane(registered.no).await;
         Ok(PartnerView {
             partner: registered.partner.clone(),
             added_at: registered.added_at,

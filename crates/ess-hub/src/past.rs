@@ -9,7 +9,9 @@ use ess_core::id::PartnerId;
 use ess_core::lane::{Action, Record};
 use ess_core::problem::Problem;
 use ess_core::time::Time;
+use serde::{Deserialize, Serialize};
 
+use crate::cluster::{Answer, Call};
 use crate::hub::Hub;
 
 /// Quarters of an hour that are kept.
@@ -19,7 +21,7 @@ const QUARTER_US: i64 = 900_000_000;
 const SPANS_MAX: usize = 64;
 
 /// A quarter of an hour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarter {
     /// When it began.
     pub at: Time,
@@ -30,7 +32,7 @@ pub struct Quarter {
 }
 
 /// A partner's last day.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Day {
     /// `QUARTERS` of them, oldest first; the last one runs.
     pub quarters: Vec<Quarter>,
@@ -120,7 +122,10 @@ impl Hub {
     /// There is none of this id.
     pub async fn partner_day(&self, id: &PartnerId) -> Result<Day, Problem> {
         let no = self.delivery.registry.snapshot().partner(id)?.no;
-        Ok(self.lanes.day(no).await)
+        if self.serves(no) {
+            return Ok(self.lanes.day(no).await);
+        }
+        Ok(self.ask_server(no, || Call::Day(no)).await?.map(Answer::day).unwrap_or_default())
     }
 }
 

@@ -11,7 +11,7 @@ use ess_core::id::{Digest, PartnerNo, Seq};
 use ess_core::lane::Offer;
 use ess_core::problem::{Code, Problem};
 use ess_core::time::Time;
-use ess_store::{Audience, NewEvent, Publication, StoreError, StoredDelivery};
+use ess_store::{Audience, NewEvent, Publication, Recorded, StoreError, StoredDelivery};
 use tokio::time::timeout;
 
 use crate::cells::Cell;
@@ -29,6 +29,15 @@ const CONVERSIONS_WAIT: Duration = Duration::from_millis(100);
 /// Retractions that are looked at again when the hub starts.
 const RETRACTIONS_REPEATED: usize = 1_000;
 
+/// How often an audience is chosen anew because other nodes changed the registry meanwhile.
+const CHOSEN_AGAIN_MAX: usize = 8;
+
+/// By what an audience is chosen, and how many changes of the registry it has at least.
+struct Known {
+    number: u64,
+    snapshot: Arc<Snapshot>,
+}
+
 /// Who gets an event, and what the predicates said on the way.
 struct Chosen {
     audience: Arc<Audience>,
@@ -41,11 +50,30 @@ impl Hub {
     /// # Errors
     /// A conflict with what was recorded under the same id, a retraction of nothing, or the store can't take it now.
     pub async fn publish(&self, content: Content, trace: Trace, by: &Principal) -> Result<PublishReceipt, Problem> {
+        if self.cluster.is_none() {
+            return self.publish_once(content, trace, by).await?.ok_or_else(changes_too_fast);
+        }
+        for _ in 0..CHOSEN_AGAIN_MAX {
+            match self.publish_once(content.clone(), trace.clone(), by).await? {
+                Some(receipt) => return Ok(receipt),
+                // Another node changed who gets it meanwhile.
+                None => self.catch_up().await.map_err(|error| unavailable(&error))?,
+            }
+        }
+        Err(changes_too_fast())
+    }
+
+    async fn publish_once(
+        &self,
+        content: Content,
+        trace: Trace,
+        by: &Principal,
+    ) -> Result<Option<PublishReceipt>, Problem> {
         self.check_room()?;
-        let snapshot = self.delivery.registry.snapshot();
-        self.check_payload(&snapshot, &content).await?;
-        let chosen = self.choose(&snapshot, &content).await?;
-        self.append(&snapshot, content, chosen, trace, by).await
+        let known = Known { number: self.delivery.registry.number(), snapshot: self.delivery.registry.snapshot() };
+        self.check_payload(&known.snapshot, &content).await?;
+        let chosen = self.choose(&known.snapshot, &content).await?;
+        self.append(&known, content, chosen, trace, by).await
     }
 
     /// Records a dry run for these partners, whatever they subscribed to.
@@ -54,7 +82,7 @@ impl Hub {
     /// As for `publish`.
     pub(crate) async fn publish_to(
         &self,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         content: Content,
         to: Vec<PartnerNo>,
         trace: Trace,
@@ -62,19 +90,28 @@ impl Hub {
     ) -> Result<PublishReceipt, Problem> {
         self.check_room()?;
         self.check_payload(snapshot, &content).await?;
-        let chosen = Chosen { audience: Arc::new(Audience::new(to)), looks: Vec::new() };
-        self.append(snapshot, content, chosen, trace, by).await
+        for _ in 0..CHOSEN_AGAIN_MAX {
+            let known = Known { number: self.delivery.registry.number(), snapshot: snapshot.clone() };
+            let chosen = Chosen { audience: Arc::new(Audience::new(to.clone())), looks: Vec::new() };
+            match self.append(&known, content.clone(), chosen, trace.clone(), by).await? {
+                Some(receipt) => return Ok(receipt),
+                None => self.catch_up().await.map_err(|error| unavailable(&error))?,
+            }
+        }
+        Err(changes_too_fast())
     }
 
+    /// Records it; `None` when other nodes changed the registry since the audience was chosen.
     async fn append(
         &self,
-        snapshot: &Snapshot,
+        known: &Known,
         content: Content,
         chosen: Chosen,
         trace: Trace,
         by: &Principal,
-    ) -> Result<PublishReceipt, Problem> {
+    ) -> Result<Option<PublishReceipt>, Problem> {
         let Chosen { audience, looks } = chosen;
+        let snapshot = &known.snapshot;
         let id = content.id.clone();
         let new = NewEvent {
             content_digest: content.digest(),
@@ -83,6 +120,7 @@ impl Hub {
             message_uuid: uuid::Uuid::now_v7(),
             recorded_at: self.delivery.clock.now(),
             audience: audience.clone(),
+            registry: self.cluster.is_some().then_some(known.number),
         };
         let metrics = &self.delivery.metrics;
         if new.content.kind == Kind::Retraction {
@@ -102,12 +140,12 @@ impl Hub {
                 self.tell_recorded(&event, by);
                 self.delivery.workshop.tracer.published(&event, self.now(), audience.len());
                 let blocked = self.blocked(snapshot, &event, &audience).await;
-                Ok(receipt(&event, audience.len(), blocked, false))
+                Ok(Some(receipt(&event, audience.len(), blocked, false)))
             }
             Ok(Publication::Duplicate { first }) => {
                 metrics.count_publish(PublishResult::Duplicate);
                 let blocked = self.blocked(snapshot, &first.event, &first.audience).await;
-                Ok(receipt(&first.event, first.audience.len(), blocked, true))
+                Ok(Some(receipt(&first.event, first.audience.len(), blocked, true)))
             }
             Ok(Publication::Conflict { first }) => {
                 metrics.count_publish(PublishResult::Conflict);
@@ -117,6 +155,7 @@ impl Hub {
                     "an event never changes: publish the new content under a new id, such as the next `-V` number";
                 Err(Problem::new(Code::EventConflict, detail).with_field("id").with_hint(hint))
             }
+            Err(StoreError::Outdated) => Ok(None),
             Err(error) => {
                 metrics.count_publish(PublishResult::Unavailable);
                 Err(unavailable(&error))
@@ -255,11 +294,16 @@ impl Hub {
         Ok(Retraction { offer, events, reason, spared })
     }
 
+    /// What a recorded retraction takes back.
+    pub(crate) async fn retraction_of(&self, recorded: &Recorded) -> Result<Retraction, Problem> {
+        self.retraction(&recorded.event.content, offer_of(&recorded.event)).await
+    }
+
     /// What was taken back before the hub went down stays so: a retraction may have been recorded a moment before that.
     pub(crate) async fn take_back_again(&self) -> Result<(), Problem> {
         let last = self.delivery.store.last_retractions(RETRACTIONS_REPEATED).await;
         for recorded in last.map_err(|error| unavailable(&error))?.into_iter().rev() {
-            let Ok(retraction) = self.retraction(&recorded.event.content, offer_of(&recorded.event)).await else {
+            let Ok(retraction) = self.retraction_of(&recorded).await else {
                 continue;
             };
             let partners = recorded.audience.partners().to_vec();
@@ -343,6 +387,12 @@ fn receipt(event: &Event, partners: usize, blocked: Vec<BlockedPartner>, duplica
         blocked,
         duplicate,
     }
+}
+
+fn changes_too_fast() -> Problem {
+    Problem::new(Code::Unavailable, "other nodes change partners or rules too fast to say who gets this")
+        .with_hint("nothing was recorded; publish again with the same id")
+        .with_retry_after(Duration::from_secs(1))
 }
 
 /// The store can't: the cause goes to the log, the publisher is told to come back.

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use ess_core::access::Principal;
-use ess_core::id::EventId;
+use ess_core::id::{EventId, Seq};
 use ess_core::problem::{Code, Problem};
 use ess_store::{Redaction, StoreError};
 
+use crate::cluster::Call;
 use crate::hub::Hub;
 use crate::lanes::{Input, ToLane};
 use crate::publish::unavailable;
@@ -50,22 +51,15 @@ impl Hub {
             return Err(Problem::new(Code::Conflict, detail)
                 .with_hint(format!("when the hold is over: `hms-ess hold remove {} --reason TEXT`", hold.number)));
         }
-        let mut open = self.stored_deliveries(&recorded).await?;
-        open.retain(|delivery| !delivery.state.is_end() || delivery.waits);
         let redaction = Redaction { seq: event.seq, at: self.now(), by: by.token_id.clone(), reason: reason.clone() };
         let audit = self.audit(by, "event.redact", id.as_str(), Some(reason.clone()));
         self.delivery.store.redact(redaction, audit).await.map_err(|error| match error {
             StoreError::Refused(why) => Problem::new(Code::Conflict, why).with_hint("look at the event and try again"),
             error => unavailable(&error),
         })?;
-        self.delivery.cells.drop_redacted(event.seq);
-        for delivery in open {
-            let partner = delivery.key.partner;
-            let open = Box::new(self.reopened(delivery).await?);
-            let cancel = ToLane::Cancel(open, format!("redacted: {reason}"));
-            self.lanes.tell(Input::Lane(partner, cancel));
-        }
-        self.lanes.settle().await;
+        let reason = format!("redacted: {reason}");
+        self.cancel_here(event.seq, &reason).await?;
+        self.ask_others(&Call::Cancel { event: event.seq, reason }).await?;
         tracing::warn!(event.id = %id, event.seq = event.seq.0, actor = by.token_id, "the payload of {id} was redacted");
         if self.happenings.has_listeners() {
             let detail = format!("the payload of {id} was redacted");
@@ -75,6 +69,21 @@ impl Hub {
         let recorded = self.recorded(id, test).await?;
         let partners = u32::try_from(recorded.audience.len()).unwrap_or(u32::MAX);
         Ok(RedactionReceipt { event: EventView { event: recorded.event, partners }, is_wiped })
+    }
+
+    /// Gives up what is open of an event for partners that are served here; its payload is taken out of memory.
+    pub(crate) async fn cancel_here(&self, event: Seq, reason: &str) -> Result<(), Problem> {
+        let recorded = self.event_at(event).await?;
+        let mut open = self.stored_deliveries(&recorded).await?;
+        open.retain(|delivery| (!delivery.state.is_end() || delivery.waits) && self.serves(delivery.key.partner));
+        self.delivery.cells.drop_redacted(event);
+        for delivery in open {
+            let partner = delivery.key.partner;
+            let open = Box::new(self.reopened(delivery).await?);
+            self.lanes.tell(Input::Lane(partner, ToLane::Cancel(open, reason.to_owned())));
+        }
+        self.lanes.settle().await;
+        self.delivery.store.record_durably(Vec::new()).await.map_err(|error| unavailable(&error))
     }
 
     /// Empties the write-ahead log, within a bound.

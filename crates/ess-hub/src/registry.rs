@@ -1,5 +1,6 @@
 //! Partners that are ready to be delivered to, and the snapshot of now.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use ess_channels::{Channel, Credential, Dialer};
@@ -165,6 +166,8 @@ pub struct Registry {
     current: RwLock<Arc<Snapshot>>,
     /// Changes come one after the other: read, write to the store, swap.
     pub changing: tokio::sync::Mutex<()>,
+    /// Among several nodes: how many changes of the store's registry the snapshot has, at least.
+    number: AtomicU64,
 }
 
 impl Registry {
@@ -174,12 +177,31 @@ impl Registry {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts a partner into the next snapshot, in place of one of the same id.
-    pub fn put(&self, registered: Arc<Registered>) {
+    /// How many changes of the store's registry the snapshot has, at least. To be read before the snapshot.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
+    }
+
+    /// The snapshot has so many changes from now on.
+    pub fn set_number(&self, number: u64) {
+        self.number.store(number, Ordering::Release);
+    }
+
+    /// Puts partners into the next snapshot, in place of those of the same ids.
+    pub fn put_all(&self, registered: Vec<Arc<Registered>>) {
+        if registered.is_empty() {
+            return;
+        }
         let now = self.snapshot();
         let mut partners = now.partners.clone();
-        partners.insert(registered.partner.id.clone(), registered);
+        partners.extend(registered.into_iter().map(|one| (one.partner.id.clone(), one)));
         self.swap(Snapshot::new(partners, now.former.clone(), now.rules.clone()));
+    }
+
+    /// Puts a partner into the next snapshot, in place of one of the same id.
+    pub fn put(&self, registered: Arc<Registered>) {
+        self.put_all(vec![registered]);
     }
 
     /// Leaves a partner out of the next snapshot.

@@ -3,11 +3,12 @@
 use ess_core::access::Principal;
 use ess_core::delivery::DeliveryKey;
 use ess_core::event::Event;
-use ess_core::id::PartnerNo;
+use ess_core::id::{PartnerNo, Seq};
 use ess_core::lane::OpenDelivery;
 use ess_core::problem::{Code, Problem};
 use ess_store::{Change, Recorded, StoredDelivery};
 
+use crate::cluster::Call;
 use crate::hub::Hub;
 use crate::lanes::{Input, ToLane, offer_of};
 use crate::publish::unavailable;
@@ -23,7 +24,6 @@ impl Hub {
         check_payload_is_there(&recorded.event)?;
         let content = &recorded.event.content;
         let snapshot = self.delivery.registry.snapshot();
-        let deliveries = self.stored_deliveries(&recorded).await?;
         let mut to: Vec<PartnerNo> = Vec::new();
         for id in &request.to {
             to.push(snapshot.partner(id)?.no);
@@ -52,25 +52,64 @@ impl Hub {
             format!("{} to {}", content.id, request.to.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
         let audit = self.audit(by, "event.replay", object, request.reason.clone());
         self.delivery.store.put_audit(audit).await.map_err(|error| unavailable(&error))?;
+        let mut replayed = self.replay_here(recorded.event.seq, self.served_of(&to)).await?;
+        let mut rest: Vec<PartnerNo> = to;
+        let without = |rest: &mut Vec<PartnerNo>, done: &[(PartnerNo, u32)]| {
+            rest.retain(|no| done.iter().all(|(known, _)| known != no));
+        };
+        without(&mut rest, &replayed);
+        if !rest.is_empty() {
+            let call = Call::Replay { event: recorded.event.seq, partners: rest.clone() };
+            for answer in self.ask_others(&call).await? {
+                replayed.extend(answer.replayed());
+            }
+            without(&mut rest, &replayed);
+        }
+        for no in rest {
+            // On its way from one node to another.
+            let call = || Call::Replay { event: recorded.event.seq, partners: vec![no] };
+            match self.ask_server(no, call).await? {
+                Some(answer) => replayed.extend(answer.replayed()),
+                None => replayed.extend(self.replay_here(recorded.event.seq, vec![no]).await?),
+            }
+        }
+        tracing::debug!(event.id = %content.id, actor = by.token_id, count = replayed.len(), "a replay is under way");
+        let name = |(no, round): (PartnerNo, u32)| (snapshot.name(no), round);
+        Ok(ReplayReceipt { id: content.id.clone(), replayed: replayed.into_iter().map(name).collect() })
+    }
+
+    fn served_of(&self, partners: &[PartnerNo]) -> Vec<PartnerNo> {
+        partners.iter().copied().filter(|no| self.serves(*no)).collect()
+    }
+
+    /// Sends an event again to partners that are served here; answers each with its round.
+    pub(crate) async fn replay_here(
+        &self,
+        event: Seq,
+        to: Vec<PartnerNo>,
+    ) -> Result<Vec<(PartnerNo, u32)>, Problem> {
+        let recorded = self.event_at(event).await?;
+        let content = &recorded.event.content;
+        let snapshot = self.delivery.registry.snapshot();
+        let deliveries = self.stored_deliveries(&recorded).await?;
         let mut replayed = Vec::new();
         for no in to {
             let open = replay_of(&recorded, no, &deliveries);
             let opened = vec![Change::Opened(open.clone())];
             self.delivery.store.record_durably(opened).await.map_err(|error| unavailable(&error))?;
-            let partner = &snapshot.by_no[&no].partner.id;
+            let partner = snapshot.name(no);
             tracing::info!(
                 event.id = %content.id,
                 event.seq = recorded.event.seq.0,
                 partner.id = %partner,
                 delivery.round = open.key.round,
-                actor = by.token_id,
                 "{} is sent again to {partner}",
                 content.id
             );
-            replayed.push((partner.clone(), open.key.round));
+            replayed.push((no, open.key.round));
             self.lanes.tell(Input::Lane(no, ToLane::Opened(vec![open])));
         }
-        Ok(ReplayReceipt { id: content.id.clone(), replayed })
+        Ok(replayed)
     }
 }
 

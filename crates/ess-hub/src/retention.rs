@@ -44,12 +44,19 @@ const PARTS: [(&str, Step); 6] = [
     ("pages", Step::FreePages),
 ];
 
+/// How often a node looks whether it is the one that clears away.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 /// Makes a pass at the start and every so often.
 pub(crate) async fn run(hub: Hub, options: RetentionOptions) {
     let mut ticks = tokio::time::interval(options.every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        // One node clears away for all; another may take its place at any time.
+        while !hub.leads() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
         let mut removed = [0; PARTS.len()];
         for ((what, first), removed) in PARTS.into_iter().zip(&mut removed) {
             *removed = sweep_part(&hub, &options.keep, what, first).await;

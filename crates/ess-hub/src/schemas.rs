@@ -39,7 +39,7 @@ impl Hub {
                 .with_field("schema")
                 .with_hint("nothing was changed; see https://json-schema.org/draft/2020-12")
         })?;
-        let changing = self.delivery.registry.changing.lock().await;
+        let changing = self.begin_change().await?;
         let snapshot = self.delivery.registry.snapshot();
         match snapshot.rules.schemas.find(&schema.id) {
             Some(known) if **known == schema => return Ok(SchemaChange { changed: false, offers: Vec::new() }),
@@ -68,7 +68,7 @@ impl Hub {
     /// # Errors
     /// There is none of this id.
     pub async fn remove_schema(&self, id: &str, reason: Option<String>, by: &Principal) -> Result<(), Problem> {
-        let _changing = self.delivery.registry.changing.lock().await;
+        let _changing = self.begin_change().await?;
         let snapshot = self.delivery.registry.snapshot();
         if snapshot.rules.schemas.find(id).is_none() {
             return Err(rules::is_not_there("schema", id));

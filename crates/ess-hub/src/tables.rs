@@ -24,7 +24,7 @@ impl Hub {
         reason: Option<String>,
         by: &Principal,
     ) -> Result<bool, Problem> {
-        let _changing = self.delivery.registry.changing.lock().await;
+        let _changing = self.begin_change().await?;
         let snapshot = self.delivery.registry.snapshot();
         match snapshot.rules.tables.iter().find(|known| known.name == table.name) {
             Some(known) if **known == table => return Ok(false),
@@ -59,7 +59,7 @@ impl Hub {
     /// # Errors
     /// There is none of this name.
     pub async fn remove_table(&self, name: &str, reason: Option<String>, by: &Principal) -> Result<(), Problem> {
-        let _changing = self.delivery.registry.changing.lock().await;
+        let _changing = self.begin_change().await?;
         let snapshot = self.delivery.registry.snapshot();
         if !snapshot.rules.tables.iter().any(|known| known.name == name) {
             return Err(rules::is_not_there("table", name));

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::commit_times::{CommitClock, CommitTimes};
 use crate::error::StoreError;
+use crate::nodes::NodeNo;
 use crate::postgres;
 use crate::retention::{Sweep, Swept};
 use crate::seal::Seal;
@@ -47,7 +48,7 @@ impl Engine {
         parts: Parts,
         outcome_window: Duration,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Vec<Recorded>>)> {
-        let Parts { keeper, readers, seal, heads, failing, start: _ } = parts;
+        let Parts { keeper, readers, seal, heads, failing, start: _, nodes: _ } = parts;
         let (items, queue) = std::sync::mpsc::channel();
         let (sender, recorded) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
@@ -57,6 +58,7 @@ impl Engine {
             commits: watch::Sender::new(0),
             heads: Mutex::new(heads),
             commit_clock: CommitClock::default(),
+            is_out: AtomicBool::new(false),
         });
         let writer = Writer {
             keeper,
@@ -182,10 +184,33 @@ impl Engine {
         self.seal.clone()
     }
 
-    /// The ledger's size and chain as of the last commit, from the writer's own memory.
-    pub(crate) fn ledger_head(&self) -> (u64, Digest) {
+    /// The ledger's size and chain: from the writer's own memory where it is the only one, else asked for.
+    pub(crate) async fn ledger_head(&self) -> Result<(u64, Digest)> {
+        match &self.readers {
+            Readers::Sqlite(_) => Ok(self.known_ledger_head()),
+            Readers::Postgres(readers) => readers.read(postgres::ledger_head).await,
+        }
+    }
+
+    /// The same as of the last commit of this process: what it wrote itself can't be taken away unnoticed.
+    pub(crate) fn known_ledger_head(&self) -> (u64, Digest) {
         let heads = *self.shared.heads.lock().unwrap_or_else(PoisonError::into_inner);
         (heads.ledger, heads.chain)
+    }
+
+    /// As which node outcomes are written down from now on; what waits from before is left out.
+    pub(crate) async fn set_node(&self, node: Option<NodeNo>) {
+        self.shared.is_out.store(false, Ordering::Relaxed);
+        let (reply, answer) = oneshot::channel();
+        if self.hand_over(Item::Node(node, reply)).is_ok() {
+            // A closed store writes nothing.
+            drop(answer.await);
+        }
+    }
+
+    /// Outcomes were refused, as this node was given up.
+    pub(crate) fn is_out(&self) -> bool {
+        self.shared.is_out.load(Ordering::Relaxed)
     }
 
     pub(crate) async fn backup(&self, file: &Path) -> Result<u64> {

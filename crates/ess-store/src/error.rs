@@ -18,6 +18,12 @@ pub enum StoreError {
     /// What is stored is not what was stored.
     #[error("the store is damaged: {0}")]
     Damaged(String),
+    /// Partners, rules or tokens were changed by another node since the event's audience was chosen. Nothing was changed.
+    #[error("the registry was changed meanwhile")]
+    Outdated,
+    /// This node was given up, and others serve its partners: what it found out is not written down.
+    #[error("this node was given up; others serve its partners")]
+    Ousted,
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

@@ -28,6 +28,8 @@ pub struct NewEvent {
     pub recorded_at: Time,
     /// Whom it is for.
     pub audience: Arc<Audience>,
+    /// Where several nodes share the store: how often the registry had been changed when the audience was chosen.
+    pub registry: Option<u64>,
 }
 
 /// An event of the log and whom it is for.
@@ -349,6 +351,8 @@ pub struct Start {
     pub head: Seq,
     /// What Ops were told and was not taken back.
     pub escalations: Vec<StoredEscalation>,
+    /// How often the registry was changed, where several nodes may do it.
+    pub registry: u64,
 }
 
 /// What a lane needs to go on where it was.

@@ -96,6 +96,8 @@ pub(crate) enum Command {
     /// Where Ops are told of trouble.
     #[command(subcommand)]
     Target(target::TargetCommand),
+    /// List the hubs that share this one's store, and how many partners each serves.
+    Nodes,
     /// Access tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),

@@ -8,7 +8,7 @@ use ess_channels::{Channel, Credential, Dialer, DialerOptions, ProxyOptions};
 use ess_core::access::{Principal, Role};
 use ess_core::partner::Partner;
 use ess_hub::scripts::{Scripts, ScriptsOptions};
-use ess_hub::{Hub, HubOptions, NotaryOptions, Place, RetentionOptions, TracesOptions};
+use ess_hub::{Hub, HubOptions, NodeOptions, NotaryOptions, Place, RetentionOptions, TracesOptions};
 pub(crate) use ess_store::ServerUrl;
 use ess_store::{Copied, Options, Store};
 
@@ -17,8 +17,9 @@ use crate::failure::{Failure, Result};
 
 /// Outcomes wait this long for others before they are committed together.
 const OUTCOME_WINDOW: Duration = Duration::from_millis(25);
-/// Reading connections of the store.
+/// Reading connections of the embedded store, and of one at a server, which is further away.
 const READERS: usize = 2;
+const READERS_OF_SERVER: usize = 4;
 
 /// Copies the store of a stopped hub into an empty database.
 pub(crate) fn copy_store(from: &Path, to: &ServerUrl) -> Result<Copied> {
@@ -34,7 +35,7 @@ pub(crate) async fn hub(config: &Config, url: &str) -> Result<Hub> {
     let options = Options {
         dir: config.data.clone(),
         outcome_window: OUTCOME_WINDOW,
-        readers: READERS,
+        readers: if config.store.is_some() { READERS_OF_SERVER } else { READERS },
         bytes_max: config.store_bytes_max,
         server: config.store.clone(),
         seal_key: config.seal_key.clone(),
@@ -81,8 +82,20 @@ pub(crate) async fn hub(config: &Config, url: &str) -> Result<Hub> {
         retention: RetentionOptions { keep: config.keep, every: config.retention_every },
         escalation: config.escalation.clone(),
         traces,
+        node: NodeOptions {
+            name: config.node_name.clone().unwrap_or_else(|| node_name(url)),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            lease: config.node_lease,
+        },
     };
     Hub::start(options).await.map_err(|error| refused(&error))
+}
+
+/// The machine and where the hub listens on it.
+fn node_name(url: &str) -> String {
+    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let address = url.split_once("://").map_or(url, |(_, address)| address);
+    format!("{machine}/{address}")
 }
 
 /// The way out, with its login found.

@@ -161,6 +161,11 @@ impl Watch {
         }
     }
 
+    /// Forgets a partner without a word: somebody else looks after it now.
+    pub fn forget(&mut self, partner: PartnerNo) {
+        self.lines.retain(|(known, _), _| *known != partner);
+    }
+
     /// Takes what was seen now.
     pub fn see(&mut self, sighting: Sighting<'_>, now: Time) {
         let key = (sighting.partner, sighting.cause);

@@ -7,7 +7,7 @@ use crate::id::Seq;
 use crate::time::Time;
 
 /// How a lane stands.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Standing {
     /// Deliveries in memory that have not ended; dry runs are left out.
     pub open: u32,
@@ -34,7 +34,7 @@ pub struct Standing {
 }
 
 /// A delivery that speaks for its lane.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Speaker {
     /// The event.
     pub seq: Seq,
@@ -49,7 +49,7 @@ pub struct Speaker {
 }
 
 /// What an open delivery waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Wait {
     /// Its turn.
     Turn,

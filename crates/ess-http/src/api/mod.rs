@@ -20,6 +20,7 @@ pub(crate) mod ledger;
 pub(crate) mod ledger_export;
 pub(crate) mod media;
 pub(crate) mod packet;
+pub(crate) mod nodes;
 pub(crate) mod partner_events;
 pub(crate) mod partners;
 pub(crate) mod publish;

@@ -19,15 +19,18 @@ pub(super) fn spawn_attempt(
     delivery: &Arc<Delivery>,
     handle: &LanesHandle,
     registered: &Arc<Registered>,
+    stay: u64,
     attempt: Attempt,
 ) {
     let (delivery, handle, registered) = (delivery.clone(), handle.clone(), registered.clone());
     tokio::spawn(async move {
         let no = registered.no;
         let announcing = handle.clone();
-        let announce = move |sent| announcing.tell(Input::Lane(no, ToLane::Prepared(attempt.seq, attempt.round, sent)));
+        let announce = move |sent| {
+            announcing.tell(Input::Errand(no, stay, ToLane::Prepared(attempt.seq, attempt.round, sent)));
+        };
         let report = delivery.attempt(&registered, attempt, Way::Own, announce).await;
-        handle.tell(Input::Lane(no, ToLane::Report(Box::new(report))));
+        handle.tell(Input::Errand(no, stay, ToLane::Report(Box::new(report))));
     });
 }
 
@@ -36,12 +39,13 @@ pub(super) fn spawn_fallback(
     delivery: &Arc<Delivery>,
     handle: &LanesHandle,
     registered: &Arc<Registered>,
+    stay: u64,
     attempt: Attempt,
 ) {
     let (delivery, handle, registered) = (delivery.clone(), handle.clone(), registered.clone());
     tokio::spawn(async move {
         let report = delivery.attempt(&registered, attempt, Way::Fallback, drop).await;
-        handle.tell(Input::Lane(registered.no, ToLane::FallbackReport(Box::new(report))));
+        handle.tell(Input::Errand(registered.no, stay, ToLane::FallbackReport(Box::new(report))));
     });
 }
 
@@ -62,29 +66,29 @@ pub(super) fn spawn_heartbeat(
 pub(super) fn spawn_load_urgent(
     delivery: &Arc<Delivery>,
     handle: &LanesHandle,
-    no: PartnerNo,
+    (no, stay): (PartnerNo, u64),
     from: (Seq, Seq),
     limit: usize,
 ) {
     let (delivery, handle) = (delivery.clone(), handle.clone());
     tokio::spawn(async move {
         let page = until_read(|| delivery.store.urgent_backlog(no, from, limit)).await;
-        handle.tell(Input::Lane(no, ToLane::UrgentLoaded(page)));
+        handle.tell(Input::Errand(no, stay, ToLane::UrgentLoaded(page)));
     });
 }
 
-pub(super) fn spawn_load(delivery: &Arc<Delivery>, handle: &LanesHandle, no: PartnerNo, after: Seq, limit: usize) {
+pub(super) fn spawn_load(delivery: &Arc<Delivery>, handle: &LanesHandle, (no, stay): (PartnerNo, u64), after: Seq, limit: usize) {
     let (delivery, handle) = (delivery.clone(), handle.clone());
     tokio::spawn(async move {
         let page = until_read(|| delivery.store.backlog(no, after, limit)).await;
-        handle.tell(Input::Lane(no, ToLane::Loaded(page.entries, page.scanned_to)));
+        handle.tell(Input::Errand(no, stay, ToLane::Loaded(page.entries, page.scanned_to)));
     });
 }
 
 pub(super) fn spawn_load_line(
     delivery: &Arc<Delivery>,
     handle: &LanesHandle,
-    no: PartnerNo,
+    (no, stay): (PartnerNo, u64),
     subject: Subject,
     test: bool,
 ) {
@@ -96,14 +100,14 @@ pub(super) fn spawn_load_line(
         let mut line = until_read(read).await;
         let more = line.len() > LINE_PAGE;
         line.truncate(LINE_PAGE);
-        handle.tell(Input::Lane(no, ToLane::LineLoaded(subject.clone(), test, line, more)));
+        handle.tell(Input::Errand(no, stay, ToLane::LineLoaded(subject.clone(), test, line, more)));
     });
 }
 
 pub(super) fn spawn_load_open(
     delivery: &Arc<Delivery>,
     handle: &LanesHandle,
-    no: PartnerNo,
+    (no, stay): (PartnerNo, u64),
     after: (Seq, u32),
     limit: usize,
 ) {
@@ -113,7 +117,7 @@ pub(super) fn spawn_load_open(
         let page = until_read(|| delivery.store.open_deliveries(no, after, limit)).await;
         let is_full = page.len() >= limit;
         let next = is_full.then(|| page.last().map(|open| (open.key.seq, open.key.round))).flatten();
-        handle.tell(Input::Lane(no, ToLane::OpenLoaded(page, next)));
+        handle.tell(Input::Errand(no, stay, ToLane::OpenLoaded(page, next)));
     });
 }
 

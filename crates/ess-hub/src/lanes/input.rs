@@ -16,6 +16,8 @@ use crate::registry::Registered;
 pub enum Input {
     /// Something for one partner's lane.
     Lane(PartnerNo, ToLane),
+    /// What an errand of this stay brings to a lane.
+    Errand(PartnerNo, u64, ToLane),
     /// A partner's word; answers whether the delivery was open here.
     Word(PartnerNo, Word, oneshot::Sender<bool>),
     /// Bridges changed: every lane tries again what was blocked.
@@ -30,6 +32,9 @@ pub enum Input {
     Reseat(Arc<Registered>),
     /// A partner leaves.
     Unseat(PartnerNo),
+    /// A partner is to be served elsewhere: nothing more is sent, and as soon as nothing is under way it leaves, with everything
+    /// handed to the store. Answers whether it was here.
+    Release(PartnerNo, oneshot::Sender<bool>),
     /// How a lane fares.
     Inspect(PartnerNo, oneshot::Sender<LaneReport>),
     /// How all lanes stand.
@@ -77,6 +82,7 @@ impl Input {
             Self::Lane(_, input) => {
                 !matches!(input, ToLane::Opened(..) | ToLane::EndedInStore(..) | ToLane::Cancel(..) | ToLane::Redrive)
             }
+            Self::Errand(..) => true,
             // Nobody's word: no event has to be there before it.
             Self::Beaten | Self::InspectAll(..) | Self::Day(..) => true,
             _ => false,

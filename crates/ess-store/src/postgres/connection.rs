@@ -3,15 +3,20 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, NoTls, Statement};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
 use super::address::Address;
 use crate::error::StoreError;
+use crate::nodes::Notice;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -29,6 +34,8 @@ pub(super) struct Server {
     address: Address,
     /// Taken when the last one goes: a runtime may not be dropped within another.
     runtime: Option<Runtime>,
+    /// Other nodes want to hear of new events.
+    pub(super) has_peers: AtomicBool,
 }
 
 impl Server {
@@ -39,7 +46,7 @@ impl Server {
             .enable_all()
             .build()
             .map_err(|error| StoreError::Open(format!("connections' thread: {error}")))?;
-        Ok(Self { address, runtime: Some(runtime) })
+        Ok(Self { address, runtime: Some(runtime), has_peers: AtomicBool::new(false) })
     }
 
     /// Waits on this thread, within a bound.
@@ -56,17 +63,22 @@ impl Server {
     }
 
     pub(super) fn connect(self: &Arc<Self>) -> Result<Connection> {
+        self.connect_with(None)
+    }
+
+    /// The same, with an ear for what is told to all; it hears nothing more when the connection ends.
+    pub(super) fn connect_with(self: &Arc<Self>, ear: Option<mpsc::UnboundedSender<Notice>>) -> Result<Connection> {
         let runtime = self.runtime.as_ref().ok_or(StoreError::Closed)?;
         let config = &self.address.config;
         let (client, driver) = self.wait(async {
             Ok::<_, tokio_postgres::Error>(match &self.address.tls {
                 Some(tls) => {
                     let (client, connection) = config.connect(tls.clone()).await?;
-                    (client, runtime.spawn(connection))
+                    (client, runtime.spawn(drive(connection, ear)))
                 }
                 None => {
                     let (client, connection) = config.connect(NoTls).await?;
-                    (client, runtime.spawn(connection))
+                    (client, runtime.spawn(drive(connection, ear)))
                 }
             })
         })?;
@@ -74,6 +86,26 @@ impl Server {
         self.wait(connection.client.batch_execute(BEGIN))?;
         Ok(connection)
     }
+}
+
+/// Moves what is said and heard until the connection ends.
+async fn drive<S, T>(
+    mut connection: tokio_postgres::Connection<S, T>,
+    ear: Option<mpsc::UnboundedSender<Notice>>,
+) -> std::result::Result<(), tokio_postgres::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+        if let AsyncMessage::Notification(told) = message?
+            && let (Some(ear), Some(notice)) = (&ear, Notice::parse(told.payload()))
+        {
+            // Who does not listen any more closes the connection.
+            let _ = ear.send(notice);
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Server {

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ess_core::id::{Digest, Seq};
@@ -14,25 +15,38 @@ use super::connection::{Connection, Server};
 use super::link::{Link, Statements};
 use super::schema;
 use crate::error::StoreError;
+use crate::nodes::NodeNo;
 use crate::retention::{Sweep, Swept};
 use crate::seal::Seal;
 use crate::sql::commit::{self, Mode};
 use crate::sql::db::{Db, Row, given};
+use crate::sql::registry::{Act, Deed};
 use crate::sql::{Heads, Work, Written, registry, retention};
-use crate::types::Start;
+use crate::types::{NewEvent, Start};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-const HEAD: &str = "select seq, ledger, chain from head where one = 1";
-const LOCK_HEAD: &str = "select seq, ledger, chain from head where one = 1 for update";
+pub(super) const HEAD: &str = "select seq, ledger, chain, terms, registry from head where one = 1";
+pub(super) const LOCK_HEAD: &str = "select seq, ledger, chain, terms, registry from head where one = 1 for update";
 pub(super) const MOVE_HEAD: &str = "update head set seq = ?1, ledger = ?2, chain = ?3 where one = 1";
 const PUT_MARK: &str = "insert into writer (id, mark) values (?1, ?2) on conflict (id) \
     do update set mark = excluded.mark, at = now()";
 const MARK: &str = "select mark from writer where id = ?1 for update";
 const FORGET_OLD: &str = "delete from writer where at < now() - interval '30 days' and id <> ?1";
 const FORGET: &str = "delete from writer where id = ?1";
-/// "HMSE", and what the lock is for: one hub at a time. The server lets go of it with the connection.
-const LOCK_HUB: &str = "select case when pg_try_advisory_lock(1213026117, 1) then 1 else 0 end";
+/// "HMSE", and what the lock is for: hubs that know of each other share the database, and one that wants it for itself (of an older
+/// program, or a copy that is being taken in) keeps them out. The server lets go of it with the connection.
+const SHARE_HUB: &str = "select case when pg_try_advisory_lock_shared(1213026117, 1) then 1 else 0 end";
+const COUNT_CHANGE: &str = "update head set registry = registry + 1, \
+    rules = case when ?1 = 1 then registry + 1 else rules end, \
+    tokens = case when ?2 = 1 then registry + 1 else tokens end where one = 1";
+const NOTE_PARTNER: &str = "insert into partner_change (partner, number) \
+    values (?1, (select registry from head where one = 1)) \
+    on conflict (partner) do update set number = excluded.number";
+const TAKE_SEAT: &str = "insert into seat (partner, node) values (?1, ?2) on conflict (partner) do nothing";
+const IS_IN: &str = "select count(*) from node where no = ?1";
+const TELL_LOG: &str = "select pg_notify('hms_ess', 'log')";
+const TELL_REGISTRY: &str = "select pg_notify('hms_ess', 'registry')";
 /// A time limit would end a commit's wait for a synchronous standby, and the server would then call it made.
 const NO_TIMEOUT: &str = "set statement_timeout = 0";
 const ENCODING: &str = "select current_setting('server_encoding'), current_setting('server_version_num')::bigint, \
@@ -61,6 +75,17 @@ pub(crate) struct Keeper {
     mark: i64,
     /// A commit whose answer was lost.
     doubt: Option<Written>,
+    /// As which node it writes outcomes down; none before it is one, and for who has the database alone.
+    node: Option<NodeNo>,
+    /// The terms under which that was so when it was last asked.
+    terms: Option<u64>,
+}
+
+/// The head as a commit found it.
+struct Held {
+    heads: Heads,
+    terms: u64,
+    registry: u64,
 }
 
 impl Keeper {
@@ -68,7 +93,7 @@ impl Keeper {
     pub(super) fn open(server: Arc<Server>, seal_key: &Path) -> Result<(Self, Seal, Heads, Start)> {
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|error| StoreError::Open(error.to_string()))?;
-        let mut keeper = Self { server, connection: None, id, mark: 0, doubt: None };
+        let mut keeper = Self { server, connection: None, id, mark: 0, doubt: None, node: None, terms: None };
         let end = Instant::now() + LET_GO_WITHIN;
         while let Err(error) = keeper.connect() {
             let may_pass = matches!(error, StoreError::Shaken(_));
@@ -87,19 +112,23 @@ impl Keeper {
             link.execute(FORGET_OLD, given![id])?;
             // There from the beginning: what locks it waits for the first commit too.
             link.execute(PUT_MARK, given![id, 0_i64])?;
-            Ok((read_head(link, HEAD)?, registry::start(Db::Postgres(link), &seal)?))
+            // Counted first: what is changed meanwhile is asked for again.
+            let held = read_head(link, HEAD)?;
+            let mut start = registry::start(Db::Postgres(link), &seal)?;
+            start.registry = held.registry;
+            Ok((held.heads, start))
         })?;
         Ok((keeper, seal, heads, start))
     }
 
-    /// Connects as the one hub of the database.
+    /// Connects as one of the hubs of the database.
     fn connect(&mut self) -> Result<()> {
         self.connection = None;
         let connection = self.server.connect()?;
-        let row = self.server.wait(connection.client.query_one(LOCK_HUB, &[]))?;
+        let row = self.server.wait(connection.client.query_one(SHARE_HUB, &[]))?;
         self.server.wait(connection.client.batch_execute(NO_TIMEOUT))?;
         if row.get::<_, i32>(0) == 0 {
-            return Err(StoreError::Shaken("another hub has this database; it is free when that one ends".to_owned()));
+            return Err(StoreError::Shaken("another hub has this database for itself; it is free when that one ends".to_owned()));
         }
         self.connection = Some(connection);
         Ok(())
@@ -143,14 +172,36 @@ impl Keeper {
 
     fn write_as(&mut self, mode: Mode, work: &Work<'_>) -> Result<Written> {
         self.mark += 1;
-        let (id, mark) = (self.id, self.mark);
+        let (id, mark, node, known_terms) = (self.id, self.mark, self.node, self.terms);
+        let mut terms = None;
         let (mut written, tx, server) = self.begun(|link| {
-            let before = read_head(link, LOCK_HEAD)?;
-            let written = commit::write(Db::Postgres(link), mode, work, before)?;
+            let held = read_head(link, LOCK_HEAD)?;
+            // No node is given up while the head is held.
+            let is_out = !work.changes.is_empty() && known_terms != Some(held.terms) && is_out(link, node)?;
+            terms = (!is_out && !work.changes.is_empty()).then_some(held.terms);
+            let is_outdated = |new: &NewEvent| new.registry.is_some_and(|registry| registry != held.registry);
+            let are_outdated = work.news.iter().any(is_outdated);
+            let mut possible = *work;
+            if is_out {
+                possible.changes = &[];
+            }
+            if are_outdated {
+                possible.news = &[];
+            }
+            let mut written = commit::write(Db::Postgres(link), mode, &possible, held.heads)?;
+            if are_outdated {
+                written.places = work.news.iter().map(|_| Err(StoreError::Outdated)).collect();
+            }
+            written.refused = written.refused.or(is_out.then_some(StoreError::Ousted));
+            written.is_out = is_out;
             let Heads { seq, ledger, chain } = written.heads;
-            if written.heads != before {
+            if written.heads != held.heads {
                 link.execute(MOVE_HEAD, given![seq.0, ledger, chain.0])?;
             }
+            if seq != held.heads.seq && link.with.server.has_peers.load(Ordering::Relaxed) {
+                Db::Postgres(link).query_row(TELL_LOG, given![], |_| Ok(()))?;
+            }
+            note_changes(link, work.acts, &written.answers, node)?;
             link.execute(PUT_MARK, given![id, mark])?;
             Ok(written)
         })?;
@@ -158,6 +209,7 @@ impl Keeper {
         match server.wait(tx.commit()) {
             Ok(()) => {
                 written.took = began.elapsed();
+                self.terms = terms.or(self.terms);
                 Ok(written)
             }
             // The server answered: it was not made.
@@ -185,7 +237,12 @@ impl Keeper {
     }
 
     pub(crate) fn heads(&mut self) -> Result<Heads> {
-        self.in_transaction(|link| read_head(link, HEAD))
+        self.in_transaction(|link| Ok(read_head(link, HEAD)?.heads))
+    }
+
+    /// As which node outcomes are written down from now on.
+    pub(crate) fn set_node(&mut self, node: Option<NodeNo>) {
+        (self.node, self.terms) = (node, None);
     }
 
     /// Connects anew; answers the commit that was in doubt when it was made.
@@ -244,9 +301,47 @@ fn cut() -> StoreError {
     StoreError::Shaken("no connection to the database".to_owned())
 }
 
-fn read_head(link: Link<'_>, sql: &'static str) -> Result<Heads> {
-    let read = |row: &Row<'_>| Ok(Heads { seq: Seq(row.get(0)?), ledger: row.get(1)?, chain: row.get::<Digest>(2)? });
+fn read_head(link: Link<'_>, sql: &'static str) -> Result<Held> {
+    let read = |row: &Row<'_>| {
+        let heads = Heads { seq: Seq(row.get(0)?), ledger: row.get(1)?, chain: row.get::<Digest>(2)? };
+        Ok(Held { heads, terms: row.get(3)?, registry: row.get(4)? })
+    };
     Db::Postgres(link).query_row(sql, given![], read)
+}
+
+/// Whether the node was given up.
+fn is_out(link: Link<'_>, node: Option<NodeNo>) -> Result<bool> {
+    let Some(node) = node else { return Ok(false) };
+    Ok(Db::Postgres(link).query_row(IS_IN, given![node.0], |row| row.get::<i64>(0))? == 0)
+}
+
+/// Counts a change of the registry, so that nodes that don't know it yet find out before they publish.
+fn note_changes(link: Link<'_>, acts: &[Act], answers: &[Result<u32>], node: Option<NodeNo>) -> Result<()> {
+    let (mut partners, mut has_rules, mut has_tokens) = (Vec::new(), false, false);
+    for (act, answer) in acts.iter().zip(answers) {
+        match (&act.deed, answer) {
+            (_, Err(_)) => {}
+            (Deed::PutPartner(partner), Ok(no)) => {
+                partners.push(*no);
+                // The lane of a new partner is with the node that took it in, until it is given away.
+                if let (None, Some(node)) = (partner.no, node) {
+                    link.execute(TAKE_SEAT, given![no, node.0])?;
+                }
+            }
+            (Deed::Pause(no, _) | Deed::RemovePartner(no, _) | Deed::PutSecrets(no, _), Ok(_)) => partners.push(no.0),
+            (Deed::PutRule { .. } | Deed::RemoveRule { .. }, Ok(_)) => has_rules = true,
+            (Deed::PutToken(_) | Deed::RevokeToken { .. }, Ok(_)) => has_tokens = true,
+            _ => {}
+        }
+    }
+    if partners.is_empty() && !has_rules && !has_tokens {
+        return Ok(());
+    }
+    link.execute(COUNT_CHANGE, given![has_rules, has_tokens])?;
+    for no in partners {
+        link.execute(NOTE_PARTNER, given![no])?;
+    }
+    Db::Postgres(link).query_row(TELL_REGISTRY, given![], |_| Ok(()))
 }
 
 fn check_server(link: Link<'_>) -> Result<()> {

@@ -7,6 +7,7 @@ mod address;
 mod connection;
 mod keeper;
 mod link;
+mod nodes;
 mod readers;
 mod receive;
 mod schema;
@@ -19,6 +20,8 @@ use self::address::Address;
 use self::connection::Server;
 pub(crate) use self::keeper::Keeper;
 pub(crate) use self::link::{Link, cell};
+pub use self::nodes::Nodes;
+pub(crate) use self::nodes::ledger_head;
 pub(crate) use self::readers::Readers;
 pub(crate) use self::receive::receive;
 use crate::error::StoreError;
@@ -42,11 +45,13 @@ fn open_here(options: &Options, url: &ServerUrl) -> Result<Parts> {
             StoreError::Unavailable(text) | StoreError::Shaken(text) => StoreError::Open(text),
             other => other,
         })?;
-    let readers = Arc::new(Readers::new(server, options.readers));
+    let readers = Arc::new(Readers::new(server.clone(), options.readers));
+    let seal = Arc::new(seal);
     Ok(Parts {
         keeper: crate::writer::Keeper::Postgres(Box::new(keeper)),
         readers: crate::engine::Readers::Postgres(readers),
-        seal: Arc::new(seal),
+        nodes: Some(Nodes::new(server, seal.clone())),
+        seal,
         heads,
         start,
         failing: None,

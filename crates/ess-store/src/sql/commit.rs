@@ -42,6 +42,7 @@ pub(crate) struct Known {
 }
 
 /// What is to be written together.
+#[derive(Clone, Copy)]
 pub(crate) struct Work<'a> {
     pub(crate) seal: &'a Seal,
     pub(crate) acts: &'a [Act],
@@ -66,6 +67,8 @@ pub(crate) struct Written {
     pub(crate) answers: Vec<Result<u32>>,
     /// Why the last refused outcome was refused.
     pub(crate) refused: Option<StoreError>,
+    /// The outcomes were left out: the node was given up.
+    pub(crate) is_out: bool,
     /// How long the commit itself took.
     pub(crate) took: Duration,
 }
@@ -86,6 +89,7 @@ impl Written {
             places: Vec::new(),
             answers: Vec::new(),
             refused: None,
+            is_out: false,
             took: Duration::ZERO,
         }
     }

@@ -80,8 +80,8 @@ const PUT_TOKEN: &str = "insert into token \
     role = excluded.role, subjects = excluded.subjects, partner = excluded.partner, note = excluded.note, \
     created_at = excluded.created_at, expires_at = excluded.expires_at, revoked_at = excluded.revoked_at";
 const REVOKE_TOKEN: &str = "update token set revoked_at = coalesce(revoked_at, ?2) where id = ?1";
-const PUT_SETTING: &str = "insert into setting (key, value) values (?1, ?2) \
-    on conflict (key) do update set value = excluded.value";
+// What the hub chose first stays: two nodes may choose at once.
+const PUT_SETTING: &str = "insert into setting (key, value) values (?1, ?2) on conflict (key) do nothing";
 const SETTING: &str = "select value from setting where key = ?1";
 const PUT_AUDIT: &str = "insert into audit (at, actor, act, object, reason) values (?1, ?2, ?3, ?4, ?5)";
 const PARTNERS: &str = "select no, id, document, secrets, added_at, paused_since, removed_at from partner order by no";
@@ -201,32 +201,38 @@ fn put_token(db: Db<'_>, token: &StoredToken) -> Result<()> {
 /// What the store holds when it is opened.
 pub(crate) fn start(db: Db<'_>, seal: &Seal) -> Result<Start> {
     let head = events::head(db)?;
+    Ok(Start { partners: partners(db, seal)?, rules: rules(db)?, tokens: tokens(db)?, head, escalations: trouble::all(db)?, registry: 0 })
+}
+
+/// All rules.
+pub(crate) fn rules(db: Db<'_>) -> Result<StoredRules> {
     let all = |kind| -> Result<Vec<String>> { db.query(rule_sql(kind).all, given![], |row| row.get(0)) };
-    let rules =
-        StoredRules { bridges: all(RuleKind::Bridge)?, schemas: all(RuleKind::Schema)?, tables: all(RuleKind::Table)? };
-    Ok(Start { partners: partners(db, seal)?, rules, tokens: tokens(db)?, head, escalations: trouble::all(db)? })
+    Ok(StoredRules { bridges: all(RuleKind::Bridge)?, schemas: all(RuleKind::Schema)?, tables: all(RuleKind::Table)? })
 }
 
 fn partners(db: Db<'_>, seal: &Seal) -> Result<Vec<StoredPartner>> {
-    db.query(PARTNERS, given![], |row| {
-        let no: u32 = row.get(0)?;
-        let text = |place: String, sealed: &[u8]| {
-            String::from_utf8(seal.unseal(&place, sealed)?)
-                .map_err(|_| StoreError::Damaged(format!("{place} is not text")))
-        };
-        Ok(StoredPartner {
-            no: PartnerNo(no),
-            id: row.get(1)?,
-            document: text(document_place(no), row.get(2)?)?,
-            secrets: read_secrets(&text(secrets_place(no), row.get(3)?)?),
-            added_at: Time::from_micros(row.get(4)?),
-            paused_since: rows::time(row, 5)?,
-            removed_at: rows::time(row, 6)?,
-        })
+    db.query(PARTNERS, given![], |row| partner(row, seal))
+}
+
+/// A partner, of the columns that `PARTNERS` names.
+pub(crate) fn partner(row: &Row<'_>, seal: &Seal) -> Result<StoredPartner> {
+    let no: u32 = row.get(0)?;
+    let text = |place: String, sealed: &[u8]| {
+        String::from_utf8(seal.unseal(&place, sealed)?).map_err(|_| StoreError::Damaged(format!("{place} is not text")))
+    };
+    Ok(StoredPartner {
+        no: PartnerNo(no),
+        id: row.get(1)?,
+        document: text(document_place(no), row.get(2)?)?,
+        secrets: read_secrets(&text(secrets_place(no), row.get(3)?)?),
+        added_at: Time::from_micros(row.get(4)?),
+        paused_since: rows::time(row, 5)?,
+        removed_at: rows::time(row, 6)?,
     })
 }
 
-fn tokens(db: Db<'_>) -> Result<Vec<StoredToken>> {
+/// All tokens.
+pub(crate) fn tokens(db: Db<'_>) -> Result<Vec<StoredToken>> {
     let read = |row: &Row<'_>| {
         let subjects: String = row.get(3)?;
         Ok(StoredToken {

@@ -163,7 +163,7 @@ pub(crate) fn last_pause(reader: &Reader<'_>, partner: &str) -> Result<Option<(S
     reader.db.query_one(LAST_PAUSE, given![partner], read)
 }
 
-pub(super) fn all(db: Db<'_>) -> Result<Vec<StoredEscalation>> {
+pub(crate) fn all(db: Db<'_>) -> Result<Vec<StoredEscalation>> {
     let read = |row: &Row<'_>| {
         Ok(StoredEscalation {
             partner: PartnerNo(row.get(0)?),

@@ -83,6 +83,7 @@ pub(crate) fn open(options: &Options) -> Result<Parts> {
         heads,
         start,
         failing,
+        nodes: None,
     })
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use crate::commit_times::CommitTimes;
 use crate::engine::{Engine, Readers};
 use crate::error::StoreError;
+use crate::nodes::{NodeNo, Nodes};
 use crate::postgres;
 use crate::seal::Seal;
 use crate::server_url::ServerUrl;
@@ -68,6 +69,8 @@ pub(crate) struct Parts {
     pub(crate) start: Start,
     /// Why it can't be written to yet.
     pub(crate) failing: Option<StoreError>,
+    /// The others that share it.
+    pub(crate) nodes: Option<Nodes>,
 }
 
 /// An open store with what it holds.
@@ -78,6 +81,8 @@ pub struct Opened {
     pub recorded: mpsc::UnboundedReceiver<Vec<Recorded>>,
     /// What it holds.
     pub start: Start,
+    /// The other hubs that share it; none where nobody can.
+    pub nodes: Option<Nodes>,
 }
 
 /// The store; cheap to clone.
@@ -97,8 +102,9 @@ impl Store {
             Some(server) => postgres::open(options, server)?,
         };
         let start = std::mem::take(&mut parts.start);
+        let nodes = parts.nodes.take();
         let (engine, recorded) = Engine::start(parts, options.outcome_window)?;
-        Ok(Opened { store: Store { engine: Arc::new(engine) }, recorded, start })
+        Ok(Opened { store: Store { engine: Arc::new(engine) }, recorded, start, nodes })
     }
 
     /// Appends an event, unless its identity (id, test) is taken; durable when this returns.
@@ -169,6 +175,17 @@ impl Store {
     /// Sets another ceiling of the database file.
     pub async fn set_bytes_max(&self, bytes: Option<u64>) {
         self.engine.set_bytes_max(bytes).await;
+    }
+
+    /// As which node outcomes are written down from now on. Those that wait from before are left out: they are of who it was before.
+    pub async fn set_node(&self, node: Option<NodeNo>) {
+        self.engine.set_node(node).await;
+    }
+
+    /// Outcomes were refused since the node was set: it was given up, and others serve its partners.
+    #[must_use]
+    pub fn is_out(&self) -> bool {
+        self.engine.is_out()
     }
 
     /// Writes what is left and closes the database; every later call answers `Closed`.

@@ -13,7 +13,8 @@ use crate::error::StoreError;
 use crate::sql::ledger::Walked;
 use crate::sql::{deliveries, events, lane, ledger, tree, trouble};
 use crate::types::{
-    Backlog, LaneStart, LedgerEntry, PartnerTroubles, Recorded, StoredCheckpoint, StoredDelivery, UrgentBacklog,
+    Backlog, LaneStart, LedgerEntry, PartnerTroubles, Recorded, StoredCheckpoint, StoredDelivery, StoredEscalation,
+    UrgentBacklog,
 };
 
 /// The Event Log.
@@ -150,6 +151,14 @@ impl Store {
         self.engine.read(move |reader| trouble::troubles(reader, partner, pending)).await
     }
 
+    /// What Ops were told and was not taken back.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn escalations(&self) -> Result<Vec<StoredEscalation>, StoreError> {
+        self.engine.read(|reader| trouble::all(reader.db)).await
+    }
+
     /// The last event that was recorded at this time or before; 0 when there is none.
     ///
     /// # Errors
@@ -236,9 +245,9 @@ impl Store {
     /// How many receipts there are, and the head of their chain, as of the last commit.
     ///
     /// # Errors
-    /// None today; an engine that several nodes share has to ask.
+    /// The store is shared and can't be read.
     pub async fn ledger_head(&self) -> Result<(u64, Digest), StoreError> {
-        Ok(self.engine.ledger_head())
+        self.engine.ledger_head().await
     }
 
     /// Walks the whole chain in bounded steps, recomputing every leaf and link, and compares it with the head that this process
@@ -247,7 +256,7 @@ impl Store {
     /// # Errors
     /// `Damaged` names the first entry that does not fit.
     pub async fn verify_ledger(&self) -> Result<(u64, Digest), StoreError> {
-        let (size, chain) = self.engine.ledger_head();
+        let (size, chain) = self.engine.known_ledger_head();
         let mut walked = Walked::START;
         let mut has_met_head = size == 0;
         loop {

@@ -87,7 +87,7 @@ impl Store {
         self.engine.read(move |reader| registry::setting(reader, &seal, key)).await
     }
 
-    /// Stores a setting, sealed.
+    /// Stores a setting, sealed, unless there is one: what was chosen first stays.
     ///
     /// # Errors
     /// The store can't write now.

@@ -3,6 +3,7 @@
 use tokio::sync::oneshot;
 
 use crate::error::StoreError;
+use crate::nodes::NodeNo;
 use crate::retention::{Sweep, Swept};
 use crate::sql::registry::Act;
 use crate::types::{Change, NewEvent, Publication};
@@ -24,6 +25,8 @@ pub(crate) enum Item {
     BytesMax(Option<u64>, oneshot::Sender<()>),
     Sweep(Box<Sweep>, oneshot::Sender<Result<Swept>>),
     WipeLog(oneshot::Sender<Result<bool>>),
+    /// Outcomes from here on are this node's; those before were of who it was before.
+    Node(Option<NodeNo>, oneshot::Sender<()>),
     Close(oneshot::Sender<()>),
 }
 
@@ -75,7 +78,8 @@ impl Batch {
             }
             Item::Close(reply) => self.closing = Some(reply),
             // The writer keeps these itself.
-            Item::Changes(_) | Item::Durable(..) | Item::BytesMax(..) | Item::Sweep(..) | Item::WipeLog(_) => {}
+            Item::Changes(_) | Item::Durable(..) | Item::BytesMax(..) | Item::Sweep(..) | Item::WipeLog(_)
+            | Item::Node(..) => {}
         }
     }
 

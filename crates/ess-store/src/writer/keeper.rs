@@ -1,6 +1,7 @@
 //! The writer's hold on its database: one of two, and what each does in its own way.
 
 use crate::error::StoreError;
+use crate::nodes::NodeNo;
 use crate::postgres;
 use crate::retention::{Sweep, Swept};
 use crate::sql::{Heads, Work, Written};
@@ -94,6 +95,15 @@ impl Keeper {
             Keeper::Sqlite(keeper) => keeper.set_bytes_max(bytes),
             // The server's disk is its operator's.
             Keeper::Postgres(_) => {}
+        }
+    }
+
+    /// As which node outcomes are written down.
+    pub(super) fn set_node(&mut self, node: Option<NodeNo>) {
+        match self {
+            // Nobody shares the embedded database.
+            Keeper::Sqlite(_) => {}
+            Keeper::Postgres(keeper) => keeper.set_node(node),
         }
     }
 

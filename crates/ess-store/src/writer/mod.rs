@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     /// Guards the heads as of the last commit.
     pub(crate) heads: Mutex<Heads>,
     pub(crate) commit_clock: CommitClock,
+    /// Outcomes were refused: this node was given up.
+    pub(crate) is_out: AtomicBool,
 }
 
 pub(crate) struct Writer {
@@ -205,6 +207,24 @@ impl Writer {
             Item::Sweep(sweep, reply) => {
                 self.state.sweep = Some(WaitingSweep { sweep, reply, since: Instant::now() });
             }
+            Item::Node(node, reply) => {
+                // What waits is of who it was before: it is not written down under another number.
+                let count = self.state.waiting.len();
+                if count > 0 {
+                    tracing::warn!(count, "this node was given up; these outcomes are left to those who serve its partners");
+                }
+                self.state.waiting.clear();
+                if let Some((_, doubted)) = &mut self.state.doubted {
+                    *doubted = 0;
+                }
+                self.state.dealt_with += count as u64;
+                self.shared.unrecorded.fetch_sub(count, Ordering::Relaxed);
+                self.answer_durables(Some(StoreError::Ousted));
+                self.state.known.reached.clear();
+                self.keeper.set_node(node);
+                // Who set it may have gone.
+                let _ = reply.send(());
+            }
             Item::WipeLog(reply) => {
                 // Who asked may have gone.
                 drop(reply.send(self.wipe_log()));
@@ -277,6 +297,10 @@ impl Writer {
         state.known.audiences.extend(written.audiences);
         state.known.reached.extend(written.reached);
         state.waiting.drain(..count);
+        if written.is_out {
+            tracing::warn!(count, "this node was given up; these outcomes are left to those who serve its partners");
+            self.shared.is_out.store(true, Ordering::Relaxed);
+        }
         state.dealt_with += count as u64;
         self.shared.unrecorded.fetch_sub(count, Ordering::Relaxed);
         // Before any answer: whoever has one finds its commit counted.
@@ -398,7 +422,7 @@ fn publication(new: NewEvent, place: Place, recorded: &mut Vec<Recorded>) -> Pub
         Place::Duplicate(first) => Publication::Duplicate { first },
         Place::Conflict(first) => Publication::Conflict { first },
         Place::New(seq) => {
-            let NewEvent { content, trace, content_digest, message_uuid, recorded_at, audience } = new;
+            let NewEvent { content, trace, content_digest, message_uuid, recorded_at, audience, registry: _ } = new;
             let event = Arc::new(Event { seq, recorded_at, content, trace, content_digest, message_uuid, gone: None });
             recorded.push(Recorded { event: event.clone(), audience });
             Publication::Recorded(event)

@@ -49,7 +49,7 @@ fn server_url(url: Option<&str>) -> Option<ServerUrl> {
 }
 
 pub(crate) fn opened(dir: Arc<TempDir>, url: Option<String>, options: &Options) -> Open {
-    let Opened { store, recorded, start } = Store::open(options).unwrap();
+    let Opened { store, recorded, start, .. } = Store::open(options).unwrap();
     Open { store, recorded, start, dir, url }
 }
 
@@ -158,6 +158,7 @@ pub(crate) fn event(id: &str, payload: &str, partners: u32) -> NewEvent {
         message_uuid: Uuid::from_u128(7),
         recorded_at: Time::from_micros(3),
         audience: audience(partners),
+        registry: None,
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod hold;
 pub(crate) mod jsonata;
 pub(crate) mod ledger;
 pub(crate) mod listen;
+pub(crate) mod nodes;
 pub(crate) mod partner;
 pub(crate) mod publish;
 pub(crate) mod redact;
@@ -79,6 +80,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::Unacked(args) => unacked::run(&args, &client(globals)?, output).await,
         Command::Hold(command) => hold::run(&command, globals, output).await,
         Command::Redact(args) => redact::run(&args, globals, output).await,
+        Command::Nodes => nodes::run(&client(globals)?, output).await,
         Command::Target(command) => target::run(&command, &client(globals)?, output).await,
         Command::Token(command) => token::run(&command, &client(globals)?, output).await,
         Command::Backup(args) => backup::run(&args, &client(globals)?, output).await,

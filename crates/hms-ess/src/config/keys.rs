@@ -1,7 +1,7 @@
 //! Every key of the configuration. Each has a line in docs/configuration.md and one in examples/hub.yaml, which tests hold it to.
 
 /// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 46] = [
+pub(crate) const KEYS: [(&str, &str); 48] = [
     ("listen", "127.0.0.1:8443"),
     ("public_url", ""),
     ("data", "hms-ess-data"),
@@ -19,6 +19,8 @@ pub(crate) const KEYS: [(&str, &str); 46] = [
     ("partner_ca", ""),
     ("log", "text"),
     ("seal_key", ""),
+    ("node_name", ""),
+    ("node_lease", "5s"),
     ("store_bytes_max", ""),
     ("free_bytes_min", "67108864"),
     ("script_workers", "2"),

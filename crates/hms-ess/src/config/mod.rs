@@ -103,6 +103,10 @@ pub(crate) struct Config {
     pub(crate) store: Option<ServerUrl>,
     /// File of the sealing key.
     pub(crate) seal_key: Option<PathBuf>,
+    /// What it is called among the hubs that share its store.
+    pub(crate) node_name: Option<String>,
+    /// How long it may go unheard before the others take its partners over.
+    pub(crate) node_lease: Duration,
     /// Ceiling of the database file.
     pub(crate) store_bytes_max: Option<u64>,
     /// Publishes are refused below this much free space.
@@ -279,6 +283,8 @@ impl Config {
             },
             store: values.server()?,
             seal_key: values.optional("seal_key").map(PathBuf::from),
+            node_name: values.optional("node_name").map(str::to_owned),
+            node_lease: values.lasting("node_lease", "1s", "60s")?,
             store_bytes_max: match text("store_bytes_max") {
                 "" => None,
                 _ => Some(values.number("store_bytes_max")?),

@@ -52,6 +52,7 @@ hold remove 1 --reason no
 redact X --reason no --yes
 target list
 target test T
+nodes
 token create --role auditor
 token list
 token revoke tok_1
@@ -148,6 +149,7 @@ fn commands_that_show_something_print_json_and_nothing_else() {
         "unacked",
         "hold list",
         "target list",
+        "nodes",
         "token list",
         "token create --role auditor",
         "replay RULE-A-V1 --to P",

@@ -71,6 +71,7 @@ async fn publish(store: &Store, played: &Played) {
             message_uuid: uuid::Uuid::from_u128(u128::from(offer.seq.0)),
             recorded_at: offer.recorded_at,
             audience: Arc::new(Audience::new(takers.iter().map(|index| number_of(*index)).collect())),
+            registry: None,
         });
     }
     for (answer, (offer, _)) in store.publish_many(news).await.into_iter().zip(&played.log) {

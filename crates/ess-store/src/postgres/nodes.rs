@@ -1,0 +1,426 @@
+//! What several nodes keep in the database about themselves: their leases, who serves which partner, and their post.
+//!
+//! A node is given up by the others when its lease has lapsed, in a transaction that holds the head of the log. Every commit of
+//! outcomes holds it too and looks whether its node is still there: what a node that was given up found out is never written down.
+//! Time is the database's own, so that clocks of machines need not agree.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ess_core::id::{Digest, PartnerNo, Seq};
+use ess_core::time::Time;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::connection::{Connection, Server};
+use super::keeper::LOCK_HEAD;
+use super::link::{Link, Statements};
+use crate::error::StoreError;
+use crate::nodes::{NodeLine, NodeNo, Notice, RegistryChanges, Sight, home_of};
+use crate::seal::Seal;
+use crate::sql::db::{Cell, Db, Row, given};
+use crate::sql::events::Reader;
+use crate::sql::registry;
+use crate::types::StoredPartner;
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+const JOIN: &str = "insert into node (name, version, lease_until) \
+    values (?1, ?2, clock_timestamp() + ?3 * interval '1 microsecond') returning no";
+const RENEW: &str = "update node set lease_until = clock_timestamp() + ?2 * interval '1 microsecond' where no = ?1";
+const SET_LEAVING: &str = "update node set is_leaving = 1 where no = ?1";
+const NODES: &str = "select no, name, version, (extract(epoch from began_at) * 1000000)::bigint, \
+    (extract(epoch from lease_until - clock_timestamp()) * 1000000)::bigint, is_leaving from node order by no";
+const HEAD: &str = "select seq, registry, terms from head where one = 1";
+const LEDGER_HEAD: &str = "select ledger, chain from head where one = 1";
+const REMOVE: &str = "delete from node where no = ?1";
+const REMOVE_LAPSED: &str = "delete from node \
+    where lease_until < clock_timestamp() - ?2 * interval '1 microsecond' and no <> ?1 returning no";
+const STAYING: &str = "select no from node where is_leaving = 0 order by no";
+const WITHOUT_SEAT: &str = "select p.no from partner p left join seat s on s.partner = p.no \
+    left join node n on n.no = s.node where p.removed_at is null and n.no is null order by p.no";
+const PUT_SEAT: &str = "insert into seat (partner, node) values (?1, ?2) \
+    on conflict (partner) do update set node = excluded.node";
+const FORGET_SEATS: &str =
+    "delete from seat where not exists (select 1 from node where node.no = seat.node) \
+    and exists (select 1 from partner where partner.no = seat.partner and partner.removed_at is not null)";
+const NEXT_TERMS: &str = "update head set terms = terms + 1 where one = 1";
+const TELL_SEATS: &str = "select pg_notify('hms_ess', 'seats')";
+const SEATS: &str = "select s.partner from seat s join partner p on p.no = s.partner \
+    where s.node = ?1 and p.removed_at is null order by s.partner";
+const SEAT: &str = "select node from seat where partner = ?1";
+const SHARES: &str = "select s.node, count(*) from seat s join partner p on p.no = s.partner \
+    where p.removed_at is null group by s.node";
+const GIVE: &str = "update seat set node = ?3 where partner = ?1 and node = ?2 \
+    and exists (select 1 from node where no = ?3)";
+const CHANGED: &str = "select registry, rules, tokens from head where one = 1";
+const CHANGED_PARTNERS: &str = "select p.no, p.id, p.document, p.secrets, p.added_at, p.paused_since, p.removed_at \
+    from partner p join partner_change c on c.partner = p.no where c.number > ?1 order by p.no";
+const SEND: &str = "insert into post (receiver, body) values (?1, ?2)";
+const TELL_POST: &str = "select pg_notify('hms_ess', 'post ' || (?1::bigint)::text)";
+const RECEIVE: &str = "delete from post where receiver = ?1 returning number, body";
+const FORGET_POST: &str = "delete from post where at < clock_timestamp() - interval '5 minutes'";
+const LISTEN: &str = "listen hms_ess";
+
+/// Connections of a desk at most: one is enough unless the server does not answer.
+const CONNECTIONS_MAX: usize = 4;
+/// How often a lost ear is looked for again.
+const EAR_AGAIN: Duration = Duration::from_millis(500);
+
+/// The other hubs on this database; cheap to clone.
+#[derive(Clone)]
+pub struct Nodes {
+    server: Arc<Server>,
+    seal: Arc<Seal>,
+    /// Where leases and seats are asked for; apart, so that post never waits for them nor they for it.
+    desk: Arc<Desk>,
+    mail: Arc<Desk>,
+}
+
+/// A connection for short transactions, made when it is asked for and anew when it was lost or does not answer.
+struct Desk {
+    server: Arc<Server>,
+    /// Guards the idle connections; one is taken out while it is used.
+    idle: Mutex<Vec<Connection>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Desk {
+    /// Does something in a transaction, on a thread that may wait. One that takes longer than `within` is given up: whether it
+    /// was done is then open.
+    async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        within: Duration,
+        work: impl FnOnce(Link<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let desk = self.clone();
+        let asked = async move {
+            let permit = desk.permits.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
+            let asked = tokio::task::spawn_blocking(move || {
+                // Until it is answered, also when nobody waits for it any more.
+                let _permit = permit;
+                desk.answer(work)
+            });
+            asked.await.map_err(|error| StoreError::Unavailable(error.to_string()))?
+        };
+        match tokio::time::timeout(within, asked).await {
+            Ok(answered) => answered,
+            Err(_) => Err(StoreError::Unavailable(format!("the database did not answer in {within:?}"))),
+        }
+    }
+
+    fn answer<T>(&self, work: impl FnOnce(Link<'_>) -> Result<T>) -> Result<T> {
+        let mut connection = self.connection()?;
+        let Connection { server, client, statements, .. } = &mut connection;
+        let tx = server.wait(client.transaction())?;
+        let done = work(Link { tx: &tx, with: Statements { server, known: statements } })?;
+        server.wait(tx.commit())?;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        Ok(done)
+    }
+
+    /// One that is idle, or a new one; those whose server went away meanwhile are dropped.
+    fn connection(&self) -> Result<Connection> {
+        loop {
+            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            match idle {
+                Some(connection) if connection.is_closed() => {}
+                Some(connection) => return Ok(connection),
+                None => return self.server.connect(),
+            }
+        }
+    }
+}
+
+impl Nodes {
+    pub(super) fn new(server: Arc<Server>, seal: Arc<Seal>) -> Self {
+        let desk = || {
+            let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+            Arc::new(Desk { server: server.clone(), idle: Mutex::default(), permits })
+        };
+        Self { desk: desk(), mail: desk(), seal, server }
+    }
+
+    /// Comes in as a node, with a lease of this length.
+    ///
+    /// # Errors
+    /// The database can't be asked now.
+    pub async fn join(&self, name: String, version: String, lease: Duration) -> Result<NodeNo> {
+        self.desk
+            .ask(lease, move |link| {
+                let no = Db::Postgres(link)
+                    .query_row(JOIN, given![name, version, micros(lease)], |row| Ok(NodeNo(row.get(0)?)))?;
+                tell(link, TELL_SEATS)?;
+                Ok(no)
+            })
+            .await
+    }
+
+    /// Renews the lease from now on, and looks at who is there.
+    ///
+    /// # Errors
+    /// The database can't be asked within the length of the lease.
+    pub async fn renew(&self, me: NodeNo, lease: Duration) -> Result<Sight> {
+        let sight = self
+            .desk
+            .ask(lease, move |link| {
+                // A crash that forgets it forgets a moment.
+                link.execute("set local synchronous_commit = off", given![])?;
+                let is_in = link.execute(RENEW, given![me.0, micros(lease)])? == 1;
+                let db = Db::Postgres(link);
+                let nodes = db.query(NODES, given![], node_line)?;
+                let read = |row: &Row<'_>| Ok((Seq(row.get(0)?), row.get(1)?, row.get(2)?));
+                let (head, registry, terms) = db.query_row(HEAD, given![], read)?;
+                Ok(Sight { is_in, nodes, head, registry, terms })
+            })
+            .await?;
+        self.server.has_peers.store(sight.nodes.len() > 1, Ordering::Relaxed);
+        Ok(sight)
+    }
+
+    /// Gives up nodes whose lease has lapsed for so long, and gives partners that nobody serves to those who stay; answers whom it gave up.
+    ///
+    /// # Errors
+    /// The database can't be asked within this time.
+    pub async fn settle(&self, me: NodeNo, grace: Duration, within: Duration) -> Result<Vec<NodeNo>> {
+        self.desk.ask(within, move |link| settle(link, me, grace)).await
+    }
+
+    /// Says that this node hands its partners over and goes.
+    ///
+    /// # Errors
+    /// The database can't be asked within this time.
+    pub async fn begin_to_leave(&self, me: NodeNo, within: Duration) -> Result<()> {
+        self.desk
+            .ask(within, move |link| {
+                link.execute(SET_LEAVING, given![me.0])?;
+                tell(link, TELL_SEATS)
+            })
+            .await
+    }
+
+    /// Goes. Partners that were not handed over are the others' to take.
+    ///
+    /// # Errors
+    /// The database can't be asked within this time.
+    pub async fn leave(&self, me: NodeNo, within: Duration) -> Result<()> {
+        self.desk
+            .ask(within, move |link| {
+                Db::Postgres(link).query_row(LOCK_HEAD, given![], |_| Ok(()))?;
+                link.execute(REMOVE, given![me.0])?;
+                link.execute(NEXT_TERMS, given![])?;
+                tell(link, TELL_SEATS)
+            })
+            .await
+    }
+
+    /// The partners that a node serves.
+    ///
+    /// # Errors
+    /// The database can't be asked within this time.
+    pub async fn seats(&self, node: NodeNo, within: Duration) -> Result<Vec<PartnerNo>> {
+        self.desk
+            .ask(within, move |link| {
+                Db::Postgres(link).query(SEATS, given![node.0], |row| Ok(PartnerNo(row.get(0)?)))
+            })
+            .await
+    }
+
+    /// Who serves a partner.
+    ///
+    /// # Errors
+    /// The database can't be asked within this time.
+    pub async fn seat_of(&self, partner: PartnerNo, within: Duration) -> Result<Option<NodeNo>> {
+        self.mail
+            .ask(within, move |link| {
+                Db::Postgres(link).query_one(SEAT, given![partner.0], |row| Ok(NodeNo(row.get(0)?)))
+            })
+            .await
+    }
+
+    /// All nodes, each with how many partners it serves.
+    ///
+    /// # Errors
+    /// The database can't be asked within this time.
+    pub async fn list(&self, within: Duration) -> Result<Vec<(NodeLine, u64)>> {
+        self.mail
+            .ask(within, |link| {
+                let db = Db::Postgres(link);
+                let nodes = db.query(NODES, given![], node_line)?;
+                let shares: Vec<(u64, u64)> = db.query(SHARES, given![], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                let share = |no: NodeNo| shares.iter().find(|(node, _)| *node == no.0).map_or(0, |(_, count)| *count);
+                Ok(nodes.into_iter().map(|node| (node.clone(), share(node.no))).collect())
+            })
+            .await
+    }
+
+    /// Hands partners over that this node serves and has nothing under way for. Of one whose new node is gone nothing changes.
+    ///
+    /// # Errors
+    /// The database can't be asked within this time.
+    pub async fn give(&self, me: NodeNo, given: Vec<(PartnerNo, NodeNo)>, within: Duration) -> Result<()> {
+        self.desk
+            .ask(within, move |link| {
+                let (me, mut all) = (Cell::Int(number(me.0)), Vec::with_capacity(given.len()));
+                for (partner, to) in &given {
+                    all.push(vec![Cell::Int(i64::from(partner.0)), me, Cell::Int(number(to.0))]);
+                }
+                link.execute_all(GIVE, &all)?;
+                tell(link, TELL_SEATS)
+            })
+            .await
+    }
+
+    /// What was changed in the registry after so many changes.
+    ///
+    /// # Errors
+    /// The database can't be asked within this time, or what it says can't be read.
+    pub async fn registry_since(&self, known: u64, within: Duration) -> Result<RegistryChanges> {
+        let seal = self.seal.clone();
+        self.desk
+            .ask(within, move |link| {
+                // One snapshot: what is changed meanwhile is asked for next time, and nothing is seen half.
+                link.execute("set transaction isolation level repeatable read", given![])?;
+                let db = Db::Postgres(link);
+                let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+                let (number, rules, tokens): (u64, u64, u64) = db.query_row(CHANGED, given![], read)?;
+                let partners: Vec<StoredPartner> =
+                    db.query(CHANGED_PARTNERS, given![known], |row| registry::partner(row, &seal))?;
+                let rules = (rules > known).then(|| registry::rules(db)).transpose()?;
+                let tokens = (tokens > known).then(|| registry::tokens(db)).transpose()?;
+                Ok(RegistryChanges { number, partners, rules, tokens })
+            })
+            .await
+    }
+
+    /// Sends letters to other nodes. Nothing is known of their arrival.
+    ///
+    /// # Errors
+    /// The database can't be asked within this time.
+    pub async fn send(&self, letters: Vec<(NodeNo, Vec<u8>)>, within: Duration) -> Result<()> {
+        self.mail
+            .ask(within, move |link| {
+                link.execute("set local synchronous_commit = off", given![])?;
+                let cells = |(to, body): &(NodeNo, Vec<u8>)| (number(to.0), body.clone());
+                let rows: Vec<(i64, Vec<u8>)> = letters.iter().map(cells).collect();
+                let all: Vec<Vec<Cell<'_>>> =
+                    rows.iter().map(|(to, body)| vec![Cell::Int(*to), Cell::Blob(body)]).collect();
+                link.execute_all(SEND, &all)?;
+                let mut receivers: Vec<i64> = rows.iter().map(|(to, _)| *to).collect();
+                receivers.sort_unstable();
+                receivers.dedup();
+                for to in receivers {
+                    Db::Postgres(link).query_row(TELL_POST, given![to], |_| Ok(()))?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    /// Takes the letters to a node, in the order in which they were sent.
+    ///
+    /// # Errors
+    /// The database can't be asked within this time.
+    pub async fn receive(&self, me: NodeNo, within: Duration) -> Result<Vec<Vec<u8>>> {
+        self.mail
+            .ask(within, move |link| {
+                link.execute("set local synchronous_commit = off", given![])?;
+                let read = |row: &Row<'_>| Ok((row.get::<i64>(0)?, row.get::<Vec<u8>>(1)?));
+                let mut letters = Db::Postgres(link).query(RECEIVE, given![me.0], read)?;
+                letters.sort_by_key(|(number, _)| *number);
+                Ok(letters.into_iter().map(|(_, body)| body).collect())
+            })
+            .await
+    }
+
+    /// Throws letters away that nobody took.
+    ///
+    /// # Errors
+    /// The database can't be asked within this time.
+    pub async fn clear_post(&self, within: Duration) -> Result<()> {
+        self.mail.ask(within, |link| link.execute(FORGET_POST, given![]).map(drop)).await
+    }
+
+    /// Hears what is told to all nodes, for ever: an ear that was lost is found again, and `Notice::Lost` says so.
+    pub async fn listen(self, to: mpsc::UnboundedSender<Notice>) {
+        loop {
+            let server = self.server.clone();
+            let (ear, mut heard) = mpsc::unbounded_channel();
+            let opened = tokio::task::spawn_blocking(move || {
+                let connection = server.connect_with(Some(ear))?;
+                server.wait(connection.client.batch_execute(LISTEN))?;
+                Ok::<_, StoreError>(connection)
+            });
+            // Held for as long as it is heard.
+            let connection = match opened.await {
+                Ok(Ok(connection)) => connection,
+                Ok(Err(_)) | Err(_) => {
+                    tokio::time::sleep(EAR_AGAIN).await;
+                    continue;
+                }
+            };
+            if to.send(Notice::Lost).is_err() {
+                return;
+            }
+            while let Some(notice) = heard.recv().await {
+                if to.send(notice).is_err() {
+                    return;
+                }
+            }
+            drop(connection);
+        }
+    }
+}
+
+fn settle(link: Link<'_>, me: NodeNo, grace: Duration) -> Result<Vec<NodeNo>> {
+    let db = Db::Postgres(link);
+    // No outcome is written down while this goes on, and whoever writes next sees it.
+    db.query_row(LOCK_HEAD, given![], |_| Ok(()))?;
+    let lapsed = db.query(REMOVE_LAPSED, given![me.0, micros(grace)], |row| Ok(NodeNo(row.get(0)?)))?;
+    let staying = db.query(STAYING, given![], |row| Ok(NodeNo(row.get(0)?)))?;
+    let homeless = db.query(WITHOUT_SEAT, given![], |row| Ok(PartnerNo(row.get(0)?)))?;
+    link.execute(FORGET_SEATS, given![])?;
+    let mut all = Vec::with_capacity(homeless.len());
+    for partner in homeless {
+        if let Some(home) = home_of(partner, &staying) {
+            all.push(vec![Cell::Int(i64::from(partner.0)), Cell::Int(number(home.0))]);
+        }
+    }
+    if !all.is_empty() {
+        link.execute_all(PUT_SEAT, &all)?;
+    }
+    if !lapsed.is_empty() || !all.is_empty() {
+        link.execute(NEXT_TERMS, given![])?;
+        tell(link, TELL_SEATS)?;
+    }
+    Ok(lapsed)
+}
+
+/// How many receipts there are, and the head of their chain.
+pub(crate) fn ledger_head(reader: &Reader<'_>) -> Result<(u64, Digest)> {
+    reader.db.query_row(LEDGER_HEAD, given![], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+fn tell(link: Link<'_>, sql: &'static str) -> Result<()> {
+    Db::Postgres(link).query_row(sql, given![], |_| Ok(()))
+}
+
+fn node_line(row: &Row<'_>) -> Result<NodeLine> {
+    let left: i64 = row.get(4)?;
+    Ok(NodeLine {
+        no: NodeNo(row.get(0)?),
+        name: row.get(1)?,
+        version: row.get(2)?,
+        began_at: Time::from_micros(row.get(3)?),
+        lease_left: u64::try_from(left).ok().filter(|left| *left > 0).map(Duration::from_micros),
+        is_leaving: row.get(5)?,
+    })
+}
+
+fn micros(span: Duration) -> i64 {
+    i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn number(no: u64) -> i64 {
+    i64::try_from(no).unwrap_or(i64::MAX)
+}
