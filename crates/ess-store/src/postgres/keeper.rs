@@ -47,8 +47,9 @@ const TAKE_SEAT: &str = "insert into seat (partner, node) values (?1, ?2) on con
 const IS_IN: &str = "select count(*) from node where no = ?1";
 const TELL_LOG: &str = "select pg_notify('hms_ess', 'log')";
 const TELL_REGISTRY: &str = "select pg_notify('hms_ess', 'registry')";
-/// A time limit would end a commit's wait for a synchronous standby, and the server would then call it made.
-const NO_TIMEOUT: &str = "set statement_timeout = 0";
+/// A time limit would end a commit's wait for a synchronous standby, and the server would then call it made. A node that stalls within
+/// a transaction holds the head, and with it all others, for this long at most.
+const OF_WRITER: &str = "set statement_timeout = 0; set idle_in_transaction_session_timeout = '2s'";
 const ENCODING: &str = "select current_setting('server_encoding'), current_setting('server_version_num')::bigint, \
     current_setting('fsync')";
 const VERSION_MIN: i64 = 130_000;
@@ -126,7 +127,7 @@ impl Keeper {
         self.connection = None;
         let connection = self.server.connect()?;
         let row = self.server.wait(connection.client.query_one(SHARE_HUB, &[]))?;
-        self.server.wait(connection.client.batch_execute(NO_TIMEOUT))?;
+        self.server.wait(connection.client.batch_execute(OF_WRITER))?;
         if row.get::<_, i32>(0) == 0 {
             return Err(StoreError::Shaken("another hub has this database for itself; it is free when that one ends".to_owned()));
         }

@@ -26,8 +26,8 @@ use crate::types::StoredPartner;
 type Result<T> = std::result::Result<T, StoreError>;
 
 const JOIN: &str = "insert into node (name, version, lease_until) \
-    values (?1, ?2, clock_timestamp() + ?3 * interval '1 microsecond') returning no";
-const RENEW: &str = "update node set lease_until = clock_timestamp() + ?2 * interval '1 microsecond' where no = ?1";
+    values (?1, ?2, clock_timestamp() + ?3::bigint * interval '1 microsecond') returning no";
+const RENEW: &str = "update node set lease_until = clock_timestamp() + ?2::bigint * interval '1 microsecond' where no = ?1";
 const SET_LEAVING: &str = "update node set is_leaving = 1 where no = ?1";
 const NODES: &str = "select no, name, version, (extract(epoch from began_at) * 1000000)::bigint, \
     (extract(epoch from lease_until - clock_timestamp()) * 1000000)::bigint, is_leaving from node order by no";
@@ -35,7 +35,7 @@ const HEAD: &str = "select seq, registry, terms from head where one = 1";
 const LEDGER_HEAD: &str = "select ledger, chain from head where one = 1";
 const REMOVE: &str = "delete from node where no = ?1";
 const REMOVE_LAPSED: &str = "delete from node \
-    where lease_until < clock_timestamp() - ?2 * interval '1 microsecond' and no <> ?1 returning no";
+    where lease_until < clock_timestamp() - ?2::bigint * interval '1 microsecond' and no <> ?1 returning no";
 const STAYING: &str = "select no from node where is_leaving = 0 order by no";
 const WITHOUT_SEAT: &str = "select p.no from partner p left join seat s on s.partner = p.no \
     left join node n on n.no = s.node where p.removed_at is null and n.no is null order by p.no";
@@ -61,6 +61,8 @@ const TELL_POST: &str = "select pg_notify('hms_ess', 'post ' || (?1::bigint)::te
 const RECEIVE: &str = "delete from post where receiver = ?1 returning number, body";
 const FORGET_POST: &str = "delete from post where at < clock_timestamp() - interval '5 minutes'";
 const LISTEN: &str = "listen hms_ess";
+/// A node that stalls within a transaction may hold the head: not for long.
+const OF_DESK: &str = "set idle_in_transaction_session_timeout = '2s'";
 
 /// Connections of a desk at most: one is enough unless the server does not answer.
 const CONNECTIONS_MAX: usize = 4;
@@ -126,7 +128,11 @@ impl Desk {
             match idle {
                 Some(connection) if connection.is_closed() => {}
                 Some(connection) => return Ok(connection),
-                None => return self.server.connect(),
+                None => {
+                    let connection = self.server.connect()?;
+                    self.server.wait(connection.client.batch_execute(OF_DESK))?;
+                    return Ok(connection);
+                }
             }
         }
     }
