@@ -43,6 +43,16 @@ pub struct NodeOptions {
     pub lease: Duration,
 }
 
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self {
+            name: "hub".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            lease: Duration::from_secs(5),
+        }
+    }
+}
+
 /// One node, as people see it.
 #[derive(Debug, Clone)]
 pub struct NodeView {

@@ -11,7 +11,7 @@ use ess_core::partner::{AllowDir, AllowNet, Partner, SecretRef};
 use ess_core::retention::Keep;
 use ess_hub::scripts::Scripts;
 use ess_hub::view::PartnerView;
-use ess_hub::{EscalationOptions, Hub, HubOptions, NotaryOptions, RetentionOptions};
+use ess_hub::{EscalationOptions, Hub, HubOptions, NodeOptions, NotaryOptions, RetentionOptions};
 use serde_json::{Value, json};
 
 use super::places::Place;
@@ -186,6 +186,7 @@ async fn open(dir: &std::path::Path, share: Option<&std::path::Path>) -> Hub {
         },
         escalation: EscalationOptions::default(),
         traces: None,
+        node: NodeOptions::default(),
     };
     Hub::start(options).await.unwrap()
 }
