@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -96,6 +97,8 @@ pub struct Hub {
     pub(crate) ops: Arc<Ops>,
     /// When the certificate ends that is shown.
     pub(crate) certificate_ends: watch_channel::Sender<Option<Time>>,
+    /// The hub is about to stop, and balancers are to look elsewhere.
+    draining: Arc<AtomicBool>,
     space: Arc<Space>,
     /// Guards the loops' handles until they are joined.
     loops: Arc<Mutex<Vec<tokio::task::JoinHandle<()>>>>,
@@ -161,6 +164,7 @@ impl Hub {
             unwiped: Arc::default(),
             ops,
             certificate_ends: watch_channel::Sender::new(None),
+            draining: Arc::default(),
             space,
             loops: Arc::default(),
         };
@@ -206,6 +210,17 @@ impl Hub {
             after = (last.key.seq, last.key.round);
             left.extend(page);
         }
+    }
+
+    /// Lets balancers know that the hub is about to stop: it is not ready from now on, and yet takes and answers everything.
+    pub fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the hub is about to stop.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Stops: nothing new is sent, what is under way may end within `bound`, everything is written down.

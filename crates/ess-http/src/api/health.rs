@@ -35,7 +35,8 @@ pub(crate) async fn read_health() -> &'static str {
 )]
 pub(crate) async fn read_readiness(State(site): State<Arc<Site>>) -> Answer {
     use axum::response::IntoResponse;
-    if *site.stopping.borrow() {
+    // A hub that drains takes publishes all the same: only whoever asks before it chooses a hub is sent elsewhere.
+    if site.hub.is_draining() || *site.stopping.borrow() {
         return Err(Problem::new(Code::Unavailable, "the hub is stopping").into());
     }
     match site.hub.unready() {
