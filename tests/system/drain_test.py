@@ -14,8 +14,10 @@ from typing import Any, Callable, Optional
 import pytest
 from conftest import Client, Hub, Loop, Sink, add_partner, embedded_only, event, wait_for
 
-#: How long the hub goes on after it said that it stops; a balancer here asks many times in it.
+#: How long the hub goes on after it said that it stops: many times as long as the balancer needs to notice.
 DRAIN = "6s"
+#: How often the balancer here asks whether a hub is ready.
+CHECK_SECONDS = 0.25
 PUBLISHERS = 4
 
 
@@ -35,7 +37,7 @@ class Balancer:
         wait_for("hubs that are ready", lambda: all(self.ready))
 
     def _check(self, at: int) -> None:
-        while not self.stopped.wait(0.02):
+        while not self.stopped.wait(CHECK_SECONDS):
             client = self.hubs[at].stranger(seconds=5)
             try:
                 self.ready[at] = client.ask("GET", "/readyz").status == 200
@@ -110,6 +112,15 @@ class Publisher:
         self.thread.join(timeout=60)
         assert self.trouble is None, f"after {len(self.taken)} events: {self.trouble!r}"
         return self.taken
+
+
+def have_taken(publishers: list[Publisher], more: int, before: Optional[list[int]] = None) -> bool:
+    """Whether each got so many more answers; the first trouble ends the test."""
+    for publisher in publishers:
+        if publisher.trouble is not None:
+            raise publisher.trouble
+    counts = before or [0 for _ in publishers]
+    return all(len(publisher.taken) >= count + more for publisher, count in zip(publishers, counts))
 
 
 def plainly(address: tuple[str, int], token: str) -> Callable[[dict[str, Any]], None]:
@@ -191,11 +202,11 @@ def test_no_publish_is_refused_or_forgotten_while_a_hub_behind_a_balancer_stops(
     balancer = Balancer([first, second])
     try:
         publishers = [Publisher(f"P{n}", plainly(balancer.address, first.token)) for n in range(PUBLISHERS)]
-        wait_for("events at the first hub", lambda: all(len(one.taken) >= 10 for one in publishers))
+        wait_for("events at the first hub", lambda: have_taken(publishers, 10))
         assert not log_of(second)
         assert first.terminate() == 0
         before = [len(one.taken) for one in publishers]
-        wait_for("events after it", lambda: all(len(one.taken) >= n + 10 for one, n in zip(publishers, before)))
+        wait_for("events after it", lambda: have_taken(publishers, 10, before))
         for publisher in publishers:
             publisher.end()
     finally:
@@ -225,12 +236,12 @@ def test_publishers_with_both_addresses_go_on_at_the_other_hub(
         hms_ess.publish(hms_ess.ChangeEvent(one["id"], one["version"], one["payload"], subject=one["subject"]), urls)
 
     publishers = [Publisher(f"P{n}", publish) for n in range(PUBLISHERS)]
-    wait_for("events at the first hub", lambda: all(len(one.taken) >= 10 for one in publishers))
+    wait_for("events at the first hub", lambda: have_taken(publishers, 10))
     assert not log_of(second)
     # No word before it: the worst that can happen to a publish that is under way.
     first.kill()
     before = [len(one.taken) for one in publishers]
-    wait_for("events after it", lambda: all(len(one.taken) >= n + 10 for one, n in zip(publishers, before)))
+    wait_for("events after it", lambda: have_taken(publishers, 10, before))
     for publisher in publishers:
         publisher.end()
     check_logs(publishers, [log_of(start_hub(tmp_path / "first")), log_of(second)])
