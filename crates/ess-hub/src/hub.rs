@@ -150,7 +150,6 @@ impl Hub {
         let retractions = Arc::new(Retractions::default());
         let (loop_, lanes) =
             Lanes::new(delivery.clone(), happenings.clone(), recorded, wisher, retractions.clone(), seed_of_dice()?);
-        let space = Arc::new(Space { dir, free_bytes_min, shortage: Mutex::default() });
         let hub = Self {
             delivery,
             happenings,
@@ -165,7 +164,7 @@ impl Hub {
             ops,
             certificate_ends: watch_channel::Sender::new(None),
             draining: Arc::default(),
-            space,
+            space: Arc::new(Space { dir, free_bytes_min, shortage: Mutex::default() }),
             loops: Arc::default(),
         };
         for registered in hub.delivery.registry.snapshot().partners.values() {
