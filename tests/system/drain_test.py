@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import shutil
 import signal
 import socket
+import ssl
+import subprocess
 import threading
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Iterator, Optional
 
 import pytest
-from conftest import Client, Hub, Loop, Sink, add_partner, embedded_only, event, wait_for
+from conftest import ROOT, Answer, Client, Hub, Loop, Sink, add_partner, embedded_only, event, wait_for
 
 #: How long the hub goes on after it said that it stops: many times as long as the balancer needs to notice.
 DRAIN = "6s"
@@ -123,15 +126,73 @@ def have_taken(publishers: list[Publisher], more: int, before: Optional[list[int
     return all(len(publisher.taken) >= count + more for publisher, count in zip(publishers, counts))
 
 
-def plainly(address: tuple[str, int], token: str) -> Callable[[dict[str, Any]], None]:
+def plainly(client: Client) -> Callable[[dict[str, Any]], None]:
     """A publisher that knows nothing of several hubs and tries nothing twice, but honours ``connection: close``."""
-    client = Client(address, token)
 
     def publish(one: dict[str, Any]) -> None:
         answer = client.ask("POST", "/v1/events", one)
         assert answer.status == 202, answer
 
     return publish
+
+
+class SecureClient(Client):
+    """The same over TLS."""
+
+    def __init__(self, address: tuple[str, int], token: str, ca: Path) -> None:
+        super().__init__(address, token)
+        self.context = ssl.create_default_context(cafile=ca)
+
+    def ask(self, method: str, path: str, body: Any = None, headers: Optional[dict[str, str]] = None) -> Answer:
+        if self.connection is None:
+            self.connection = http.client.HTTPSConnection(*self.address, timeout=self.seconds, context=self.context)
+        return super().ask(method, path, body, headers)
+
+
+class SecureHub(Hub):
+    """A hub with a certificate of its own CA."""
+
+    scheme = "https"
+
+    def client(self, token: Optional[str] = None, seconds: float = 30) -> Client:
+        return SecureClient(self.address, token or self.token, self.data / "tls" / "ca.pem")
+
+
+@pytest.fixture
+def start_secure_hub(binary: Path, tmp_path: Path) -> Iterator[Callable[..., Hub]]:
+    started: list[Hub] = []
+
+    def start(data: Path, **settings: str) -> Hub:
+        started.append(SecureHub(binary, data, tmp_path / "home", settings))
+        return started[-1]
+
+    yield start
+    for hub in started:
+        if hub.process.poll() is None:
+            hub.kill()
+
+
+@contextlib.contextmanager
+def haproxy(hubs: list[Hub], folder: Path) -> Iterator[tuple[str, int]]:
+    """HAProxy as docs/scale.md has it, before these hubs; where it listens."""
+    page = (ROOT / "docs" / "scale.md").read_text()
+    backend = page.split("```\n# haproxy.cfg\n")[1].split("```")[0]
+    for written, hub in zip(("10.0.0.11:8443", "10.0.0.12:8443"), hubs):
+        assert written in backend
+        backend = backend.replace(written, f"{hub.address[0]}:{hub.address[1]}")
+    backend = backend.replace("/etc/haproxy/hub-ca.pem", str(hubs[0].data / "tls" / "ca.pem"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        top = "global\n    maxconn 1000\ndefaults\n    timeout connect 5s\n    timeout client 60s\n    timeout server 60s\n"
+        front = f"frontend all\n    mode tcp\n    bind fd@{listener.fileno()}\n    default_backend hubs\n"
+        config = folder / "haproxy.cfg"
+        config.write_text(top + front + backend)
+        process = subprocess.Popen(["/usr/sbin/haproxy", "-db", "-f", config], pass_fds=[listener.fileno()])
+        address: tuple[str, int] = listener.getsockname()
+    try:
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
 
 
 def two_hubs(start_hub: Callable[..., Hub], tmp_path: Path, **settings: str) -> tuple[Hub, Hub]:
@@ -201,7 +262,7 @@ def test_no_publish_is_refused_or_forgotten_while_a_hub_behind_a_balancer_stops(
         add_partner(hub.client(), "COURT", sink.url)
     balancer = Balancer([first, second])
     try:
-        publishers = [Publisher(f"P{n}", plainly(balancer.address, first.token)) for n in range(PUBLISHERS)]
+        publishers = [Publisher(f"P{n}", plainly(Client(balancer.address, first.token))) for n in range(PUBLISHERS)]
         wait_for("events at the first hub", lambda: have_taken(publishers, 10))
         assert not log_of(second)
         assert first.terminate() == 0
@@ -217,6 +278,25 @@ def test_no_publish_is_refused_or_forgotten_while_a_hub_behind_a_balancer_stops(
     check_logs(publishers, logs)
     published = {id for log in logs for id in log}
     wait_for("every event at the partner", lambda: published <= {arrival.event_id for arrival in sink.arrivals})
+
+
+@embedded_only
+def test_no_publish_is_refused_behind_haproxy_as_the_page_has_it(
+    start_secure_hub: Callable[..., Hub], tmp_path: Path
+) -> None:
+    first, second = two_hubs(start_secure_hub, tmp_path, HMS_ESS_DRAIN_DELAY="8s")
+    ca = first.data / "tls" / "ca.pem"
+    with haproxy([first, second], tmp_path) as address:
+        clients = [SecureClient(address, first.token, ca) for _ in range(PUBLISHERS)]
+        publishers = [Publisher(f"P{n}", plainly(client)) for n, client in enumerate(clients)]
+        wait_for("events at the hubs", lambda: have_taken(publishers, 10))
+        assert first.terminate() == 0
+        before = [len(one.taken) for one in publishers]
+        wait_for("events after it", lambda: have_taken(publishers, 10, before))
+        for publisher in publishers:
+            publisher.end()
+    after = log_of(second)
+    check_logs(publishers, [log_of(start_secure_hub(tmp_path / "first")), after])
 
 
 @embedded_only
