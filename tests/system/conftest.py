@@ -148,6 +148,8 @@ class Client:
 class Hub:
     """``hms-ess serve`` on a free port over plain HTTP, with a home of its own."""
 
+    scheme = "http"
+
     def __init__(self, binary: Path, data: Path, home: Path, settings: Optional[dict[str, str]] = None) -> None:
         self.binary = binary
         self.data = data
@@ -171,7 +173,8 @@ class Hub:
         self.token = (data / "admin.token").read_text().strip()
 
     def command(self) -> list[str]:
-        command = [str(self.binary), "serve", "--http", "--listen", "127.0.0.1:0", "--metrics-listen", "off"]
+        plain = ["--http"] if self.scheme == "http" else []
+        command = [str(self.binary), "serve", *plain, "--listen", "127.0.0.1:0", "--metrics-listen", "off"]
         return [*command, "--data", str(self.data), "--allow-net", "127.0.0.0/8"]
 
     def _ready(self) -> tuple[str, int]:
@@ -190,8 +193,8 @@ class Hub:
         while True:
             line = lines.get(timeout=max(0.1, end - time.monotonic()))
             assert line is not None, "the hub ended before it was ready:\n" + "".join(self.log)
-            if "listening on http://" in line:
-                host, _, port = line.split("listening on http://")[1].strip().rpartition(":")
+            if f"listening on {self.scheme}://" in line:
+                host, _, port = line.split(f"listening on {self.scheme}://")[1].strip().rpartition(":")
                 return host, int(port)
 
     def client(self, token: Optional[str] = None, seconds: float = SECONDS_MAX) -> Client:

@@ -36,6 +36,11 @@ pub(crate) fn mosquitto() -> anyhow::Result<()> {
     need("Mosquitto", is_there, &["mosquitto", "mosquitto-clients"])
 }
 
+/// The balancer that the test of a stopping hub starts.
+pub(crate) fn balancer() -> anyhow::Result<()> {
+    need("HAProxy", || Path::new("/usr/sbin/haproxy").exists(), &["haproxy"])
+}
+
 /// The proxies that the tests of the dialer start.
 pub(crate) fn proxies() -> anyhow::Result<()> {
     let has = |name: &str| Path::new("/usr/bin").join(name).exists();

@@ -77,6 +77,9 @@ impl Suites {
         if let Err(error) = prepare::alertmanager() {
             self.notes.push(format!("LEFT OUT the real Alertmanager: {error:#}"));
         }
+        if let Err(error) = prepare::balancer() {
+            self.notes.push(format!("MISSING for the test of a hub that stops: {error:#}"));
+        }
         if let Err(error) = prepare::ops_tools() {
             // Their tests fail and say what is missing.
             self.notes.push(format!("MISSING for what lies in ops/: {error:#}"));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -101,6 +102,8 @@ pub struct Hub {
     pub(crate) certificate_ends: watch_channel::Sender<Option<Time>>,
     /// The other hubs on this store.
     pub(crate) cluster: Option<Arc<Cluster>>,
+    /// The hub is about to stop, and balancers are to look elsewhere.
+    draining: Arc<AtomicBool>,
     space: Arc<Space>,
     /// Guards the loops' handles until they are joined.
     loops: Arc<Mutex<Vec<tokio::task::JoinHandle<()>>>>,
@@ -157,7 +160,6 @@ impl Hub {
         let (recorded, followed) = if cluster.is_some() { (fed, Some(recorded)) } else { (recorded, None) };
         let (loop_, lanes) =
             Lanes::new(delivery.clone(), happenings.clone(), recorded, wisher, retractions.clone(), seed_of_dice()?);
-        let space = Arc::new(Space { dir, free_bytes_min, shortage: Mutex::default() });
         let hub = Self {
             delivery,
             happenings,
@@ -172,7 +174,8 @@ impl Hub {
             ops,
             certificate_ends: watch_channel::Sender::new(None),
             cluster: cluster.clone(),
-            space,
+            draining: Arc::default(),
+            space: Arc::new(Space { dir, free_bytes_min, shortage: Mutex::default() }),
             loops: Arc::default(),
         };
         // Among several nodes, each partner is seated by the one that it is given to.
@@ -221,6 +224,17 @@ impl Hub {
             after = (last.key.seq, last.key.round);
             left.extend(page);
         }
+    }
+
+    /// Lets balancers know that the hub is about to stop: it is not ready from now on, and yet takes and answers everything.
+    pub fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the hub is about to stop.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Stops: nothing new is sent, what is under way may end within `bound`, everything is written down.

@@ -34,7 +34,7 @@ pub(crate) struct Globals {
     /// Print JSON (errors too, on stderr).
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// The hub, such as `https://hub.sandbox.gov` [default: HMS_ESS_HUB, then the profile].
+    /// The hub, such as `https://hub.sandbox.gov`; commas between several addresses of it [default: HMS_ESS_HUB, then the profile].
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) hub: Option<String>,
     /// Certificates to trust, PEM [default: HMS_ESS_CA, then the profile].

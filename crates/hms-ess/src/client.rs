@@ -1,40 +1,36 @@
-//! The client of a hub's HTTP API: one kept connection, TLS with the hub's own CA, every answer bounded.
+//! The client of a hub's HTTP API, at one address or several: the one that answered last is asked first, the next one when
+//! that is safe.
 //!
-//! It decodes problems into failures with their hints, and never sends a token over anything but the given hub's connection.
+//! What changes something is never asked twice: only when nothing was sent does another address get it.
 
-use std::time::Duration;
+mod link;
+mod route;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http::{HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
-use rustls_pki_types::ServerName;
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio::sync::Mutex;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
+use self::link::{Answer, Link, Miss, Patience, Question};
+use self::route::Route;
 use crate::config::profile::Target;
-use crate::failure::{Failure, Result, plain};
+use crate::failure::{Failure, Result};
 
-/// Longest answer that is read.
-const BODY_BYTES_MAX: usize = 256 << 20;
-/// Longest wait for a connection, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for an answer, beyond what a request asks the hub to wait.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// What an address has that is the last to be asked, beyond what a request asks the hub to wait.
+const CALM: Patience =
+    Patience { connect: Duration::from_secs(10), head: Duration::from_secs(60), body: Duration::from_secs(60) };
+/// What it has while there is another one.
+const HURRY: Patience = Patience { connect: Duration::from_secs(3), head: Duration::from_secs(10), ..CALM };
 
 /// A client of one hub.
 pub(crate) struct Client {
-    origin: Origin,
-    target: Target,
+    links: Vec<Link>,
     reason: Option<HeaderValue>,
-    tls: Option<TlsConnector>,
-    // Holds the kept connection between requests; a request takes it out and puts it back.
-    kept: Mutex<Option<SendRequest<Full<Bytes>>>>,
+    /// Guards what is known of the addresses; held for one look-up.
+    route: Mutex<Route>,
 }
 
 /// An answer of the hub that is no problem.
@@ -46,6 +42,18 @@ pub(crate) struct Reply {
     pub(crate) body: Bytes,
     /// The hub's clock when it answered (RFC 9110 section 6.6.1).
     pub(crate) date: Option<String>,
+    /// Which address answered.
+    at: usize,
+    /// What the addresses before it said.
+    missed: Vec<Failure>,
+}
+
+/// An answer whose body does not end.
+pub(crate) struct Opened {
+    /// The body.
+    pub(crate) body: Incoming,
+    /// Which address it comes from, for [`Client::leave`].
+    pub(crate) at: usize,
 }
 
 /// A request's body.
@@ -58,16 +66,9 @@ pub(crate) enum Body<'a> {
     Bytes(&'a str, Bytes),
 }
 
-struct Origin {
-    tls: bool,
-    host: String,
-    port: u16,
-}
-
 impl Client {
-    /// A client of `target`; nothing is dialled yet.
-    pub(crate) fn new(target: Target, reason: Option<&str>) -> Result<Self> {
-        let origin = parse_origin(&target.hub)?;
+    /// A client of the hub at these addresses; nothing is dialled yet.
+    pub(crate) fn new(targets: Vec<Target>, reason: Option<&str>) -> Result<Self> {
         let reason = match reason {
             Some(text) => Some(
                 HeaderValue::from_bytes(text.as_bytes())
@@ -75,16 +76,29 @@ impl Client {
             ),
             None => None,
         };
-        let tls = match origin.tls {
-            true => Some(crate::tls::connector(target.ca.as_deref())?),
-            false => None,
-        };
-        Ok(Self { origin, target, reason, tls, kept: Mutex::new(None) })
+        let links = targets.into_iter().map(Link::new).collect::<Result<Vec<Link>>>()?;
+        let route = Mutex::new(Route::new(links.len()));
+        Ok(Self { links, reason, route })
     }
 
-    /// The hub's URL.
+    /// A client for each address by itself, to look at one after the other.
+    pub(crate) fn each(&self) -> Result<Vec<Self>> {
+        self.links.iter().map(|link| Self::new(vec![link.target().clone()], None)).collect()
+    }
+
+    /// The URL that is asked first.
     pub(crate) fn hub(&self) -> &str {
-        &self.target.hub
+        self.order().first().map_or("", |at| &self.links[*at].target().hub)
+    }
+
+    /// Whether there is another address.
+    pub(crate) fn has_choice(&self) -> bool {
+        self.links.len() > 1
+    }
+
+    /// Leaves an address whose stream ended; the next request goes elsewhere if it can.
+    pub(crate) fn leave(&self, at: usize) {
+        self.known().note_failure(at, Instant::now());
     }
 
     /// What `--reason` said.
@@ -147,10 +161,16 @@ impl Client {
 
     /// The answer, unless it is a refusal.
     pub(crate) fn taken(&self, reply: Reply) -> Result<Reply> {
-        if reply.status.as_u16() >= 400 {
-            return Err(self.problem(reply.status, &reply.body));
+        if reply.status.as_u16() < 400 {
+            return Ok(reply);
         }
-        Ok(reply)
+        let refused = self.links[reply.at].problem(reply.status, &reply.body);
+        if reply.missed.is_empty() || !route::passes_on(reply.status) {
+            return Err(refused);
+        }
+        let mut missed = reply.missed;
+        missed.push(self.told(reply.at, reply.status, refused));
+        Err(summed(missed))
     }
 
     /// The same, whatever the answer is: only its absence is a failure.
@@ -162,209 +182,114 @@ impl Client {
         headers: &[(&str, &str)],
         patience: Duration,
     ) -> Result<Reply> {
-        let request = self.request(method, path, body, headers)?;
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT + patience, self.exchange(request)).await;
-        answer.map_err(|_| {
-            Failure::refused(format!("the hub at {} did not answer in time", self.target.hub))
-                .with_hint("ask `/readyz` of the hub, or look at its log")
-        })?
+        let (media_type, body) = body.written();
+        let reason = self.reason.as_ref();
+        let question = Question { method, path, media_type, body, headers, reason };
+        let repeats = route::is_repeatable(&question.method, path);
+        let order = self.order();
+        let mut missed = Vec::new();
+        for (turn, at) in order.iter().copied().enumerate() {
+            let is_last = turn + 1 == order.len();
+            let mut bound = if is_last { CALM } else { HURRY };
+            // Nobody else is asked once it was sent, so there is no hurry.
+            bound.head = patience + if repeats { bound.head } else { CALM.head };
+            bound.body += patience;
+            let miss = match self.links[at].ask(&question, bound).await {
+                Ok(Answer { status, body, date }) => {
+                    let passes_on = route::passes_on(status);
+                    self.note(at, passes_on);
+                    if is_last || !repeats || !passes_on {
+                        return Ok(Reply { status, body, date, at, missed });
+                    }
+                    missed.push(self.told(at, status, self.links[at].problem(status, &body)));
+                    continue;
+                }
+                Err(miss) => miss,
+            };
+            self.leave(at);
+            match miss {
+                Miss::NotSent(failure) => missed.push(failure),
+                Miss::Unanswered(failure) if repeats => missed.push(failure),
+                Miss::Unanswered(failure) => {
+                    let hint = "it may have been done, so no other address was asked; look before you run it again";
+                    missed.push(if self.has_choice() { failure.with_hint(hint) } else { failure });
+                    break;
+                }
+            }
+        }
+        Err(summed(missed))
     }
 
     /// Opens a connection of its own and answers a body that does not end, such as `/v1/stream`.
-    pub(crate) async fn open(&self, path: &str) -> Result<Incoming> {
-        let mut request = self.request(Method::GET, path, Body::Empty, &[])?;
-        request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
-        let mut sender = self.dial().await?;
-        let answer = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
-        if answer.status().as_u16() >= 400 {
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await;
-            let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-            return Err(self.problem(status, &body));
+    pub(crate) async fn open(&self, path: &str) -> Result<Opened> {
+        let (method, reason) = (Method::GET, self.reason.as_ref());
+        let question = Question { method, path, media_type: None, body: Bytes::new(), headers: &[], reason };
+        let order = self.order();
+        let mut missed = Vec::new();
+        for (turn, at) in order.iter().copied().enumerate() {
+            let bound = if turn + 1 == order.len() { CALM } else { HURRY };
+            match self.links[at].open(&question, bound).await {
+                Ok(Ok(body)) => {
+                    self.known().note_answer(at, Instant::now());
+                    return Ok(Opened { body, at });
+                }
+                Ok(Err(Answer { status, body, .. })) => {
+                    let refused = self.links[at].problem(status, &body);
+                    self.note(at, route::passes_on(status));
+                    if !self.has_choice() || !route::passes_on(status) {
+                        return Err(refused);
+                    }
+                    missed.push(self.told(at, status, refused));
+                }
+                Err(Miss::NotSent(failure) | Miss::Unanswered(failure)) => {
+                    self.leave(at);
+                    missed.push(failure);
+                }
+            }
         }
-        Ok(answer.into_body())
+        Err(summed(missed))
     }
 
     /// The certificate that the hub shows, once it is trusted and bears the hub's name; `None` without TLS.
     pub(crate) async fn certificate(&self) -> Result<Option<Vec<u8>>> {
-        let Some(tls) = &self.tls else { return Ok(None) };
-        let shake = async {
-            let stream = self.tls_stream(tls, self.tcp().await?).await?;
-            let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-            Ok(shown.map(|certificate| certificate.to_vec()))
-        };
-        match tokio::time::timeout(CONNECT_TIMEOUT, shake).await {
-            Ok(done) => done,
-            Err(_) => Err(self.unreachable("it does not answer")),
+        match self.order().first() {
+            Some(at) => self.links[*at].certificate(CALM).await,
+            None => Ok(None),
         }
     }
 
-    fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: Body<'_>,
-        headers: &[(&str, &str)],
-    ) -> Result<Request<Full<Bytes>>> {
-        let host = &self.origin.host;
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, format!("{host}:{}", self.origin.port))
-            .header(header::USER_AGENT, concat!("hms-ess-cli/", env!("CARGO_PKG_VERSION")));
-        if let Some(token) = &self.target.token {
-            let mut bearer = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
-                Failure::refused("the token holds characters that no token has").with_hint("check HMS_ESS_TOKEN")
-            })?;
-            bearer.set_sensitive(true);
-            request = request.header(header::AUTHORIZATION, bearer);
-        }
-        if let Some(reason) = &self.reason {
-            request = request.header("x-hms-reason", reason);
-        }
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let body = match body {
-            Body::Empty => Bytes::new(),
-            Body::Json(value) => {
-                request = request.header(header::CONTENT_TYPE, "application/json");
-                Bytes::from(value.to_string())
-            }
-            Body::Bytes(media_type, bytes) => {
-                request = request.header(header::CONTENT_TYPE, media_type);
-                bytes
-            }
-        };
-        request.body(Full::new(body)).map_err(|error| Failure::usage(format!("`{path}` is no request: {error}")))
+    fn order(&self) -> Vec<usize> {
+        self.known().order(Instant::now())
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Reply> {
-        let mut kept = self.kept.lock().await.take();
-        let mut request = Some(request);
-        loop {
-            let is_kept = kept.is_some();
-            let mut sender = match kept.take() {
-                Some(sender) => sender,
-                None => self.dial().await?,
-            };
-            // Invariant: the loop goes round again only after the request was handed back.
-            let outgoing = request.take().expect("the request is there");
-            let answer = match sender.try_send_request(outgoing).await {
-                Ok(answer) => answer,
-                Err(mut error) => {
-                    // A kept connection that the hub closed meanwhile: nothing was sent, so once more on a new one.
-                    request = error.take_message();
-                    if is_kept && request.is_some() {
-                        continue;
-                    }
-                    return Err(self.broken(error.error()));
-                }
-            };
-            let status = answer.status();
-            let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
-            let body = Limited::new(answer.into_body(), BODY_BYTES_MAX)
-                .collect()
-                .await
-                .map_err(|error| {
-                    Failure::refused(format!("the hub's answer broke off: {error}"))
-                        .with_hint("try again; if it stays so, look at the hub's log")
-                })?
-                .to_bytes();
-            *self.kept.lock().await = Some(sender);
-            return Ok(Reply { status, body, date });
+    fn note(&self, at: usize, passes_on: bool) {
+        match passes_on {
+            true => self.known().note_failure(at, Instant::now()),
+            false => self.known().note_answer(at, Instant::now()),
         }
     }
 
-    async fn dial(&self) -> Result<SendRequest<Full<Bytes>>> {
-        match tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await {
-            Ok(done) => done,
-            Err(_) => Err(self.unreachable("it does not answer")),
+    fn known(&self) -> MutexGuard<'_, Route> {
+        self.route.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A refusal with the address that it came from, as one of several.
+    fn told(&self, at: usize, status: StatusCode, refused: Failure) -> Failure {
+        let hub = &self.links[at].target().hub;
+        if refused.detail.starts_with(hub) {
+            return refused;
         }
+        Failure { detail: format!("{hub} answered {}: {}", status.as_u16(), refused.detail), ..refused }
     }
+}
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
-        let tcp = self.tcp().await?;
-        let Some(tls) = &self.tls else {
-            return Self::handshake(self, TokioIo::new(tcp)).await;
-        };
-        Self::handshake(self, TokioIo::new(self.tls_stream(tls, tcp).await?)).await
-    }
-
-    async fn tcp(&self) -> Result<TcpStream> {
-        let tcp = TcpStream::connect((self.origin.host.trim_matches(['[', ']']), self.origin.port))
-            .await
-            .map_err(|error| self.unreachable(&plain(&error)))?;
-        // A request is one write; waiting for more would only add delay.
-        let _ = tcp.set_nodelay(true);
-        Ok(tcp)
-    }
-
-    async fn tls_stream(&self, tls: &TlsConnector, tcp: TcpStream) -> Result<TlsStream<TcpStream>> {
-        let host = &self.origin.host;
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| {
-            Failure::usage(format!("`{host}` is no host name")).with_hint("write it like https://hub.example.gov:8443")
-        })?;
-        tls.connect(name, tcp).await.map_err(|error| self.untrusted(&error))
-    }
-
-    async fn handshake<I>(&self, io: I) -> Result<SendRequest<Full<Bytes>>>
-    where
-        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-    {
-        let (sender, connection) =
-            hyper::client::conn::http1::handshake(io).await.map_err(|error| self.broken(&error))?;
-        // The connection ends with its sender; its error comes out of the request that it breaks.
-        tokio::spawn(connection);
-        Ok(sender)
-    }
-
-    fn problem(&self, status: StatusCode, body: &Bytes) -> Failure {
-        let Ok(problem) = serde_json::from_slice::<Value>(body) else {
-            return Failure::refused(format!("{} answered {status}, but no hub's answer", self.target.hub))
-                .with_hint("is that URL a Sync Hub?");
-        };
-        let text = |name: &str| problem.get(name).and_then(Value::as_str);
-        let mut detail = text("detail").or(text("title")).unwrap_or("refused").to_owned();
-        // Which field is at fault; in a conflict none is.
-        let is_at_fault = |field: &&str| text("code") == Some("invalid") && !detail.contains(*field);
-        if let Some(field) = text("field").filter(is_at_fault) {
-            detail = format!("{field}: {detail}");
+impl<'a> Body<'a> {
+    fn written(self) -> (Option<&'a str>, Bytes) {
+        match self {
+            Self::Empty => (None, Bytes::new()),
+            Self::Json(value) => (Some("application/json"), Bytes::from(value.to_string())),
+            Self::Bytes(media_type, bytes) => (Some(media_type), bytes),
         }
-        let mut failure = Failure::refused(detail);
-        failure.hint = text("hint").map(str::to_owned);
-        if status == StatusCode::UNAUTHORIZED && self.target.token.is_none() {
-            failure.detail = format!("the hub at {} wants a token, and none is known here", self.target.hub);
-            failure.hint =
-                Some("set HMS_ESS_TOKEN; the first token lies in DIR/admin.token of `hms-ess serve`".to_owned());
-        }
-        failure.problem = Some(Box::new(problem));
-        failure
-    }
-
-    fn unreachable(&self, why: &str) -> Failure {
-        Failure::refused(format!("no hub answers at {} ({why})", self.target.hub))
-            .with_hint("start one with `hms-ess serve` or `hms-ess demo`, or name another with --hub URL")
-    }
-
-    fn untrusted(&self, error: &std::io::Error) -> Failure {
-        let failure = Failure::refused(format!("could not speak TLS with {}: {error}", self.target.hub));
-        match &self.target.ca {
-            Some(ca) => failure
-                .with_hint(format!("certificates are checked against {}; is that this hub's ca.pem?", ca.display())),
-            None => failure.with_hint("a hub with its own CA is trusted by --ca DIR/tls/ca.pem or HMS_ESS_CA"),
-        }
-    }
-
-    fn broken(&self, error: &hyper::Error) -> Failure {
-        let mut words = error.to_string();
-        let mut cause = std::error::Error::source(error);
-        while let Some(inner) = cause {
-            words = format!("{words}: {inner}");
-            cause = inner.source();
-        }
-        Failure::refused(format!("the connection to {} broke off: {words}", self.target.hub))
-            .with_hint("try again; a publish is safe to repeat, its id makes it one event")
     }
 }
 
@@ -379,6 +304,23 @@ impl Reply {
     }
 }
 
+/// One address' own words, or those of each; a hub's problem keeps its code.
+fn summed(mut missed: Vec<Failure>) -> Failure {
+    let details: Vec<String> = missed.iter().map(|failure| failure.detail.clone()).collect();
+    let Some(mut last) = missed.pop() else { return Failure::refused("no hub is named") };
+    if missed.is_empty() {
+        return last;
+    }
+    last.detail = format!("none of {} addresses did it: {}", details.len(), details.join("; "));
+    if last.problem.is_none() {
+        last.problem = missed.iter_mut().rev().find_map(|failure| failure.problem.take());
+    }
+    if let Some(fields) = last.problem.as_mut().and_then(|problem| problem.as_object_mut()) {
+        fields.insert("detail".to_owned(), last.detail.clone().into());
+    }
+    last
+}
+
 /// A path segment or query value, percent-encoded.
 pub(crate) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
@@ -390,22 +332,4 @@ pub(crate) fn encode(text: &str) -> String {
         }
     }
     encoded
-}
-
-fn parse_origin(url: &str) -> Result<Origin> {
-    let wrong = |why: &str| {
-        Failure::usage(format!("`{url}` is no hub's URL: {why}"))
-            .with_hint("write it like https://hub.example.gov:8443")
-    };
-    let uri: http::Uri = url.parse().map_err(|_| wrong("it does not parse"))?;
-    let tls = match uri.scheme_str() {
-        Some("https") => true,
-        Some("http") => false,
-        _ => return Err(wrong("it must begin with https://")),
-    };
-    let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("it has no host"))?;
-    if uri.path() != "/" && !uri.path().is_empty() {
-        return Err(wrong("it has a path"));
-    }
-    Ok(Origin { tls, host: host.to_owned(), port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }) })
 }

@@ -62,15 +62,27 @@ pub(crate) async fn run(args: &ServeArgs, output: &Output) -> Result<()> {
             stop.await;
         }
     }
+    wind_down(running).await
+}
+
+/// Tells balancers first, then stops in good order; a second signal, or twice the bound, ends it at once.
+async fn wind_down(running: Running) -> Result<()> {
     notify::tell(Stage::Stopping);
-    let bound = running.config.stop_within;
-    let stopping = running.stop();
+    running.hub.begin_draining();
+    let (delay, bound) = (running.config.drain_delay, running.config.stop_within);
+    let stopping = async {
+        if !delay.is_zero() {
+            tracing::info!("asked to stop: /readyz says so from now on, and all else is answered for {delay:?} more");
+            tokio::time::sleep(delay).await;
+        }
+        running.stop().await;
+    };
     tokio::select! {
         () = stopping => Ok(()),
         () = asked_to_stop() => {
             Err(Failure::refused("stopped at once, as asked twice; what was in flight is sent again at the next start"))
         }
-        () = tokio::time::sleep(bound * 2) => {
+        () = tokio::time::sleep(delay + bound * 2) => {
             Err(Failure::refused("the hub did not stop in time; what was in flight is sent again at the next start"))
         }
     }

@@ -3,10 +3,9 @@
 //! An event that is not understood is skipped, never an error: a newer hub may say more.
 
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use serde_json::Value;
 
-use crate::client::Client;
+use crate::client::{Client, Opened};
 use crate::failure::{Failure, Result};
 
 /// Longest line that is kept; the rest of a longer one is dropped.
@@ -14,7 +13,7 @@ const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// The stream, open.
 pub(crate) struct Stream {
-    body: Incoming,
+    opened: Opened,
     text: Vec<u8>,
     block: Block,
 }
@@ -40,7 +39,12 @@ struct Block {
 impl Stream {
     /// Opens the stream; what happens from now on is in it.
     pub(crate) async fn open(client: &Client) -> Result<Self> {
-        Ok(Self { body: client.open("/v1/stream").await?, text: Vec::new(), block: Block::default() })
+        Ok(Self { opened: client.open("/v1/stream").await?, text: Vec::new(), block: Block::default() })
+    }
+
+    /// Ends it; the next one comes from another address, if there is one that answers.
+    pub(crate) fn leave(self, client: &Client) {
+        client.leave(self.opened.at);
     }
 
     /// The next thing that happened; `None` when the hub ended the stream.
@@ -56,7 +60,7 @@ impl Stream {
             if self.text.len() > LINE_BYTES_MAX {
                 self.text.clear();
             }
-            match self.body.frame().await {
+            match self.opened.body.frame().await {
                 None => return Ok(None),
                 Some(Err(error)) => {
                     return Err(Failure::refused(format!("the hub's stream broke off: {error}"))

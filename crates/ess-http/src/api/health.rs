@@ -30,12 +30,13 @@ pub(crate) async fn read_health() -> &'static str {
     security(()),
     responses(
         (status = 200, description = "It can.", body = String, content_type = "text/plain", example = "ready"),
-        (status = 503, description = "It can't, and why.", body = crate::refusal::ProblemDocument<'_>, content_type = "application/problem+json"),
+        (status = 503, description = "It can't, or is about to stop (and takes events until it does), and why.", body = crate::refusal::ProblemDocument<'_>, content_type = "application/problem+json"),
     ),
 )]
 pub(crate) async fn read_readiness(State(site): State<Arc<Site>>) -> Answer {
     use axum::response::IntoResponse;
-    if *site.stopping.borrow() {
+    // A hub that drains takes publishes all the same: only whoever asks before it chooses a hub is sent elsewhere.
+    if site.hub.is_draining() || *site.stopping.borrow() {
         return Err(Problem::new(Code::Unavailable, "the hub is stopping").into());
     }
     match site.hub.unready() {

@@ -9,8 +9,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use axum::http::Request;
 use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -132,12 +132,16 @@ async fn answer(
 ) -> Result<axum::response::Response, Infallible> {
     pulse.begin_answer();
     let has_body = !request.body().is_end_stream();
-    let response = match served {
+    let mut response = match served {
         Served::Api(edge) => edge.answer(peer, request).await,
         Served::Metrics(metrics) => metrics.answer(request.method(), request.uri().path()).await,
     };
     let ends = response.headers().get(CONNECTION).is_some_and(|value| value == "close");
     pulse.end_answer(has_body && (ends || response.status().is_client_error()));
+    // What comes next on a kept connection would meet a hub that is gone; a new one, behind a balancer, meets another hub.
+    if served.hub().is_draining() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     Ok(response)
 }
 

@@ -35,6 +35,25 @@ async fn a_stop_answers_what_waits_and_closes_what_is_idle() {
 }
 
 #[tokio::test]
+async fn a_hub_that_drains_is_not_ready_and_takes_everything_on_connections_that_end() {
+    let hub = TestHub::start().await;
+    let mut kept = hub.dial().await;
+    kept.write_all(&request("", "GET", "/readyz", &[], b"")).await.unwrap();
+    assert_eq!(read_reply(&mut kept).await.header("connection"), None);
+    hub.hub.begin_draining();
+    let refused = hub.get("/readyz").await;
+    assert_eq!(refused.problem(503, "unavailable")["detail"], "the hub is stopping");
+    assert_eq!(hub.get("/healthz").await.status, 200);
+    kept.write_all(&request(&hub.admin, "POST", "/v1/events", &[], event("A-V1").as_bytes())).await.unwrap();
+    let receipt = read_reply(&mut kept).await;
+    assert_eq!((receipt.status, receipt.header("connection")), (202, Some("close")));
+    assert!(read_to_end(&mut kept).await.is_empty());
+    // The port is open all the same.
+    assert_eq!(hub.ask("POST", "/v1/events", &event("A-V2")).await.status, 202);
+    hub.finish().await;
+}
+
+#[tokio::test]
 async fn a_request_that_does_not_end_is_cut_off_at_the_bound() {
     let hub =
         TestHub::with(ServerOptions { drain_timeout: Duration::from_millis(300), ..ServerOptions::default() }).await;

@@ -70,11 +70,11 @@ pub(crate) async fn run(args: &ListenArgs, client: &Client, output: &Output) -> 
         let question = format!("{inbox}&wait={}s", wait.as_secs());
         let reply = match client.send(Method::GET, &question, Body::Empty, &[], wait).await {
             // What the hub refuses once it refuses again, unless it is only busy.
-            Ok(reply) if reply.status.as_u16() != 503 => client.taken(reply)?,
-            Ok(reply) if args.once => client.taken(reply)?,
+            Ok(reply) if args.once || !matches!(reply.status.as_u16(), 502..=504) => client.taken(reply)?,
             Err(failure) if args.once => return Err(failure),
             absent => {
-                let why = absent.map_or_else(|failure| failure.detail, |_| "the hub is busy".to_owned());
+                let refused = absent.and_then(|reply| client.taken(reply));
+                let why = refused.map_or_else(|failure| failure.detail, |_| "the hub is busy".to_owned());
                 output.note(format_args!("{why}; asking again in {} s", pause.as_secs()));
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY_MAX);
@@ -151,5 +151,5 @@ fn local(url: &str) -> Result<(Client, String)> {
     };
     let target = Target { hub: format!("{scheme}://{authority}"), token: None, ca: None };
     let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
-    Ok((Client::new(target, None)?, path))
+    Ok((Client::new(vec![target], None)?, path))
 }

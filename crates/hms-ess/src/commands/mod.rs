@@ -107,8 +107,8 @@ pub(crate) fn client(globals: &Globals) -> Result<Client> {
         Some(path) => profile::read(&path)?,
         None => None,
     };
-    let target = profile::target(globals, ClientEnv::read(), profile.as_ref())?;
-    Client::new(target, globals.reason.as_deref())
+    let targets = profile::targets(globals, &ClientEnv::read(), profile.as_ref())?;
+    Client::new(targets, globals.reason.as_deref())
 }
 
 /// A file's text, or standard input for `-`.

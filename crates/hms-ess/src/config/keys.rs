@@ -1,7 +1,7 @@
 //! Every key of the configuration. Each has a line in docs/configuration.md and one in examples/hub.yaml, which tests hold it to.
 
 /// Every key with its default; a list's items are separated by commas.
-pub(crate) const KEYS: [(&str, &str); 48] = [
+pub(crate) const KEYS: [(&str, &str); 49] = [
     ("listen", "127.0.0.1:8443"),
     ("public_url", ""),
     ("data", "hms-ess-data"),
@@ -31,6 +31,7 @@ pub(crate) const KEYS: [(&str, &str); 48] = [
     ("script_input_bytes_max", "8388608"),
     ("script_output_bytes_max", "1048576"),
     ("script_memory_bytes_max", "67108864"),
+    ("drain_delay", "0s"),
     ("stop_within", "10s"),
     ("checkpoint_every", "1h"),
     ("checkpoint_dir", ""),

@@ -115,6 +115,8 @@ pub(crate) struct Config {
     pub(crate) script_workers: usize,
     /// How much a script may take.
     pub(crate) script_bounds: Bounds,
+    /// How long everything is still answered after `/readyz` said that the hub is about to stop.
+    pub(crate) drain_delay: Duration,
     /// How long an orderly stop may take.
     pub(crate) stop_within: Duration,
     /// How often the ledger's checkpoint is signed.
@@ -292,6 +294,7 @@ impl Config {
             free_bytes_min: values.number("free_bytes_min")?,
             script_workers: usize::try_from(values.number("script_workers")?.clamp(1, 64)).unwrap_or(2),
             script_bounds: values.script_bounds()?,
+            drain_delay: values.lasting("drain_delay", "0s", "10m")?,
             stop_within: values.span("stop_within")?,
             checkpoint_every: values.lasting("checkpoint_every", "1s", "30d")?,
             checkpoint_dir: values.optional("checkpoint_dir").map(PathBuf::from),

@@ -28,7 +28,7 @@ pub(crate) struct Profile {
     pub(crate) aliases: BTreeMap<String, String>,
 }
 
-/// Which hub a client command talks to.
+/// One address of the hub that a client command talks to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     /// The URL that is dialled.
@@ -114,15 +114,25 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> std::io::Resu
     std::fs::File::open(dir)?.sync_all()
 }
 
-/// The hub that a command means: flag, environment, profile, in this order; then its alias.
-pub(crate) fn target(globals: &Globals, env: ClientEnv, profile: Option<&Profile>) -> Result<Target> {
-    let asked =
-        globals.hub.clone().or(env.hub).or_else(|| profile.map(|profile| profile.hub.clone())).ok_or_else(|| {
-            Failure::refused("no hub is known here").with_hint(
-                "start one with `hms-ess serve` or `hms-ess demo`, or name one with --hub URL or HMS_ESS_HUB",
-            )
-        })?;
-    let asked = asked.trim_end_matches('/');
+/// The addresses of the hub that a command means, each once: flag, environment, profile, in this order; then their aliases.
+pub(crate) fn targets(globals: &Globals, env: &ClientEnv, profile: Option<&Profile>) -> Result<Vec<Target>> {
+    let known = profile.map(|profile| profile.hub.as_str());
+    let asked = globals.hub.as_deref().or(env.hub.as_deref()).or(known).unwrap_or_default();
+    let mut targets: Vec<Target> = Vec::new();
+    for asked in addresses(asked) {
+        let target = target(asked, globals, env, profile);
+        if !targets.contains(&target) {
+            targets.push(target);
+        }
+    }
+    if targets.is_empty() {
+        return Err(Failure::refused("no hub is known here")
+            .with_hint("start one with `hms-ess serve` or `hms-ess demo`, or name one with --hub URL or HMS_ESS_HUB"));
+    }
+    Ok(targets)
+}
+
+fn target(asked: &str, globals: &Globals, env: &ClientEnv, profile: Option<&Profile>) -> Target {
     let dialled = profile
         .and_then(|profile| {
             let same = |name: &str| name.trim_end_matches('/') == asked;
@@ -132,12 +142,17 @@ pub(crate) fn target(globals: &Globals, env: ClientEnv, profile: Option<&Profile
         .trim_end_matches('/')
         .to_owned();
     // A token never goes to a hub that it was not made for.
-    let own = profile.filter(|profile| profile.hub.trim_end_matches('/') == dialled);
-    Ok(Target {
-        token: env.token.or_else(|| own.and_then(|profile| profile.token.clone())),
-        ca: globals.ca.clone().or(env.ca).or_else(|| own.and_then(|profile| profile.ca.clone())),
+    let own = profile.filter(|profile| addresses(&profile.hub).any(|home| home == dialled));
+    Target {
+        token: env.token.clone().or_else(|| own.and_then(|profile| profile.token.clone())),
+        ca: globals.ca.clone().or_else(|| env.ca.clone()).or_else(|| own.and_then(|profile| profile.ca.clone())),
         hub: dialled,
-    })
+    }
+}
+
+/// The addresses in a text that parts them by commas.
+fn addresses(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(|part| part.trim().trim_end_matches('/')).filter(|part| !part.is_empty())
 }
 
 fn text(name: &str) -> Option<String> {
@@ -161,9 +176,13 @@ mod tests {
         }
     }
 
+    fn found(hub: Option<&str>, env: &ClientEnv, profile: &Profile) -> Vec<Target> {
+        targets(&globals(hub), env, Some(profile)).unwrap()
+    }
+
     #[test]
     fn an_alias_leads_to_the_local_hub_with_its_token() {
-        let target = target(&globals(Some("https://hub.sandbox.gov/")), ClientEnv::default(), Some(&local())).unwrap();
+        let [target] = found(Some("https://hub.sandbox.gov/"), &ClientEnv::default(), &local()).try_into().unwrap();
         assert_eq!(target.hub, "https://127.0.0.1:8443");
         assert_eq!(target.token.as_deref(), Some("hms_local"));
         assert_eq!(target.ca, Some("/data/tls/ca.pem".into()));
@@ -171,25 +190,38 @@ mod tests {
 
     #[test]
     fn the_profiles_token_stays_with_the_profiles_hub() {
-        let target = target(&globals(Some("https://elsewhere.gov")), ClientEnv::default(), Some(&local())).unwrap();
-        assert_eq!((target.token, target.ca), (None, None));
+        let two = found(Some("https://elsewhere.gov,https://127.0.0.1:8443"), &ClientEnv::default(), &local());
+        assert_eq!((&two[0].token, &two[0].ca), (&None, &None));
+        assert_eq!(two[1].token.as_deref(), Some("hms_local"));
+    }
+
+    #[test]
+    fn commas_part_addresses_and_each_is_tried_once() {
+        let asked = " https://b.gov/, https://hub.sandbox.gov,,https://127.0.0.1:8443 ,https://b.gov";
+        let hubs: Vec<String> =
+            found(Some(asked), &ClientEnv::default(), &local()).into_iter().map(|target| target.hub).collect();
+        assert_eq!(hubs, ["https://b.gov", "https://127.0.0.1:8443"]);
+        let both = Profile { hub: "https://a.gov,https://b.gov".into(), ..local() };
+        let tokens: Vec<_> = found(None, &ClientEnv::default(), &both).into_iter().map(|one| one.token).collect();
+        assert_eq!(tokens, [Some("hms_local".to_owned()), Some("hms_local".to_owned())]);
     }
 
     #[test]
     fn the_flag_beats_the_environment_which_beats_the_profile() {
         let env = ClientEnv { hub: Some("https://from.env".into()), token: Some("hms_env".into()), ca: None };
-        let from_flag = target(&globals(Some("https://from.flag")), env.clone(), Some(&local())).unwrap();
-        assert_eq!(from_flag.hub, "https://from.flag");
-        assert_eq!(from_flag.token.as_deref(), Some("hms_env"));
-        assert_eq!(target(&globals(None), env, Some(&local())).unwrap().hub, "https://from.env");
-        let profile_only = target(&globals(None), ClientEnv::default(), Some(&local())).unwrap();
-        assert_eq!(profile_only.hub, "https://127.0.0.1:8443");
+        let from_flag = found(Some("https://from.flag"), &env, &local());
+        assert_eq!(from_flag[0].hub, "https://from.flag");
+        assert_eq!(from_flag[0].token.as_deref(), Some("hms_env"));
+        assert_eq!(found(None, &env, &local())[0].hub, "https://from.env");
+        assert_eq!(found(None, &ClientEnv::default(), &local())[0].hub, "https://127.0.0.1:8443");
     }
 
     #[test]
     fn no_hub_anywhere_says_how_to_get_one() {
-        let failure = target(&globals(None), ClientEnv::default(), None).unwrap_err();
-        assert!(failure.hint.unwrap().contains("hms-ess demo"));
+        for nothing in [None, Some(" , ")] {
+            let failure = targets(&globals(nothing), &ClientEnv::default(), None).unwrap_err();
+            assert!(failure.hint.unwrap().contains("hms-ess demo"));
+        }
     }
 
     #[test]

@@ -261,7 +261,7 @@ async fn add_bridge(client: &Client) -> Result<()> {
 
 fn client(running: &Running) -> Result<Client> {
     let ca = Some(running.data_dir().join("tls/ca.pem"));
-    Client::new(Target { hub: running.url.clone(), token: Some(running.token.clone()), ca }, None)
+    Client::new(vec![Target { hub: running.url.clone(), token: Some(running.token.clone()), ca }], None)
 }
 
 /// Lines to paste, each with what it does; `prefix` is what a command needs to find this hub.

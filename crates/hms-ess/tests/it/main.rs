@@ -5,6 +5,7 @@ mod command;
 mod configuration;
 mod demo;
 mod exercise;
+mod failover;
 mod life;
 mod partner;
 mod program;

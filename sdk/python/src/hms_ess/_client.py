@@ -10,6 +10,7 @@ from urllib.parse import quote
 from ._errors import InvalidEvent
 from ._event import ChangeEvent, check_id
 from ._http import call
+from ._profile import Hub
 from ._receive import ack, nack
 
 
@@ -39,7 +40,7 @@ class Receipt(_Receipt, total=False):
 
 def publish(
     event: ChangeEvent,
-    hub: Optional[str] = None,
+    hub: Hub = None,
     dry_run: bool = False,
     *,
     headers: Optional[Mapping[str, str]] = None,
@@ -47,6 +48,8 @@ def publish(
 ) -> Receipt:
     """Publishes the event and returns when the hub has it durably. Calling it again with the same event is safe.
 
+    ``hub`` is its address, or several (a list, or parted by commas): the one that answered last is asked first, and
+    the next when it cannot be reached, hangs or is not ready.
     ``dry_run`` sends it marked as a test: partners must not act on it, and the real id stays free. ``headers`` are
     carried to every partner (``traceparent``, ``x-hms-trace-id``, ``x-hms-docket-id``).
     """
@@ -65,7 +68,7 @@ def publish(
 
 def status(
     id: str,
-    hub: Optional[str] = None,
+    hub: Hub = None,
     *,
     test: bool = False,
     wait: Optional[int] = None,
@@ -77,7 +80,7 @@ def status(
     """
     query = [part for part in ("test=true" if test else "", f"wait={int(wait)}s" if wait else "") if part]
     path = f"/v1/events/{quote(check_id(id), safe='')}/status" + ("?" + "&".join(query) if query else "")
-    answer = call("GET", path, hub, timeout=timeout + (wait or 0))
+    answer = call("GET", path, hub, timeout=timeout, wait=float(wait or 0))
     return {str(partner): str(word) for partner, word in dict(answer or {}).items()}
 
 
@@ -85,7 +88,7 @@ class InboxMessage(dict[str, Any]):
     """An event from the inbox: the envelope as a dict (an adapter's own object, or nothing but ``text`` or ``base64``
     where it is no JSON), the header fields of a webhook, and the two words to answer it with."""
 
-    def __init__(self, item: Mapping[str, Any], hub: Optional[str]) -> None:
+    def __init__(self, item: Mapping[str, Any], hub: Hub) -> None:
         envelope = item.get("envelope", item)
         super().__init__(envelope if isinstance(envelope, dict) else {"payload": envelope})
         self.headers: dict[str, str] = dict(item.get("headers", {}))
@@ -106,7 +109,7 @@ class InboxMessage(dict[str, Any]):
         call("POST", "/v1/acks", self._hub, body=json.dumps(body).encode("utf-8"))
 
 
-def inbox(partner: str, hub: Optional[str] = None, *, wait: int = 30, forever: bool = True) -> Iterator[InboxMessage]:
+def inbox(partner: str, hub: Hub = None, *, wait: int = 30, forever: bool = True) -> Iterator[InboxMessage]:
     """Yields the partner's events as they come (long poll), for partners that no webhook can reach.
 
     Answer each with ``message.ack()`` or ``message.nack(reason)`` before taking the next; what is not answered comes
@@ -114,7 +117,7 @@ def inbox(partner: str, hub: Optional[str] = None, *, wait: int = 30, forever: b
     """
     path = f"/v1/partners/{quote(check_id(partner, 'partner'), safe='')}/inbox?wait={int(wait)}s"
     while True:
-        answer = call("GET", path, hub, timeout=30.0 + wait)
+        answer = call("GET", path, hub, wait=float(wait))
         fetched = time.monotonic()
         items = answer.get("items", []) if isinstance(answer, dict) else []
         for item in items:

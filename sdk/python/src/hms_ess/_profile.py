@@ -6,10 +6,14 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Sequence, Union
 from urllib.parse import urlsplit
 
 from ._errors import NotConfigured
+
+
+# One address, several parted by commas, or a list of them.
+Hub = Union[str, Sequence[str], None]
 
 
 @dataclass(frozen=True)
@@ -21,29 +25,33 @@ class Address:
     ca: Optional[str]
 
 
-def addresses(hub: Optional[str]) -> list[Address]:
-    """The hubs to try, in order; several are parted by commas."""
+def addresses(hub: Hub) -> list[Address]:
+    """The hub's addresses as they were named, each once."""
     profile = _profile()
-    named = hub or os.environ.get("HMS_ESS_HUB") or profile.get("hub")
-    if not isinstance(named, str) or not named.strip():
+    given = hub if hub is None or isinstance(hub, str) else ",".join(str(one) for one in hub)
+    named = given or os.environ.get("HMS_ESS_HUB") or profile.get("hub")
+    parts = _parts(named)
+    if not parts:
         raise NotConfigured(
             "no hub is named",
             hint="pass hub=\"https://...\", set HMS_ESS_HUB, or run `hms-ess serve`, which writes the profile",
         )
     aliases = profile.get("aliases")
     table = {_trim(k): _trim(v) for k, v in aliases.items()} if isinstance(aliases, dict) else {}
-    home = _trim(profile.get("hub") or "")
+    homes = _parts(profile.get("hub"))
     found: list[Address] = []
-    for part in named.split(","):
-        if not part.strip():
-            continue
-        url = _checked(table.get(_trim(part), _trim(part)))
+    for part in parts:
+        url = _checked(table.get(part, part))
         # The profile's token is for the profile's hub; no other hub may see it.
-        ours = profile if url == home else {}
+        ours = profile if url in homes else {}
         token = os.environ.get("HMS_ESS_TOKEN") or ours.get("token")
         ca = os.environ.get("HMS_ESS_CA") or ours.get("ca")
         found.append(Address(url, token, ca))
-    return found
+    return list(dict.fromkeys(found))
+
+
+def _parts(named: object) -> list[str]:
+    return [_trim(part) for part in named.split(",") if part.strip()] if isinstance(named, str) else []
 
 
 def _trim(url: object) -> str:

@@ -27,24 +27,16 @@ pub(crate) async fn examine(globals: &Globals, output: &Output) -> Vec<Finding> 
         Ok(client) => Arc::new(client),
         Err(failure) => return vec![failed("hub", failure)],
     };
-    let mut findings = Vec::new();
-    match client.certificate().await {
+    let each = match client.each() {
+        Ok(each) => each,
         Err(failure) => return vec![failed("hub", failure)],
-        Ok(None) => {}
-        Ok(Some(der)) => {
-            let name = format!("the certificate of {}, trusted and of the right name,", client.hub());
-            findings.extend(ends_s(&der).map(|ends| finding::certificate(&name, ends, now_s(), true)));
-        }
+    };
+    let (mut findings, mut answers) = (Vec::new(), false);
+    for address in each {
+        answers |= examine_address(&address, &mut findings).await;
     }
-    match client.send(Method::GET, "/readyz", Body::Empty, &[], Duration::ZERO).await {
-        Err(failure) => {
-            findings.push(failed("hub", failure));
-            return findings;
-        }
-        Ok(reply) => {
-            findings.push(ready(client.hub(), reply.status.as_u16(), &reply.value().unwrap_or_default()));
-            findings.extend(reply.date.as_deref().and_then(skew_s).map(finding::clock));
-        }
+    if !answers {
+        return findings;
     }
     match client.list("/v1/partners", PARTNERS_MAX).await {
         Err(failure) => {
@@ -56,6 +48,32 @@ pub(crate) async fn examine(globals: &Globals, output: &Output) -> Vec<Finding> 
     findings.extend(targets(&client).await);
     findings.extend(tokens(&client).await);
     findings
+}
+
+/// Looks at one address of the hub; whether a hub answers there.
+async fn examine_address(address: &Client, findings: &mut Vec<Finding>) -> bool {
+    match address.certificate().await {
+        Err(failure) => {
+            findings.push(failed("hub", failure));
+            return false;
+        }
+        Ok(None) => {}
+        Ok(Some(der)) => {
+            let name = format!("the certificate of {}, trusted and of the right name,", address.hub());
+            findings.extend(ends_s(&der).map(|ends| finding::certificate(&name, ends, now_s(), true)));
+        }
+    }
+    match address.send(Method::GET, "/readyz", Body::Empty, &[], Duration::ZERO).await {
+        Err(failure) => {
+            findings.push(failed("hub", failure));
+            false
+        }
+        Ok(reply) => {
+            findings.push(ready(address.hub(), reply.status.as_u16(), &reply.value().unwrap_or_default()));
+            findings.extend(reply.date.as_deref().and_then(skew_s).map(finding::clock));
+            true
+        }
+    }
 }
 
 fn failed(check: &'static str, failure: Failure) -> Finding {

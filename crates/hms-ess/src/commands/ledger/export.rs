@@ -49,7 +49,7 @@ pub(super) async fn write(out: &Path, after: Option<u64>, client: &Client, outpu
     let known = if is_dir { in_directory(out)?.last().and_then(|file| range(file)).map(|(_, to)| to) } else { None };
     let from = after.or(known).unwrap_or(0);
     let part = if is_dir { out.join("new.part") } else { out.with_extension("part") };
-    let mut body = client.open(&format!("/v1/ledger/export?from={from}")).await?;
+    let mut body = client.open(&format!("/v1/ledger/export?from={from}")).await?.body;
     let mut file = File::create(&part).map_err(failed(&part))?;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Failure::refused(format!("the hub's export broke off: {error}")))?;

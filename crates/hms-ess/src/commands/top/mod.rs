@@ -116,7 +116,10 @@ async fn follow(
                 asked = None;
                 due = Instant::now() + interval;
                 match said {
-                    Ok(items) => screen.take(items.iter().map(Lane::of).collect()),
+                    Ok(items) => {
+                        client.hub().clone_into(&mut screen.hub);
+                        screen.take(items.iter().map(Lane::of).collect());
+                    }
                     Err(failure) => screen.note_failure(&failure.detail),
                 }
                 Act::None
