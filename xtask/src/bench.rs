@@ -6,6 +6,7 @@
 mod bare;
 mod channels;
 mod dashboard;
+mod database;
 mod hub;
 mod load;
 mod process;
@@ -14,6 +15,7 @@ mod report;
 mod retention;
 mod scenarios;
 mod scripts;
+mod stores;
 mod viewers;
 mod wire;
 
@@ -24,9 +26,9 @@ use anyhow::{Context as _, Result, bail};
 
 use receiver::Receiver;
 use report::Report;
-use scenarios::SCENARIOS;
+use scenarios::{SCENARIOS, Scenario};
 
-const USAGE: &str = "known: --scenario a|b|c|d|e|backlog|audience|scripts|retention|channels|fetchers|dashboard|all  --tls  --quick  --scale FACTOR  --hub-binary PATH  --json FILE";
+const USAGE: &str = "known: --scenario a|b|c|d|e|backlog|audience|scripts|retention|channels|fetchers|dashboard|all  --tls  --quick  --scale FACTOR  --hub-binary PATH  --json FILE  --store postgres  --nodes N  --database-settings 'NAME=VALUE ...'";
 /// Processor seconds a second that others may use before the figures are doubted.
 const OTHERS_MAX: f64 = 0.1;
 
@@ -39,12 +41,27 @@ struct Options {
     tls: bool,
     binary: Option<String>,
     json: Option<PathBuf>,
+    /// The hub on a PostgreSQL server, beside the one on its embedded store.
+    is_on_postgres: bool,
+    /// Hubs that share the server.
+    nodes: usize,
+    /// Further settings of that server.
+    database_settings: String,
 }
 
 impl Options {
     fn parse(args: &[String]) -> Result<Self> {
-        let mut options =
-            Self { scenario: "all".to_owned(), quick: false, scale: 1.0, tls: false, binary: None, json: None };
+        let mut options = Self {
+            scenario: "all".to_owned(),
+            quick: false,
+            scale: 1.0,
+            tls: false,
+            binary: None,
+            json: None,
+            is_on_postgres: false,
+            nodes: 1,
+            database_settings: String::new(),
+        };
         let mut rest = args.iter();
         while let Some(arg) = rest.next() {
             let mut value = || rest.next().cloned().with_context(|| format!("{arg} takes a value; {USAGE}"));
@@ -53,16 +70,34 @@ impl Options {
                 "--hub-binary" => options.binary = Some(value()?),
                 "--json" => options.json = Some(PathBuf::from(value()?)),
                 "--scale" => options.scale = value()?.parse().context("--scale takes a number")?,
+                "--store" => match value()?.as_str() {
+                    "postgres" => options.is_on_postgres = true,
+                    other => bail!("unknown store {other}; the embedded one is always measured, beside it: postgres"),
+                },
+                "--nodes" => options.nodes = value()?.parse().context("--nodes takes a number")?,
+                "--database-settings" => options.database_settings = value()?,
                 "--quick" => options.quick = true,
                 "--tls" => options.tls = true,
                 other => bail!("unknown argument {other}; {USAGE}"),
             }
         }
-        let is_known = options.scenario == "all" || SCENARIOS.iter().any(|(name, _)| *name == options.scenario);
+        let is_known = ["all", "nodes"].contains(&options.scenario.as_str())
+            || SCENARIOS.iter().any(|(name, _)| *name == options.scenario);
         if !is_known {
             bail!("unknown scenario {}; {USAGE}", options.scenario);
         }
+        let is_of_nodes = options.scenario == "nodes" || options.nodes != 1;
+        if is_of_nodes && (options.nodes < 2 || !options.is_on_postgres) {
+            bail!("several nodes share a server: --store postgres --nodes 2");
+        }
+        if options.is_on_postgres && !["all", "b", "nodes"].contains(&options.scenario.as_str()) {
+            bail!("with --store postgres the scenarios are b and, with --nodes, nodes");
+        }
         Ok(options)
+    }
+
+    fn wants(&self, scenario: &str) -> bool {
+        self.scenario == "all" || self.scenario == scenario
     }
 
     /// How many, after `--quick` and `--scale`.
@@ -101,12 +136,13 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         report.note(format!("other programs used {others:.2} processors as the run began: the figures are too low"));
     }
     let mut failed = Vec::new();
-    for (name, scenario) in SCENARIOS {
-        if options.scenario == "all" || options.scenario == name {
+    let stores: [(&str, Scenario); 1] = [("stores", stores::run)];
+    for (name, scenario) in if options.is_on_postgres { &stores[..] } else { &SCENARIOS } {
+        if options.is_on_postgres || options.wants(name) {
             crate::shell::complain(&format!("scenario {name} ..."));
             if let Err(error) = scenario(&options, &binary, &mut report) {
                 report.note(format!("scenario {name} failed: {error:#}"));
-                failed.push(name);
+                failed.push(*name);
             }
         }
     }

@@ -14,7 +14,7 @@ const JSONATA_REFERENCE: &str = "2.2.2";
 /// What drives the browser, and what judges accessibility.
 const BROWSER_MODULES: [&str; 2] = ["playwright-core@1.65.1", "axe-core@4.14.1"];
 /// Where Debian has PostgreSQL's programs.
-const POSTGRES: &str = "/usr/lib/postgresql/15/bin";
+pub(crate) const POSTGRES: &str = "/usr/lib/postgresql/15/bin";
 /// Where a browser of this family is installed.
 const CHROMIUM: [&str; 3] = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
 
@@ -49,7 +49,8 @@ pub(crate) fn proxies() -> anyhow::Result<()> {
 
 /// PostgreSQL's server, for the store's suite and the tests of a hub on it; as root it runs as Debian's user for it.
 pub(crate) fn postgres() -> anyhow::Result<()> {
-    let is_there = || ["initdb", "postgres", "pg_ctl"].iter().all(|name| Path::new(POSTGRES).join(name).exists());
+    let is_there =
+        || ["initdb", "postgres", "pg_ctl", "psql"].iter().all(|name| Path::new(POSTGRES).join(name).exists());
     need("PostgreSQL 15", is_there, &["postgresql-15", "postgresql-client-15"])
 }
 

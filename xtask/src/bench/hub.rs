@@ -46,6 +46,21 @@ impl Hub {
         Ok(hub)
     }
 
+    /// The same with its store on a server; a further node of the database has the key and the token of the one that made it.
+    pub(super) fn start_at(binary: &str, receiver: &Receiver, store: &str, maker: Option<&Self>) -> Result<Self> {
+        let folder = tempfile::tempdir_in(crate::prepare::target()).context("no folder for the hub")?;
+        if let Some(maker) = maker {
+            std::fs::create_dir(folder.path().join("data"))?;
+            for name in ["data/seal.key", "data/admin.token"] {
+                std::fs::copy(maker.folder.join(name), folder.path().join(name))
+                    .with_context(|| format!("the first hub has no {name}"))?;
+            }
+        }
+        let mut hub = Self::start_in(binary, receiver, folder.path(), &[("HMS_ESS_STORE", store)])?;
+        hub.own_folder = Some(folder);
+        Ok(hub)
+    }
+
     /// The same on a folder that stays, with these settings besides.
     pub(super) fn start_in(
         binary: &str,
@@ -97,12 +112,17 @@ impl Hub {
 
     /// The same, each with these fields of its document besides; an address among them is taken as it is.
     pub(super) fn add_partners_with(&self, receiver: &Receiver, count: usize, fields: &Value) -> Result<()> {
+        self.add_partners_at(&format!("{}/p", receiver.url), count, fields)
+    }
+
+    /// The same, with the partner's number behind this address.
+    pub(super) fn add_partners_at(&self, address: &str, count: usize, fields: &Value) -> Result<()> {
         let mut asker = Asker::connect(&self.address)?;
         for number in 0..count {
             let mut document = fields.clone();
             document["id"] = format!("P{number}").into();
             if document["url"].is_null() {
-                document["url"] = format!("{}/p{number}", receiver.url).into();
+                document["url"] = format!("{address}{number}").into();
             }
             document["channel"] = "webhook".into();
             document["subscribe"] = json!(["EVT-*"]);
@@ -157,14 +177,16 @@ impl Hub {
         self.post(&mut Asker::connect(&self.address)?, "/v1/events", &event.to_string(), 202)
     }
 
-    /// What a counter of the metrics listener says; 0 when it is not there yet.
+    /// What a whole number of the metrics listener is; 0 when it is not there yet.
     pub(super) fn counter(&self, name: &str) -> Result<u64> {
         let (status, text) = Asker::connect(&self.metrics)?.ask(&request("GET", "/metrics", "", "", ""))?;
         if status != 200 {
             bail!("/metrics was answered {status}: {text}");
         }
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.map_or(Ok(0), |value| value.parse().with_context(|| format!("{name} is {value}")))
+        let value =
+            value.map_or(Ok(0.0), |value| value.parse::<f64>().with_context(|| format!("{name} is {value}")))?;
+        Ok(value as u64)
     }
 
     /// Publishes events in bulk; `name` makes their ids.

@@ -165,14 +165,24 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, came: Came) -> 
             // Takes the message and never answers.
             return std::future::pending().await;
         }
+        let pause = pause(path);
         let id = String::from_utf8_lossy(field(&buffer[..end], b"x-hms-event-id").unwrap_or_default()).into_owned();
         answer.clear();
         write!(answer, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{{\"ack\":\"{id}\"}}", 10 + id.len())?;
         let path = path.to_owned();
         came.lock().unwrap_or_else(PoisonError::into_inner).push(Arrival { path, id, at });
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
+        }
         stream.write_all(&answer).await?;
         buffer.drain(..end + length);
     }
+}
+
+/// How long a partner under `/after/MILLISECONDS/` takes to answer.
+fn pause(path: &str) -> Option<Duration> {
+    let (milliseconds, _) = path.strip_prefix("/after/")?.split_once('/')?;
+    milliseconds.parse().ok().map(Duration::from_millis)
 }
 
 fn path(request: &[u8]) -> &str {

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
 use super::address::Address;
+use super::link::Form;
 use crate::error::StoreError;
 use crate::nodes::Notice;
 
@@ -122,7 +123,7 @@ pub(super) struct Connection {
     pub(super) client: Client,
     /// Ends when the client is gone or the server is.
     driver: JoinHandle<std::result::Result<(), tokio_postgres::Error>>,
-    pub(super) statements: RefCell<HashMap<&'static str, Statement>>,
+    pub(super) statements: RefCell<HashMap<(Form, &'static str), Statement>>,
 }
 
 impl Connection {

@@ -31,6 +31,9 @@ pub(super) const LOCK_HEAD: &str = "select seq, ledger, chain, terms, registry f
 pub(super) const MOVE_HEAD: &str = "update head set seq = ?1, ledger = ?2, chain = ?3 where one = 1";
 const PUT_MARK: &str = "insert into writer (id, mark) values (?1, ?2) on conflict (id) \
     do update set mark = excluded.mark, at = now()";
+/// Both at once: what follows is the commit.
+const MOVE_HEAD_AND_MARK: &str = "with marked as (insert into writer (id, mark) values (?4, ?5) on conflict (id) \
+    do update set mark = excluded.mark, at = now()) update head set seq = ?1, ledger = ?2, chain = ?3 where one = 1";
 const MARK: &str = "select mark from writer where id = ?1 for update";
 const FORGET_OLD: &str = "delete from writer where at < now() - interval '30 days' and id <> ?1";
 const FORGET: &str = "delete from writer where id = ?1";
@@ -50,6 +53,10 @@ const TELL_REGISTRY: &str = "select pg_notify('hms_ess', 'registry')";
 /// A time limit would end a commit's wait for a synchronous standby, and the server would then call it made. A node that stalls within
 /// a transaction holds the head, and with it all others, for this long at most.
 const OF_WRITER: &str = "set statement_timeout = 0; set idle_in_transaction_session_timeout = '2s'";
+/// What the writer asks is found by an index: one plan is as good as any other that begins with different values, and one that was made
+/// while the tables were small must not read them whole later.
+const BY_INDEX: &str = "set plan_cache_mode = force_generic_plan; \
+    set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off";
 const ENCODING: &str = "select current_setting('server_encoding'), current_setting('server_version_num')::bigint, \
     current_setting('fsync')";
 const VERSION_MIN: i64 = 130_000;
@@ -128,6 +135,7 @@ impl Keeper {
         let connection = self.server.connect()?;
         let row = self.server.wait(connection.client.query_one(SHARE_HUB, &[]))?;
         self.server.wait(connection.client.batch_execute(OF_WRITER))?;
+        self.server.wait(connection.client.batch_execute(BY_INDEX))?;
         if row.get::<_, i32>(0) == 0 {
             return Err(StoreError::Shaken("another hub has this database for itself; it is free when that one ends".to_owned()));
         }
@@ -196,14 +204,15 @@ impl Keeper {
             written.refused = written.refused.or(is_out.then_some(StoreError::Ousted));
             written.is_out = is_out;
             let Heads { seq, ledger, chain } = written.heads;
-            if written.heads != held.heads {
-                link.execute(MOVE_HEAD, given![seq.0, ledger, chain.0])?;
-            }
             if seq != held.heads.seq && link.with.server.has_peers.load(Ordering::Relaxed) {
                 Db::Postgres(link).query_row(TELL_LOG, given![], |_| Ok(()))?;
             }
             note_changes(link, work.acts, &written.answers, node)?;
-            link.execute(PUT_MARK, given![id, mark])?;
+            if written.heads == held.heads {
+                link.execute(PUT_MARK, given![id, mark])?;
+            } else {
+                link.execute(MOVE_HEAD_AND_MARK, given![seq.0, ledger, chain.0, id, mark])?;
+            }
             Ok(written)
         })?;
         let began = Instant::now();

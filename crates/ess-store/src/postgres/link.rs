@@ -2,9 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
-use std::task::Poll;
 
 use bytes::{BufMut as _, BytesMut};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
@@ -32,7 +29,16 @@ pub(crate) struct Link<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Statements<'a> {
     pub(super) server: &'a Server,
-    pub(super) known: &'a RefCell<HashMap<&'static str, Statement>>,
+    pub(super) known: &'a RefCell<HashMap<(Form, &'static str), Statement>>,
+}
+
+/// How a statement was prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Form {
+    /// As it is written.
+    AsIs,
+    /// For lists of what its places take.
+    ForRows,
 }
 
 impl Link<'_> {
@@ -42,20 +48,30 @@ impl Link<'_> {
         Ok(usize::try_from(count).unwrap_or(usize::MAX))
     }
 
-    /// The same statement for many rows: sent one after the other, without waiting for the answers in between.
-    pub(crate) fn execute_all(self, sql: &'static str, all: &[Vec<Cell<'_>>]) -> Result<()> {
-        let statement = self.statement(sql)?;
-        let all = all.iter().map(|given| places(given)).collect::<Result<Vec<_>>>()?;
-        let sent = all.iter().map(|given| Box::pin(self.tx.execute(&statement, given))).collect();
-        self.with.server.wait(together(sent)).map(drop)
+    /// An insert of one row, for many: one statement, which is given a list for each place.
+    pub(crate) fn insert_all<const N: usize>(self, sql: &'static str, all: &[[Cell<'_>; N]]) -> Result<()> {
+        let Some(statement) = (!all.is_empty()).then(|| self.statement_of_rows(sql)).transpose()? else {
+            return Ok(());
+        };
+        let lists = lists(all)?;
+        self.with.server.wait(self.tx.execute(&statement, &places_of(&lists))).map(drop)
     }
 
-    /// How many rows the statement has for all that is given.
-    pub(crate) fn count_all(self, sql: &'static str, all: &[Vec<Cell<'_>>]) -> Result<usize> {
-        let statement = self.statement(sql)?;
-        let all = all.iter().map(|given| places(given)).collect::<Result<Vec<_>>>()?;
-        let sent = all.iter().map(|given| Box::pin(self.tx.query(&statement, given))).collect();
-        Ok(self.with.server.wait(together(sent))?.iter().map(Vec::len).sum())
+    /// Every row of the bounded answer to a statement that takes a list for each place.
+    pub(crate) fn each_of<const N: usize>(
+        self,
+        sql: &'static str,
+        all: &[[Cell<'_>; N]],
+        mut step: impl FnMut(&Row<'_>) -> Result<()>,
+    ) -> Result<()> {
+        if all.is_empty() {
+            return Ok(());
+        }
+        let (statement, lists) = (self.statement(sql)?, lists(all)?);
+        for row in self.with.server.wait(self.tx.query(&statement, &places_of(&lists)))? {
+            step(&Row::Postgres(&row))?;
+        }
+        Ok(())
     }
 
     /// Every row of a bounded answer, in one message.
@@ -97,38 +113,28 @@ impl Link<'_> {
     }
 
     pub(super) fn statement(self, sql: &'static str) -> Result<Statement> {
-        if let Some(known) = self.with.known.borrow().get(sql) {
+        if let Some(known) = self.with.known.borrow().get(&(Form::AsIs, sql)) {
             return Ok(known.clone());
         }
-        let statement = self.with.server.wait(self.tx.prepare(&in_own_words(sql)))?;
-        self.with.known.borrow_mut().insert(sql, statement.clone());
+        self.prepare((Form::AsIs, sql), &in_own_words(sql))
+    }
+
+    fn statement_of_rows(self, sql: &'static str) -> Result<Statement> {
+        if let Some(known) = self.with.known.borrow().get(&(Form::ForRows, sql)) {
+            return Ok(known.clone());
+        }
+        // The lists are of the types that the places of one row have.
+        let of_one = self.statement(sql)?;
+        let words = for_rows(&in_own_words(sql), of_one.params());
+        let words = words.ok_or_else(|| StoreError::Refused("no insert of one row".to_owned()))?;
+        self.prepare((Form::ForRows, sql), &words)
+    }
+
+    fn prepare(self, key: (Form, &'static str), words: &str) -> Result<Statement> {
+        let statement = self.with.server.wait(self.tx.prepare(words))?;
+        self.with.known.borrow_mut().insert(key, statement.clone());
         Ok(statement)
     }
-}
-
-/// Waits for all of them, each begun before the first is answered; the answers are in their order, or the first failure.
-async fn together<T, E, F>(mut asked: Vec<Pin<Box<F>>>) -> std::result::Result<Vec<T>, E>
-where
-    F: Future<Output = std::result::Result<T, E>>,
-{
-    let mut answers: Vec<Option<T>> = asked.iter().map(|_| None).collect();
-    let mut are_begun = false;
-    poll_fn(|context| {
-        let mut is_waiting = false;
-        for (one, answer) in asked.iter_mut().zip(&mut answers).filter(|(_, answer)| answer.is_none()) {
-            match one.as_mut().poll(context) {
-                Poll::Ready(Ok(answered)) => *answer = Some(answered),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                // The answers come in their order: once all are begun, those behind it are not looked at.
-                Poll::Pending if are_begun => return Poll::Pending,
-                Poll::Pending => is_waiting = true,
-            }
-        }
-        are_begun = true;
-        if is_waiting { Poll::Pending } else { Poll::Ready(Ok(())) }
-    })
-    .await?;
-    Ok(answers.into_iter().flatten().collect())
 }
 
 /// The statement as this database spells it: places are `$1`, and which index is taken is its own affair.
@@ -143,6 +149,31 @@ fn in_own_words(sql: &str) -> String {
         }
     }
     words.join(" ")
+}
+
+/// The insert of one row as one of a list for each place: `values ($1, 0)` is `select c1, 0 from unnest($1::int8[]) given (c1)`.
+fn for_rows(sql: &str, types: &[Type]) -> Option<String> {
+    let (into, rest) = sql.split_once(" values (")?;
+    let (values, rest) = rest.split_once(')')?;
+    let lists: Vec<String> = types.iter().zip(1..).map(|(of, at)| format!("${at}::{}[]", of.name())).collect();
+    let names: Vec<String> = types.iter().zip(1..).map(|(_, at)| format!("c{at}")).collect();
+    let (values, lists, names) = (values.replace('$', "c"), lists.join(", "), names.join(", "));
+    Some(format!("{into} select {values} from unnest({lists}) given ({names}){rest}"))
+}
+
+/// Rows to a list for each place.
+fn lists<'b, const N: usize>(all: &[[Cell<'b>; N]]) -> Result<[Vec<Cell<'b>>; N]> {
+    for row in all {
+        places(row)?;
+    }
+    Ok(std::array::from_fn(|place| all.iter().map(|row| row[place]).collect()))
+}
+
+fn places_of<'a, 'b, const N: usize>(lists: &'a [Vec<Cell<'b>>; N]) -> [&'a (dyn ToSql + Sync); N]
+where
+    'b: 'a,
+{
+    std::array::from_fn(|place| &lists[place] as &(dyn ToSql + Sync))
 }
 
 fn places<'a, 'b>(given: &'a [Cell<'b>]) -> Result<Vec<&'a (dyn ToSql + Sync)>>
@@ -222,5 +253,14 @@ mod tests {
     fn a_statement_is_told_in_the_databases_own_words() {
         let sql = "select o.a from t o indexed by t_a join e on e.b = o.b where o.a = ?1 limit ?12";
         assert_eq!(in_own_words(sql), "select o.a from t o join e on e.b = o.b where o.a = $1 limit $12");
+    }
+
+    #[test]
+    fn an_insert_of_one_row_is_one_of_many() {
+        let sql = "insert into t (a, n, b) values ($1, 0, $2) on conflict (a) do update set b = excluded.b";
+        let many = "insert into t (a, n, b) select c1, 0, c2 from unnest($1::int8[], $2::bytea[]) given (c1, c2) \
+            on conflict (a) do update set b = excluded.b";
+        assert_eq!(for_rows(sql, &[Type::INT8, Type::BYTEA]).unwrap(), many);
+        assert!(for_rows("delete from t where a = $1", &[Type::INT8]).is_none());
     }
 }

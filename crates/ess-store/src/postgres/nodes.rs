@@ -51,8 +51,10 @@ const SEATS: &str = "select s.partner from seat s join partner p on p.no = s.par
 const SEAT: &str = "select node from seat where partner = ?1";
 const SHARES: &str = "select s.node, count(*) from seat s join partner p on p.no = s.partner \
     where p.removed_at is null group by s.node";
-const GIVE: &str = "update seat set node = ?3 where partner = ?1 and node = ?2 \
-    and exists (select 1 from node where no = ?3)";
+const GIVE: &str = "update seat set node = given.target \
+    from unnest(?1::bigint[], ?2::bigint[], ?3::bigint[]) given (partner, node, target) \
+    where seat.partner = given.partner and seat.node = given.node \
+    and exists (select 1 from node where node.no = given.target) returning seat.partner";
 const CHANGED: &str = "select registry, rules, tokens from head where one = 1";
 const CHANGED_PARTNERS: &str = "select p.no, p.id, p.document, p.secrets, p.added_at, p.paused_since, p.removed_at \
     from partner p join partner_change c on c.partner = p.no where c.number > ?1 order by p.no";
@@ -269,9 +271,9 @@ impl Nodes {
             .ask(within, move |link| {
                 let (me, mut all) = (Cell::Int(number(me.0)), Vec::with_capacity(given.len()));
                 for (partner, to) in &given {
-                    all.push(vec![Cell::Int(i64::from(partner.0)), me, Cell::Int(number(to.0))]);
+                    all.push([Cell::Int(i64::from(partner.0)), me, Cell::Int(number(to.0))]);
                 }
-                link.execute_all(GIVE, &all)?;
+                link.each_of(GIVE, &all, |_| Ok(()))?;
                 tell(link, TELL_SEATS)
             })
             .await
@@ -309,9 +311,9 @@ impl Nodes {
                 link.execute("set local synchronous_commit = off", given![])?;
                 let cells = |(to, body): &(NodeNo, Vec<u8>)| (number(to.0), body.clone());
                 let rows: Vec<(i64, Vec<u8>)> = letters.iter().map(cells).collect();
-                let all: Vec<Vec<Cell<'_>>> =
-                    rows.iter().map(|(to, body)| vec![Cell::Int(*to), Cell::Blob(body)]).collect();
-                link.execute_all(SEND, &all)?;
+                let all: Vec<[Cell<'_>; 2]> =
+                    rows.iter().map(|(to, body)| [Cell::Int(*to), Cell::Blob(body)]).collect();
+                link.insert_all(SEND, &all)?;
                 let mut receivers: Vec<i64> = rows.iter().map(|(to, _)| *to).collect();
                 receivers.sort_unstable();
                 receivers.dedup();
@@ -389,12 +391,10 @@ fn settle(link: Link<'_>, me: NodeNo, grace: Duration) -> Result<Vec<NodeNo>> {
     let mut all = Vec::with_capacity(homeless.len());
     for partner in homeless {
         if let Some(home) = home_of(partner, &staying) {
-            all.push(vec![Cell::Int(i64::from(partner.0)), Cell::Int(number(home.0))]);
+            all.push([Cell::Int(i64::from(partner.0)), Cell::Int(number(home.0))]);
         }
     }
-    if !all.is_empty() {
-        link.execute_all(PUT_SEAT, &all)?;
-    }
+    link.insert_all(PUT_SEAT, &all)?;
     if !lapsed.is_empty() || !all.is_empty() {
         link.execute(NEXT_TERMS, given![])?;
         tell(link, TELL_SEATS)?;

@@ -96,7 +96,7 @@ impl Written {
 }
 
 /// Writes it all in the transaction that this is.
-pub(crate) fn write(db: Db<'_>, mode: Mode, work: &Work<'_>, heads: Heads) -> Result<Written> {
+pub(crate) fn write<'a>(db: Db<'a>, mode: Mode, work: &'a Work<'a>, heads: Heads) -> Result<Written> {
     let mut written = Written::from(heads);
     for act in work.acts {
         let answer = alone(mode, db, || registry::apply(db, work.seal, act))?;
@@ -107,7 +107,7 @@ pub(crate) fn write(db: Db<'_>, mode: Mode, work: &Work<'_>, heads: Heads) -> Re
         let place = alone(mode, db, || publish(db, new, &work.known.audiences, &mut written))?;
         written.places.push(place);
     }
-    let mut outcomes = Outcomes::new(db, &work.known.reached);
+    let mut outcomes = Outcomes::begin(db, mode, work)?;
     for change in work.changes {
         if let Err(error) = alone(mode, db, || outcomes.apply(change))? {
             // Trying it again gives the same answer for ever.

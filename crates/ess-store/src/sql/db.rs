@@ -51,11 +51,11 @@ impl Db<'_> {
         }
     }
 
-    /// Writes many rows by one statement; a server hears of all of them at once.
-    pub(crate) fn execute_all(self, sql: &'static str, all: &[Vec<Cell<'_>>]) -> Result<()> {
+    /// Inserts many rows by the statement of one; a server hears of all of them at once, and then no key may come twice.
+    pub(crate) fn insert_all<const N: usize>(self, sql: &'static str, all: &[[Cell<'_>; N]]) -> Result<()> {
         match self {
             Self::Sqlite(link) => all.iter().try_for_each(|given| link.execute(sql, given).map(drop)),
-            Self::Postgres(link) => link.execute_all(sql, all),
+            Self::Postgres(link) => link.insert_all(sql, all),
         }
     }
 

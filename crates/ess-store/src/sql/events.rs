@@ -32,6 +32,9 @@ pub(super) const AFTER: &str = "select seq, id, test, subject, version, kind, pr
 pub(super) const AFTER_OF_SUBJECT: &str = "select seq, id, test, subject, version, kind, priority, recorded_at, \
     audience, message, digest, rest, payload, gone_at, gone_by, gone_why from event where subject = ?3 and seq > ?1 order by seq limit ?2";
 pub(super) const IDENTITY: &str = "select seq, digest from event where id = ?1 and test = ?2";
+/// Only a server is asked: whether one of these is taken.
+const TAKEN: &str = "select event.seq from event, unnest(?1::text[], ?2::smallint[]) asked (id, test) \
+    where event.id = asked.id and event.test = asked.test limit 1";
 pub(super) const OFFERS_AFTER: &str = "select seq, audience, subject, priority, kind, test, recorded_at \
     from event where seq > ?1 order by seq limit ?2";
 pub(super) const URGENT_AFTER: &str = "select seq, audience, subject, priority, kind, test, recorded_at \
@@ -105,11 +108,16 @@ pub(super) fn are_all_new(link: postgres::Link<'_>, news: &[NewEvent]) -> Result
     if !news.iter().all(|new| ids.insert((new.content.id.as_str(), new.content.test))) {
         return Ok(false);
     }
-    let mut all = Vec::with_capacity(news.len());
+    let mut asked = Vec::with_capacity(news.len());
     for NewEvent { content, .. } in news {
-        all.push(vec![Cell::Text(content.id.as_str()), Cell::Int(i64::from(content.test))]);
+        asked.push([Cell::Text(content.id.as_str()), Cell::Int(i64::from(content.test))]);
     }
-    Ok(link.count_all(IDENTITY, &all)? == 0)
+    let mut is_one_taken = false;
+    link.each_of(TAKEN, &asked, |_| {
+        is_one_taken = true;
+        Ok(())
+    })?;
+    Ok(!is_one_taken)
 }
 
 pub(super) fn insert(db: Db<'_>, seq: Seq, new: &NewEvent, audience: i64) -> Result<()> {
@@ -121,9 +129,9 @@ pub(super) fn insert(db: Db<'_>, seq: Seq, new: &NewEvent, audience: i64) -> Res
 /// Appends many whose ids are free.
 pub(super) fn insert_all(db: Db<'_>, all: &[(Seq, &NewEvent, i64)]) -> Result<()> {
     let rests: Vec<String> = all.iter().map(|(_, new, _)| Rest::write(&new.content, &new.trace)).collect();
-    let rows: Vec<Vec<Cell<'_>>> =
-        all.iter().zip(&rests).map(|((seq, new, audience), rest)| cells(*seq, new, *audience, rest).to_vec()).collect();
-    db.execute_all(INSERT_EVENT, &rows)
+    let rows: Vec<_> =
+        all.iter().zip(&rests).map(|((seq, new, audience), rest)| cells(*seq, new, *audience, rest)).collect();
+    db.insert_all(INSERT_EVENT, &rows)
 }
 
 fn cells<'a>(seq: Seq, new: &'a NewEvent, audience: i64, rest: &'a str) -> [Cell<'a>; 13] {

@@ -4,6 +4,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod browse;
+mod changed_rows;
 pub(crate) mod commit;
 pub(crate) mod db;
 pub(crate) mod deliveries;

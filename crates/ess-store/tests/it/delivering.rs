@@ -95,6 +95,48 @@ async fn an_ack_that_is_said_twice_counts_once() {
     assert_eq!(open.store.ledger(0, 10).await.unwrap().len(), 1);
 }
 
+/// Every way to say four things of a delivery: to one partner's in one commit, to the other's in four.
+#[tokio::test]
+async fn what_one_commit_says_of_a_delivery_is_what_several_would() {
+    const WORDS: usize = 5;
+    let word = |which: usize, key: DeliveryKey| match which % WORDS {
+        0 => Change::Opened(delivery(key, OpenState::Blocked)),
+        1 => Change::AttemptFailed { open: delivery(key, OpenState::Retrying), tried: tried(1) },
+        2 => ended(key, State::Dead),
+        3 => Change::Reopened(delivery(key, OpenState::Pending)),
+        _ => acked_late(key),
+    };
+    let open = open();
+    open.add_partners(2).await;
+    let mut seqs = Vec::new();
+    for number in 0..WORDS.pow(4) {
+        seqs.push(open.publish(&format!("A-{number}"), 2).await);
+    }
+    let said = |number: usize, at: u32| number / WORDS.pow(at);
+    let at_once = seqs.iter().enumerate().flat_map(|(number, seq)| (0..4).map(move |at| (number, *seq, at)));
+    open.record(at_once.map(|(number, seq, at)| word(said(number, at), key(seq, 1))).collect()).await;
+    for at in 0..4 {
+        let one_each = seqs.iter().enumerate().map(|(number, seq)| word(said(number, at), key(*seq, 2)));
+        open.record(one_each.collect()).await;
+    }
+    for (number, seq) in seqs.iter().enumerate() {
+        let mut found = deliveries(&open, *seq).await;
+        found[1].key.partner = PartnerNo(1);
+        assert_eq!(format!("{:?}", found[0]), format!("{:?}", found[1]), "sequence {number}");
+    }
+    let (size, _) = open.store.ledger_head().await.unwrap();
+    let receipts = |partner| {
+        let store = open.store.clone();
+        async move {
+            let lines = store.ledger(0, 10_000).await.unwrap();
+            lines.iter().filter(|line| line.entry.partner == PartnerNo(partner)).count() as u64
+        }
+    };
+    let (at_once, by_and_by) = (receipts(1).await, receipts(2).await);
+    assert_eq!(at_once, by_and_by);
+    assert_eq!(at_once + by_and_by, size);
+}
+
 #[tokio::test]
 async fn a_dead_letter_that_is_redriven_is_open_again_and_can_end_again() {
     let open = open();
