@@ -30,10 +30,12 @@ mod input;
 mod retractions;
 mod seats;
 mod survey;
+mod timers;
 
 pub use input::{Input, LaneGlance, LaneReport, LanesHandle, Retraction, Surveyed, ToLane, Wish, Word};
 use retractions::take_back_at;
 pub use retractions::{Retractions, offer_of};
+use timers::sleep_until;
 
 /// Changes that may wait for the store before lanes stop sending: what a crash could repeat stays bounded.
 const UNRECORDED_MAX: usize = 50_000;
@@ -367,23 +369,6 @@ impl Lanes {
         }
     }
 
-    fn fire(&mut self) {
-        let now = self.now();
-        while let Some(Reverse((time, no))) = self.timers.peek().copied() {
-            if time > now {
-                break;
-            }
-            self.timers.pop();
-            if let Some(seat) = self.seats.get_mut(&no)
-                && seat.armed == Some(time)
-            {
-                seat.armed = None;
-                seat.lane.on_timeout(now);
-                self.pump(no);
-            }
-        }
-    }
-
     /// Whether what an errand brings is for this stay of the partner; an attempt that came back is counted either way.
     fn is_staying(&mut self, no: PartnerNo, stay: u64, input: &ToLane) -> bool {
         let is_attempt = matches!(input, ToLane::Report(_) | ToLane::FallbackReport(_));
@@ -395,33 +380,6 @@ impl Lanes {
             seat.under_way -= 1;
         }
         true
-    }
-
-    fn tick(&mut self) {
-        for seat in self.seats.values() {
-            if let Ok(channel) = &seat.registered.channel {
-                channel.sweep();
-            }
-        }
-        self.send_heartbeats();
-        let has_caught_up = self.delivery.store.records() && self.delivery.store.unrecorded() < UNRECORDED_MAX / 2;
-        let has_lease = self.delivery.lease.holds();
-        let has_lease_again = has_lease && !self.had_lease;
-        self.had_lease = has_lease;
-        if self.is_stalled && has_caught_up {
-            tracing::info!("the store writes again, and so the lanes send");
-            self.is_stalled = false;
-            self.pump_all();
-        } else if has_lease_again {
-            self.pump_all();
-        }
-    }
-
-    fn pump_all(&mut self) {
-        let numbers: Vec<PartnerNo> = self.seats.keys().copied().collect();
-        for no in numbers {
-            self.pump(no);
-        }
     }
 
     /// Takes what the lane asks for, and arms its timer.
@@ -518,12 +476,5 @@ impl Lanes {
         self.dice ^= self.dice >> 7;
         self.dice ^= self.dice << 17;
         (self.dice >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
-async fn sleep_until(next: Option<tokio::time::Instant>) {
-    match next {
-        Some(next) => tokio::time::sleep_until(next).await,
-        None => std::future::pending().await,
     }
 }

@@ -9,6 +9,7 @@ mod faults;
 mod lanes;
 #[path = "../it/lasting.rs"]
 mod lasting;
+mod nodes;
 mod proxy;
 #[path = "../it/publishing.rs"]
 mod publishing;
