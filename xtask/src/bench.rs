@@ -171,3 +171,26 @@ fn others_busy() -> Result<f64> {
     std::thread::sleep(std::time::Duration::from_secs(1));
     Ok((process::machine_seconds()? - before) / began.elapsed().as_secs_f64())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Why this is refused; nothing when it is not.
+    fn refusal(line: &str) -> String {
+        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        Options::parse(&args).err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn several_nodes_share_a_server() {
+        assert_eq!(refusal("--store postgres"), "");
+        assert_eq!(refusal("--store postgres --scenario b --quick"), "");
+        assert_eq!(refusal("--store postgres --nodes 2 --scenario nodes"), "");
+        assert!(refusal("--nodes 2").contains("--store postgres"));
+        assert!(refusal("--store postgres --nodes 0").contains("--nodes 2"));
+        assert!(refusal("--scenario nodes").contains("--store postgres"));
+        assert!(refusal("--store postgres --scenario c").contains("the scenarios are b"));
+        assert!(refusal("--store oracle").contains("unknown store"));
+    }
+}

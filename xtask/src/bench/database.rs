@@ -67,6 +67,7 @@ impl Database {
             .context("could not start sh")?;
         let mut dir = String::new();
         BufReader::new(script.stdout.take().context("no stdout")?).read_line(&mut dir)?;
+        ensure!(!dir.trim().is_empty(), "initdb failed; what it said is above");
         let dir = PathBuf::from(dir.trim());
         let mut database = Self { script, port, dir, postmaster: 0, databases: std::cell::Cell::new(0) };
         database.wait_until_it_answers()?;

@@ -45,7 +45,7 @@ pub(super) fn run(options: &Options, binary: &str, report: &mut Report) -> Resul
     if options.wants("b") {
         both_stores(options, binary, &database, report)?;
     }
-    if options.nodes > 1 {
+    if options.nodes > 1 && options.wants("nodes") {
         nodes(options, binary, &database, report)?;
     }
     Ok(())
@@ -142,14 +142,14 @@ fn nodes(options: &Options, binary: &str, database: &Database, report: &mut Repo
     let mut rates = Vec::new();
     for count in [1, options.nodes] {
         let (rate, hubs_us, database_us) = run_nodes(options, binary, database, count)?;
-        let name = format!("{count} nodes, answers after {ANSWER_AFTER_MS} ms");
+        let name = format!("nodes: {count}, answers after {ANSWER_AFTER_MS} ms");
         report.push(format!("{name}: deliveries"), rate, "/s", Target::None);
         report.push(format!("{name}: hubs' CPU per delivery"), hubs_us, "us", Target::None);
         report.push(format!("{name}: PostgreSQL CPU per delivery"), database_us, "us", Target::None);
         rates.push(rate);
     }
     let target = Target::AtLeast(0.9 * options.nodes as f64);
-    report.push(format!("{} nodes by 1: deliveries", options.nodes), rates[1] / rates[0], "x", target);
+    report.push(format!("nodes: deliveries of {} by those of 1", options.nodes), rates[1] / rates[0], "x", target);
     Ok(())
 }
 

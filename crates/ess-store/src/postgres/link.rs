@@ -50,10 +50,10 @@ impl Link<'_> {
 
     /// An insert of one row, for many: one statement, which is given a list for each place.
     pub(crate) fn insert_all<const N: usize>(self, sql: &'static str, all: &[[Cell<'_>; N]]) -> Result<()> {
-        let Some(statement) = (!all.is_empty()).then(|| self.statement_of_rows(sql)).transpose()? else {
+        if all.is_empty() {
             return Ok(());
-        };
-        let lists = lists(all)?;
+        }
+        let (statement, lists) = (self.statement_of_rows(sql)?, lists(all)?);
         self.with.server.wait(self.tx.execute(&statement, &places_of(&lists))).map(drop)
     }
 
@@ -163,9 +163,7 @@ fn for_rows(sql: &str, types: &[Type]) -> Option<String> {
 
 /// Rows to a list for each place.
 fn lists<'b, const N: usize>(all: &[[Cell<'b>; N]]) -> Result<[Vec<Cell<'b>>; N]> {
-    for row in all {
-        places(row)?;
-    }
+    all.iter().flatten().try_for_each(fits)?;
     Ok(std::array::from_fn(|place| all.iter().map(|row| row[place]).collect()))
 }
 
@@ -180,11 +178,14 @@ fn places<'a, 'b>(given: &'a [Cell<'b>]) -> Result<Vec<&'a (dyn ToSql + Sync)>>
 where
     'b: 'a,
 {
-    let place = |cell: &'a Cell<'b>| match cell {
+    given.iter().map(|cell| fits(cell).map(|()| cell as &(dyn ToSql + Sync))).collect()
+}
+
+fn fits(cell: &Cell<'_>) -> Result<()> {
+    match cell {
         Cell::TooBig(number) => Err(StoreError::Refused(format!("{number} is past what a column holds"))),
-        cell => Ok(cell as &(dyn ToSql + Sync)),
-    };
-    given.iter().map(place).collect()
+        _ => Ok(()),
+    }
 }
 
 /// What stands in a column.
