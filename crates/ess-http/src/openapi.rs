@@ -5,8 +5,8 @@ use utoipa::OpenApi;
 
 use crate::api::{
     acks, audit, backup, bounces, bridges, bulk, dead_letters, deliveries, drills, escalations, events, health, holds,
-    inbox, keys, lanes, ledger, ledger_export, nodes, packet, partner_events, partners, publish, schemas, stream, tables,
-    targets, tokens,
+    inbox, keys, lanes, ledger, ledger_export, nodes, packet, partner_events, partners, publish, schemas, stream,
+    tables, targets, tokens,
 };
 use crate::refusal;
 use crate::routes::OPEN;

@@ -11,8 +11,8 @@ use ess_core::problem::{Code, Problem};
 use crate::ack_page;
 use crate::api::{
     acks, audit, backup, bounces, bridges, dead_letters, deliveries, drills, escalations, events, health, holds, inbox,
-    keys, lanes, ledger, ledger_export, nodes, packet, partner_events, partners, publish, schemas, stream, tables, targets,
-    tokens,
+    keys, lanes, ledger, ledger_export, nodes, packet, partner_events, partners, publish, schemas, stream, tables,
+    targets, tokens,
 };
 use crate::dashboard::{
     assets, audit as audit_page, bridges as bridges_page, dead_letters as dead_letters_page,

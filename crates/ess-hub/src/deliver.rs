@@ -12,9 +12,9 @@ use ess_core::partner::{AckBy, AckPolicy, ChannelKind};
 use ess_core::receipt::{Receipt, Verdict};
 use ess_store::Store;
 
-use crate::cluster::Lease;
 use crate::cells::{Cell, Cells};
 use crate::clock::Clock;
+use crate::cluster::Lease;
 use crate::escalation::Attention;
 use crate::flow::Flow;
 use crate::links::Links;
@@ -61,6 +61,31 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// With nothing in memory yet.
+    pub fn new(
+        store: Store,
+        registry: Registry,
+        workshop: Workshop,
+        links: Links,
+        watches: Watches,
+        lease: Lease,
+    ) -> Self {
+        Self {
+            store,
+            registry,
+            links,
+            watches,
+            lease,
+            cells: Cells::default(),
+            clock: workshop.clock,
+            metrics: workshop.metrics.clone(),
+            workshop,
+            flow: Flow::default(),
+            attention: Attention::default(),
+            paces: Default::default(),
+        }
+    }
+
     /// The event with what was made of it; read back from the store when it is not in memory.
     ///
     /// # Errors

@@ -378,7 +378,9 @@ impl Round {
         let now = self.hub.now();
         let remembered = self.watch.on_told(telling, result.is_ok(), now);
         self.count(telling, &result, now);
-        if !self.hub.serves(telling.partner) && self.hub.delivery.registry.snapshot().by_no.contains_key(&telling.partner) {
+        if !self.hub.serves(telling.partner)
+            && self.hub.delivery.registry.snapshot().by_no.contains_key(&telling.partner)
+        {
             // It went to another node while this was being said.
             self.watch.forget(telling.partner);
         }

@@ -139,20 +139,9 @@ impl Hub {
         let (tracer, way_out) = Tracer::open(options.traces, &metrics);
         let workshop = Workshop { scripts, key, metrics: metrics.clone(), clock: Clock::start(), tracer };
         let (watches, orders) = Watches::new();
-        let delivery = Arc::new(Delivery {
-            store: store.clone(),
-            cells: Cells::default(),
-            registry,
-            clock: workshop.clock,
-            workshop,
-            links: Links::new(seed_of(&store, LINK_SEED).await?, &options.public_url),
-            watches,
-            metrics,
-            flow: Flow::default(),
-            attention: Default::default(),
-            lease: if cluster.is_some() { Lease::shared() } else { Lease::alone() },
-            paces: Default::default(),
-        });
+        let links = Links::new(seed_of(&store, LINK_SEED).await?, &options.public_url);
+        let lease = if cluster.is_some() { Lease::shared() } else { Lease::alone() };
+        let delivery = Arc::new(Delivery::new(store, registry, workshop, links, watches, lease));
         let happenings = Arc::new(Happenings::default());
         let (wisher, wishes) = mpsc::unbounded_channel();
         let retractions = Arc::new(Retractions::default());
@@ -178,10 +167,8 @@ impl Hub {
             space: Arc::new(Space { dir, free_bytes_min, shortage: Mutex::default() }),
             loops: Arc::default(),
         };
-        // Among several nodes, each partner is seated by the one that it is given to.
-        for registered in hub.delivery.registry.snapshot().partners.values().filter(|_| cluster.is_none()) {
-            hub.seat(registered.clone(), start.head).await?;
-            hub.delivery.watches.watch(registered);
+        if cluster.is_none() {
+            hub.seat_all(start.head).await?;
         }
         hub.take_back_again().await.map_err(|problem| StoreError::Damaged(problem.detail))?;
         let mut loops = vec![
@@ -201,6 +188,15 @@ impl Hub {
         loops.extend(way_out.map(|way_out| tokio::spawn(way_out.run())));
         *hub.loops.lock().unwrap_or_else(PoisonError::into_inner) = loops;
         Ok(hub)
+    }
+
+    /// Gives all partners their lanes. Among several nodes, each is seated by the one that it is given to.
+    async fn seat_all(&self, head: Seq) -> Result<(), StoreError> {
+        for registered in self.delivery.registry.snapshot().partners.values() {
+            self.seat(registered.clone(), head).await?;
+            self.delivery.watches.watch(registered);
+        }
+        Ok(())
     }
 
     /// Gives a partner its lane, with what the store remembers of it.

@@ -387,8 +387,7 @@ impl Lanes {
         let now = self.now();
         let is_held = self.is_draining || self.is_stalled || !self.delivery.lease.holds();
         let Some(seat) = self.seats.get_mut(&no) else { return };
-        let is_held = is_held || seat.leaving.is_some();
-        let stay = seat.stay;
+        let (is_held, stay) = (is_held || seat.leaving.is_some(), seat.stay);
         seat.surveyed = None;
         if self.behind.contains(no) {
             seat.lane.hear_of(self.head);
@@ -418,7 +417,9 @@ impl Lanes {
                     }
                     records::push(&mut self.records, no, *record);
                 }
-                Action::Load { after, limit } => errands::spawn_load(&self.delivery, &self.handle, (no, stay), after, limit),
+                Action::Load { after, limit } => {
+                    errands::spawn_load(&self.delivery, &self.handle, (no, stay), after, limit)
+                }
                 Action::LoadUrgent { after, scanned_to, limit } => {
                     errands::spawn_load_urgent(&self.delivery, &self.handle, (no, stay), (after, scanned_to), limit);
                 }

@@ -16,8 +16,8 @@ use ess_core::problem::{Code, Problem};
 use ess_core::signature::Ed25519Key;
 use ess_store::{LedgerEntry, StoreError, StoredCheckpoint, Word};
 
-use crate::elsewhere::{Elsewhere, Place};
 use crate::cluster::Call;
+use crate::elsewhere::{Elsewhere, Place};
 use crate::hub::Hub;
 use crate::publish::unavailable;
 use crate::registry::Snapshot;

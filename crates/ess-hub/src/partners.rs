@@ -15,8 +15,8 @@ use ess_core::signature::SigningSecret;
 use ess_store::NewPartner;
 
 use crate::cells::Cell;
-use crate::deliver::status_of;
 use crate::cluster::Call;
+use crate::deliver::status_of;
 use crate::hub::{Hub, write_secrets};
 use crate::lanes::Input;
 use crate::prepare::Marking;

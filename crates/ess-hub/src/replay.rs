@@ -83,11 +83,7 @@ impl Hub {
     }
 
     /// Sends an event again to partners that are served here; answers each with its round.
-    pub(crate) async fn replay_here(
-        &self,
-        event: Seq,
-        to: Vec<PartnerNo>,
-    ) -> Result<Vec<(PartnerNo, u32)>, Problem> {
+    pub(crate) async fn replay_here(&self, event: Seq, to: Vec<PartnerNo>) -> Result<Vec<(PartnerNo, u32)>, Problem> {
         let recorded = self.event_at(event).await?;
         let content = &recorded.event.content;
         let snapshot = self.delivery.registry.snapshot();

@@ -120,6 +120,7 @@ async fn open(dir: &std::path::Path) -> Hub {
     let (dialer, escalation) = (dialer.unwrap(), ess_hub::EscalationOptions::default());
     let options = HubOptions {
         traces: None,
+        node: ess_hub::NodeOptions::default(),
         opened,
         dir,
         dialer,

@@ -82,14 +82,28 @@ pub(crate) enum Answer {
     /// The partner is not served there.
     NotHere,
     Refused(Problem),
-    Tested { message_id: String, status: Option<u16>, acked: bool, took: Duration, reason: String },
+    Tested {
+        message_id: String,
+        status: Option<u16>,
+        acked: bool,
+        took: Duration,
+        reason: String,
+    },
     Taken(Vec<Taken>, Duration),
     Replayed(Vec<(PartnerNo, u32)>),
     Count(u64),
-    Lane { in_flight: u32, offline_since: Option<Time>, last_error: Option<String> },
+    Lane {
+        in_flight: u32,
+        offline_since: Option<Time>,
+        last_error: Option<String>,
+    },
     Day(Day),
     Survey(Vec<(PartnerNo, Standing, Option<String>)>),
-    Checkpoint { size: u64, at: Time, note: String },
+    Checkpoint {
+        size: u64,
+        at: Time,
+        note: String,
+    },
 }
 
 /// A message of an inbox.
@@ -135,12 +149,9 @@ impl Call {
 impl Said {
     fn of(word: &Word) -> Self {
         match word {
-            Word::Ack { event, test, digest } => Self {
-                event: event.to_string(),
-                test: *test,
-                digest: digest.map(|digest| digest.0),
-                refusal: None,
-            },
+            Word::Ack { event, test, digest } => {
+                Self { event: event.to_string(), test: *test, digest: digest.map(|digest| digest.0), refusal: None }
+            }
             Word::Nack { event, test, reason, retryable } => Self {
                 event: event.to_string(),
                 test: *test,
@@ -411,9 +422,8 @@ impl Hub {
             Call::Take { partner, most, wait } => {
                 let Some(registered) = self.served_here(partner) else { return Answer::NotHere };
                 let fetched = self.take_from_inbox(&registered.partner.id, most, wait).await;
-                let told = |Fetched { messages, lease }| {
-                    Answer::Taken(messages.into_iter().map(Taken::from).collect(), lease)
-                };
+                let told =
+                    |Fetched { messages, lease }| Answer::Taken(messages.into_iter().map(Taken::from).collect(), lease);
                 Answer::of(fetched, told)
             }
             Call::Replay { event, partners } => {
@@ -424,9 +434,7 @@ impl Hub {
             Call::Discard(chosen, reason) => {
                 Answer::of(self.discard_here(&chosen.into(), &reason).await, Answer::Count)
             }
-            Call::Cancel { event, reason } => {
-                Answer::of(self.cancel_here(event, &reason).await, |()| Answer::Done)
-            }
+            Call::Cancel { event, reason } => Answer::of(self.cancel_here(event, &reason).await, |()| Answer::Done),
             Call::Inspect(no) => {
                 let LaneReport { in_flight, offline_since, last_error } = self.lanes.inspect(no).await;
                 Answer::Lane { in_flight, offline_since, last_error }
@@ -440,10 +448,13 @@ impl Hub {
                 });
                 Answer::Survey(told.collect())
             }
-            Call::Checkpoint if self.leads() => Answer::of(
-                self.make_checkpoint().await,
-                |CheckpointView { size, at, note }| Answer::Checkpoint { size, at, note },
-            ),
+            Call::Checkpoint if self.leads() => {
+                Answer::of(self.make_checkpoint().await, |CheckpointView { size, at, note }| Answer::Checkpoint {
+                    size,
+                    at,
+                    note,
+                })
+            }
             Call::Checkpoint => Answer::NotHere,
         }
     }

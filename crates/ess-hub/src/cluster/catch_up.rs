@@ -85,16 +85,15 @@ impl Hub {
         let secrets = read_secrets(&stored.secrets);
         let next = match known {
             Some(known) if *known.partner == partner => {
-                let is_same = known.paused_since == stored.paused_since && write_secrets(&known.secrets) == stored.secrets;
+                let is_same =
+                    known.paused_since == stored.paused_since && write_secrets(&known.secrets) == stored.secrets;
                 if is_same {
                     // This node's own change, mostly.
                     return Ok(());
                 }
                 known.with(stored.paused_since, secrets)
             }
-            _ => {
-                self.opener.register(stored.no, Arc::new(partner), stored.added_at, stored.paused_since, secrets)
-            }
+            _ => self.opener.register(stored.no, Arc::new(partner), stored.added_at, stored.paused_since, secrets),
         };
         let next = Arc::new(next);
         registry.put(next.clone());

@@ -45,11 +45,7 @@ pub struct NodeOptions {
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self {
-            name: "hub".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            lease: Duration::from_secs(5),
-        }
+        Self { name: "hub".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), lease: Duration::from_secs(5) }
     }
 }
 

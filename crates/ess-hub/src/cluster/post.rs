@@ -53,12 +53,7 @@ pub(crate) struct Post {
 impl Default for Post {
     fn default() -> Self {
         let (out, taken_out) = mpsc::unbounded_channel();
-        Self {
-            next: AtomicU64::new(1),
-            waiting: Mutex::default(),
-            out,
-            taken_out: Mutex::new(Some(taken_out)),
-        }
+        Self { next: AtomicU64::new(1), waiting: Mutex::default(), out, taken_out: Mutex::new(Some(taken_out)) }
     }
 }
 
@@ -128,10 +123,7 @@ pub(super) async fn run(hub: Hub, cluster: Arc<Cluster>) {
     }
 }
 
-async fn send(
-    cluster: &Cluster,
-    going: impl Iterator<Item = (NodeNo, u64, Content)>,
-) -> Result<(), StoreError> {
+async fn send(cluster: &Cluster, going: impl Iterator<Item = (NodeNo, u64, Content)>) -> Result<(), StoreError> {
     let Some(me) = cluster.me() else { return Ok(()) };
     let mut letters = Vec::new();
     for (to, number, content) in going {

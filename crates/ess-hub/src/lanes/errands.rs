@@ -77,7 +77,13 @@ pub(super) fn spawn_load_urgent(
     });
 }
 
-pub(super) fn spawn_load(delivery: &Arc<Delivery>, handle: &LanesHandle, (no, stay): (PartnerNo, u64), after: Seq, limit: usize) {
+pub(super) fn spawn_load(
+    delivery: &Arc<Delivery>,
+    handle: &LanesHandle,
+    (no, stay): (PartnerNo, u64),
+    after: Seq,
+    limit: usize,
+) {
     let (delivery, handle) = (delivery.clone(), handle.clone());
     tokio::spawn(async move {
         let page = until_read(|| delivery.store.backlog(no, after, limit)).await;

@@ -137,7 +137,9 @@ impl Keeper {
         self.server.wait(connection.client.batch_execute(OF_WRITER))?;
         self.server.wait(connection.client.batch_execute(BY_INDEX))?;
         if row.get::<_, i32>(0) == 0 {
-            return Err(StoreError::Shaken("another hub has this database for itself; it is free when that one ends".to_owned()));
+            return Err(StoreError::Shaken(
+                "another hub has this database for itself; it is free when that one ends".to_owned(),
+            ));
         }
         self.connection = Some(connection);
         Ok(())

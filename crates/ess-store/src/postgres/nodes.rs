@@ -27,7 +27,8 @@ type Result<T> = std::result::Result<T, StoreError>;
 
 const JOIN: &str = "insert into node (name, version, lease_until) \
     values (?1, ?2, clock_timestamp() + ?3::bigint * interval '1 microsecond') returning no";
-const RENEW: &str = "update node set lease_until = clock_timestamp() + ?2::bigint * interval '1 microsecond' where no = ?1";
+const RENEW: &str =
+    "update node set lease_until = clock_timestamp() + ?2::bigint * interval '1 microsecond' where no = ?1";
 const SET_LEAVING: &str = "update node set is_leaving = 1 where no = ?1";
 const NODES: &str = "select no, name, version, (extract(epoch from began_at) * 1000000)::bigint, \
     (extract(epoch from lease_until - clock_timestamp()) * 1000000)::bigint, is_leaving from node order by no";
@@ -41,8 +42,7 @@ const WITHOUT_SEAT: &str = "select p.no from partner p left join seat s on s.par
     left join node n on n.no = s.node where p.removed_at is null and n.no is null order by p.no";
 const PUT_SEAT: &str = "insert into seat (partner, node) values (?1, ?2) \
     on conflict (partner) do update set node = excluded.node";
-const FORGET_SEATS: &str =
-    "delete from seat where not exists (select 1 from node where node.no = seat.node) \
+const FORGET_SEATS: &str = "delete from seat where not exists (select 1 from node where node.no = seat.node) \
     and exists (select 1 from partner where partner.no = seat.partner and partner.removed_at is not null)";
 const NEXT_TERMS: &str = "update head set terms = terms + 1 where one = 1";
 const TELL_SEATS: &str = "select pg_notify('hms_ess', 'seats')";
@@ -228,9 +228,7 @@ impl Nodes {
     /// The database can't be asked within this time.
     pub async fn seats(&self, node: NodeNo, within: Duration) -> Result<Vec<PartnerNo>> {
         self.desk
-            .ask(within, move |link| {
-                Db::Postgres(link).query(SEATS, given![node.0], |row| Ok(PartnerNo(row.get(0)?)))
-            })
+            .ask(within, move |link| Db::Postgres(link).query(SEATS, given![node.0], |row| Ok(PartnerNo(row.get(0)?))))
             .await
     }
 

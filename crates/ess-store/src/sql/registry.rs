@@ -201,7 +201,14 @@ fn put_token(db: Db<'_>, token: &StoredToken) -> Result<()> {
 /// What the store holds when it is opened.
 pub(crate) fn start(db: Db<'_>, seal: &Seal) -> Result<Start> {
     let head = events::head(db)?;
-    Ok(Start { partners: partners(db, seal)?, rules: rules(db)?, tokens: tokens(db)?, head, escalations: trouble::all(db)?, registry: 0 })
+    Ok(Start {
+        partners: partners(db, seal)?,
+        rules: rules(db)?,
+        tokens: tokens(db)?,
+        head,
+        escalations: trouble::all(db)?,
+        registry: 0,
+    })
 }
 
 /// All rules.

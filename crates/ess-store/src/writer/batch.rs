@@ -78,7 +78,11 @@ impl Batch {
             }
             Item::Close(reply) => self.closing = Some(reply),
             // The writer keeps these itself.
-            Item::Changes(_) | Item::Durable(..) | Item::BytesMax(..) | Item::Sweep(..) | Item::WipeLog(_)
+            Item::Changes(_)
+            | Item::Durable(..)
+            | Item::BytesMax(..)
+            | Item::Sweep(..)
+            | Item::WipeLog(_)
             | Item::Node(..) => {}
         }
     }

@@ -211,7 +211,10 @@ impl Writer {
                 // What waits is of who it was before: it is not written down under another number.
                 let count = self.state.waiting.len();
                 if count > 0 {
-                    tracing::warn!(count, "this node was given up; these outcomes are left to those who serve its partners");
+                    tracing::warn!(
+                        count,
+                        "this node was given up; these outcomes are left to those who serve its partners"
+                    );
                 }
                 self.state.waiting.clear();
                 if let Some((_, doubted)) = &mut self.state.doubted {

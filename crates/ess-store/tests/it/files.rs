@@ -17,6 +17,15 @@ fn open_copy(dir: Arc<TempDir>) -> Open {
 }
 
 #[tokio::test]
+async fn a_directory_is_one_hubs_at_a_time() {
+    let open = open();
+    let Err(StoreError::Open(why)) = Store::open(&open.options()) else { panic!("opened twice") };
+    assert!(!why.is_empty());
+    let open = open.reopen().await;
+    open.publish("A-1", 0).await;
+}
+
+#[tokio::test]
 async fn a_backup_of_a_busy_store_is_whole_and_opens() {
     let open = filled().await;
     let writer = open.store.clone();

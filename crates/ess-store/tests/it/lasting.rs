@@ -1,7 +1,5 @@
 //! What outlives the process: a second opening, secrets, and bytes that somebody changed.
 
-use ess_store::{Store, StoreError};
-
 use crate::support::{Open, acked, audit, key, open, partner};
 
 /// Ten events for two partners, all acknowledged by the first one.
@@ -13,15 +11,6 @@ pub(crate) async fn filled() -> Open {
         open.record(vec![acked(key(seq, 1))]).await;
     }
     open
-}
-
-#[tokio::test]
-async fn a_directory_is_one_hubs_at_a_time() {
-    let open = open();
-    let Err(StoreError::Open(why)) = Store::open(&open.options()) else { panic!("opened twice") };
-    assert!(!why.is_empty());
-    let open = open.reopen().await;
-    open.publish("A-1", 0).await;
 }
 
 #[tokio::test]

@@ -14,7 +14,8 @@ pub(crate) async fn run(client: &Client, output: &Output) -> Result<()> {
         return output.json(&json!({"items": items}));
     }
     if items.is_empty() {
-        return output.line(format_args!("this hub has its store for itself; docs/scale.md says how several share one"));
+        return output
+            .line(format_args!("this hub has its store for itself; docs/scale.md says how several share one"));
     }
     let row = |item: &Value| {
         let of = |name: &str| field(item, name);
@@ -23,8 +24,6 @@ pub(crate) async fn run(client: &Client, output: &Output) -> Result<()> {
         let lease = item["lease_left_ms"].as_u64().map_or_else(String::new, |left| format!("{left} ms"));
         vec![of("id"), of("name"), of("state"), of("partners"), lease, of("version"), of("began_at"), marks.join(", ")]
     };
-    output.table(
-        &["NODE", "NAME", "STATE", "PARTNERS", "LEASE", "VERSION", "BEGAN", ""],
-        items.iter().map(row).collect(),
-    )
+    output
+        .table(&["NODE", "NAME", "STATE", "PARTNERS", "LEASE", "VERSION", "BEGAN", ""], items.iter().map(row).collect())
 }
