@@ -106,19 +106,21 @@ impl Channel {
     ///
     /// Dropping the future ends the attempt and closes its connection.
     pub async fn send(&self, message: &Message, deadline: Instant) -> Receipt {
+        // What carries most messages lies in its caller's future, the others in a place of their own: an attempt takes the room of
+        // the largest that lies in it, and many are under way at once.
         match self {
             Channel::Webhook(webhook) => webhook.send(message, deadline).await,
-            Channel::File(file) => file.send(message, deadline).await,
-            Channel::Mllp(mllp) => mllp.send(message, deadline).await,
-            Channel::Mqtt(mqtt) => mqtt.send(message, deadline).await,
-            Channel::Nats(nats) => nats.send(message, deadline).await,
-            Channel::Amqp(amqp) => amqp.send(message, deadline).await,
+            Channel::File(file) => Box::pin(file.send(message, deadline)).await,
+            Channel::Mllp(mllp) => Box::pin(mllp.send(message, deadline)).await,
+            Channel::Mqtt(mqtt) => Box::pin(mqtt.send(message, deadline)).await,
+            Channel::Nats(nats) => Box::pin(nats.send(message, deadline)).await,
+            Channel::Amqp(amqp) => Box::pin(amqp.send(message, deadline)).await,
             #[cfg(feature = "kafka")]
-            Channel::Kafka(kafka) => kafka.send(message, deadline).await,
-            Channel::Sftp(sftp) => sftp.send(message, deadline).await,
-            Channel::Email(email) => email.send(message, deadline).await,
-            Channel::S3(s3) => s3.send(message, deadline).await,
-            Channel::Pull(pull) => pull.send(message, deadline).await,
+            Channel::Kafka(kafka) => Box::pin(kafka.send(message, deadline)).await,
+            Channel::Sftp(sftp) => Box::pin(sftp.send(message, deadline)).await,
+            Channel::Email(email) => Box::pin(email.send(message, deadline)).await,
+            Channel::S3(s3) => Box::pin(s3.send(message, deadline)).await,
+            Channel::Pull(pull) => Box::pin(pull.send(message, deadline)).await,
         }
     }
 

@@ -14,8 +14,8 @@ pub(crate) const ANSWER_BYTES_MAX: usize = 512 * 1024;
 /// Header fields of one answer.
 pub(crate) const ANSWER_FIELDS_MAX: usize = 64;
 
-/// Room for the first read of an exchange: most answers fit.
-pub(crate) const READ_BYTES_FIRST: usize = 2 * 1024;
+/// Room for the first read of an exchange: most answers fit. glibc keeps blocks of up to 1,032 bytes at hand.
+pub(crate) const READ_BYTES_FIRST: usize = 1024;
 
 /// Room for each further read.
 pub(crate) const READ_BYTES: usize = 16 * 1024;

@@ -103,6 +103,15 @@ impl Webhook {
             let fixed = self.authorization.as_ref().map(|value| value.as_str());
             return self.post(message, fixed, progress).await;
         };
+        Box::pin(self.attempt_by_token(tokens, message, progress)).await
+    }
+
+    async fn attempt_by_token(
+        &self,
+        tokens: &Tokens,
+        message: &Message,
+        progress: &Progress,
+    ) -> Result<Answer, Failure> {
         let token = tokens.authorization(progress).await?;
         let answer = self.post(message, Some(&token), progress).await?;
         if answer.status != 401 {
@@ -128,7 +137,8 @@ impl Webhook {
                 outcome => return outcome.map_err(|broken| broken.failure),
             }
         }
-        let stream = self.dialer.dial(&self.target, self.tls.as_ref(), progress).await?;
+        // Dialling is rare and large, so it takes no room in the attempts that find a kept connection.
+        let stream = Box::pin(self.dialer.dial(&self.target, self.tls.as_ref(), progress)).await?;
         self.exchange(Wire::open(stream), request, progress).await.map_err(|broken| broken.failure)
     }
 
@@ -144,7 +154,7 @@ impl Webhook {
     fn head(&self, message: &Message, authorization: Option<&str>) -> Result<Vec<u8>, Failure> {
         let refuse =
             |name: &str| Failure { stage: Stage::Send, reason: format!("the header field {name:?} is not valid") };
-        let mut head = Vec::with_capacity(self.beginning.len() + HEAD_BYTES_USUAL);
+        let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
         head.extend_from_slice(&self.beginning);
         let (mut has_agent, mut has_type) = (false, false);
         for (name, value) in &message.headers {
@@ -177,7 +187,8 @@ impl Webhook {
     }
 }
 
-/// Room for the fields of a usual message, so that the head does not grow while it is written.
+/// Room for the head of a usual message, so that it does not grow while it is written. glibc keeps blocks of up to 1,032 bytes at
+/// hand for the thread that gave them back.
 const HEAD_BYTES_USUAL: usize = 1024;
 
 /// Fields that belong to the connection or the framing; what a partner's configuration says of them is not sent.

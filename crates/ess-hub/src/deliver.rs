@@ -94,7 +94,8 @@ impl Delivery {
         if let Some(cell) = self.cells.get(seq) {
             return Ok(cell);
         }
-        match self.store.event(seq).await {
+        // In a place of its own, as it is rare and large: see `attempt`.
+        match Box::pin(self.store.event(seq)).await {
             Ok(Some(recorded)) => Ok(self.cells.keep(&recorded.event)),
             Ok(None) => Err(format!("event {seq} is not in the log")),
             Err(error) => Err(error.to_string()),
@@ -102,6 +103,9 @@ impl Delivery {
     }
 
     /// Makes one attempt. `announce` is called with what is about to be sent when the ACK may overtake the answer.
+    ///
+    /// Thousands are under way at once, each in a place of the allocator as large as the most that its future ever holds; so what is
+    /// rare and large has places of its own.
     pub async fn attempt(
         &self,
         registered: &Registered,
@@ -109,9 +113,13 @@ impl Delivery {
         way: Way,
         announce: impl FnOnce(Sent),
     ) -> Report {
-        let slot = match self.turn(registered, attempt, way).await {
-            Ok(slot) => slot,
-            Err(report) => return *report,
+        let slot = if registered.partner.channel == ChannelKind::Pull && way == Way::Own {
+            match Box::pin(self.turn(registered, attempt)).await {
+                Ok(slot) => slot,
+                Err(report) => return *report,
+            }
+        } else {
+            None
         };
         let cell = match self.cell(attempt.seq).await {
             Ok(cell) => cell,
@@ -174,10 +182,7 @@ impl Delivery {
     }
 
     /// At a partner that fetches, an attempt begins when it asks. That nobody asks is no failure, and so there is no deadline.
-    async fn turn(&self, registered: &Registered, attempt: Attempt, way: Way) -> Result<Option<Slot>, Box<Report>> {
-        if registered.partner.channel != ChannelKind::Pull || way == Way::Fallback {
-            return Ok(None);
-        }
+    async fn turn(&self, registered: &Registered, attempt: Attempt) -> Result<Option<Slot>, Box<Report>> {
         let report = |outcome| Err(Box::new(self.report(registered, attempt, outcome, None, None)));
         let content = match self.cell(attempt.seq).await {
             Ok(cell) => (cell.event.content.id.clone(), cell.event.content.test),
@@ -186,7 +191,7 @@ impl Delivery {
                 return report(self.retry("the hub could not load the event".to_owned()));
             }
         };
-        let channel = match self.channel(registered, content.1, way) {
+        let channel = match self.channel(registered, content.1, Way::Own) {
             Ok((channel, _)) => channel,
             Err(reason) => return report(self.retry(reason.clone())),
         };

@@ -456,7 +456,9 @@ impl Lanes {
 
     fn flush(&mut self) {
         if !self.records.is_empty() {
-            self.delivery.store.record(std::mem::take(&mut self.records));
+            // As much room as was needed just now, so that the next ones are not moved as they become more.
+            let room = Vec::with_capacity(self.records.len());
+            self.delivery.store.record(std::mem::replace(&mut self.records, room));
         }
         let store = &self.delivery.store;
         let unrecorded_max = if store.records() { UNRECORDED_MAX } else { UNRECORDED_FAILING_MAX };

@@ -163,8 +163,12 @@ impl Workshop {
             replay,
         };
         let once = cell.body(&shape);
-        let body = once.get_or_init(|| self.make_body(cell, snapshot, registered, version, replay)).await.clone()?;
-        Ok((version, body))
+        if let Some(made) = once.get() {
+            return Ok((version, made.clone()?));
+        }
+        // In a place of its own: making is rare and its future large, and each attempt under way would hold the room for it.
+        let made = Box::pin(once.get_or_init(|| self.make_body(cell, snapshot, registered, version, replay))).await;
+        Ok((version, made.clone()?))
     }
 
     async fn make_body(
