@@ -125,13 +125,8 @@ impl Delivery {
             Ok(cell) => cell,
             Err(reason) => {
                 tracing::error!(event.seq = attempt.seq.0, reason, "could not load an event to deliver it");
-                return self.report(
-                    registered,
-                    attempt,
-                    self.retry("the hub could not load the event".to_owned()),
-                    None,
-                    None,
-                );
+                let outcome = self.retry("the hub could not load the event".to_owned());
+                return self.report(registered, attempt, outcome, None, None);
             }
         };
         if let Some(gone) = &cell.event.gone {

@@ -18,14 +18,12 @@ use ess_core::time::Time;
 use ess_store::{Audit, Opened, Recorded, Store, StoreError, StoredPartner};
 
 use crate::access::{Access, TokenMark};
-use crate::cells::Cells;
 use crate::clock::Clock;
 use crate::cluster::{self, Cluster, Lease, NodeOptions};
 use crate::deliver::Delivery;
 use crate::elsewhere;
 use crate::escalation::{self, EscalationOptions, Ops};
 use crate::filters::Filters;
-use crate::flow::Flow;
 use crate::happenings::Happenings;
 use crate::lanes::{Input, Lanes, LanesHandle, Retractions, Wish};
 use crate::links::Links;
