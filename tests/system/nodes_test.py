@@ -24,14 +24,14 @@ def server() -> Iterator[Server]:
     running.close()
 
 
-def start(binary: Path, folder: Path, server: Server, name: str) -> Hub:
+def start(binary: Path, folder: Path, url: str, name: str) -> Hub:
     """A node; all have the key of the first."""
     data = folder / name
     first = folder / "a" / "seal.key"
     if first.exists() and not (data / "seal.key").exists():
         data.mkdir(parents=True)
         shutil.copy(first, data / "seal.key")
-    settings = {"HMS_ESS_STORE": server.url("hub"), "HMS_ESS_NODE_NAME": name, "HMS_ESS_NODE_LEASE": f"{LEASE_SECONDS}s"}
+    settings = {"HMS_ESS_STORE": url, "HMS_ESS_NODE_NAME": name, "HMS_ESS_NODE_LEASE": f"{LEASE_SECONDS}s"}
     return Hub(binary, data, folder / f"home-{name}", settings)
 
 
@@ -106,12 +106,12 @@ class Publisher:
 def test_two_nodes_share_the_partners_and_each_answers_for_all(
     tmp_path: Path, binary: Path, loop: Loop, server: Server
 ) -> None:
-    a = start(binary, tmp_path, server, "a")
+    a = start(binary, tmp_path, server.url("hub"), "a")
     sinks = [Sink(loop) for _ in range(12)]
     client = a.client()
     for number, sink in enumerate(sinks):
         add_partner(client, f"P{number}", sink.url, retry=RETRY)
-    b = start(binary, tmp_path, server, "b")
+    b = start(binary, tmp_path, server.url("hub"), "b")
     other = b.client()
     spread = wait_for("both to serve some", lambda: len(found := shares(other)) == 2 and min(found.values()) > 0 and found)
     assert sum(spread.values()) == 12
@@ -162,11 +162,11 @@ def test_two_nodes_share_the_partners_and_each_answers_for_all(
 def test_a_node_that_is_lost_is_replaced_and_records_nothing_more(
     tmp_path: Path, binary: Path, loop: Loop, server: Server, how: str
 ) -> None:
-    a = start(binary, tmp_path, server, "a")
+    a = start(binary, tmp_path, server.url("hub"), "a")
     sinks = [Sink(loop) for _ in range(10)]
     for number, sink in enumerate(sinks):
         add_partner(a.client(), f"P{number}", sink.url, retry=RETRY)
-    b = start(binary, tmp_path, server, "b")
+    b = start(binary, tmp_path, server.url("hub"), "b")
     other = b.client()
     wait_for("both to serve some", lambda: len(found := shares(other)) == 2 and min(found.values()) > 0)
     publishers = [Publisher([a, b], f"S{number}") for number in range(3)]
