@@ -113,13 +113,9 @@ impl Delivery {
         way: Way,
         announce: impl FnOnce(Sent),
     ) -> Report {
-        let slot = if registered.partner.channel == ChannelKind::Pull && way == Way::Own {
-            match Box::pin(self.turn(registered, attempt)).await {
-                Ok(slot) => slot,
-                Err(report) => return *report,
-            }
-        } else {
-            None
+        let slot = match self.slot(registered, attempt, way).await {
+            Ok(slot) => slot,
+            Err(report) => return *report,
         };
         let cell = match self.cell(attempt.seq).await {
             Ok(cell) => cell,
@@ -174,6 +170,13 @@ impl Delivery {
         }
         self.log(registered, &cell, &report);
         report
+    }
+
+    async fn slot(&self, registered: &Registered, attempt: Attempt, way: Way) -> Result<Option<Slot>, Box<Report>> {
+        if registered.partner.channel != ChannelKind::Pull || way == Way::Fallback {
+            return Ok(None);
+        }
+        Box::pin(self.turn(registered, attempt)).await
     }
 
     /// At a partner that fetches, an attempt begins when it asks. That nobody asks is no failure, and so there is no deadline.
