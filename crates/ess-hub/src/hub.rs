@@ -185,6 +185,7 @@ impl Hub {
         }
         loops.extend(way_out.map(|way_out| tokio::spawn(way_out.run())));
         *hub.loops.lock().unwrap_or_else(PoisonError::into_inner) = loops;
+        cluster::wait_for_lease(&hub.delivery.lease).await;
         Ok(hub)
     }
 
@@ -275,6 +276,10 @@ impl Hub {
     pub fn unready(&self) -> Option<String> {
         if self.delivery.store.failing().is_some() {
             return Some("the hub's store can't write now".to_owned());
+        }
+        // Others serve its partners; who asks it would wait for a database that does not answer.
+        if !self.delivery.lease.holds() {
+            return Some("this hub does not reach its database now".to_owned());
         }
         self.space.shortage.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -32,6 +32,9 @@ use self::post::Post;
 /// A question to the database that somebody waits for is given up after this.
 const ASK_WITHIN: Duration = Duration::from_secs(3);
 
+/// How often a first lease is looked for.
+const LEASE_LOOK: Duration = Duration::from_millis(10);
+
 /// How a hub is one of several.
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
@@ -192,6 +195,17 @@ pub(crate) fn start(
         tokio::spawn(post::run(hub.clone(), cluster.clone())),
         tokio::spawn(warden::run(hub.clone(), cluster.clone(), head)),
     ]
+}
+
+/// Waits, within a bound, until this node may send: who asks it right after its start is not refused.
+pub(crate) async fn wait_for_lease(lease: &Lease) {
+    let held = async {
+        while !lease.holds() {
+            tokio::time::sleep(LEASE_LOOK).await;
+        }
+    };
+    // One that can't be had yet is sought on.
+    drop(tokio::time::timeout(ASK_WITHIN, held).await);
 }
 
 impl Hub {
