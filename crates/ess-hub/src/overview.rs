@@ -128,8 +128,17 @@ impl Hub {
     /// The store can't be read.
     pub async fn overview(&self, attention_max: usize) -> Result<Overview, Problem> {
         let survey = self.survey().await;
+        self.overview_of(&survey, attention_max).await
+    }
+
+    /// The same for these partners.
+    pub(crate) async fn overview_of(
+        &self,
+        survey: &[Arc<Surveyed>],
+        attention_max: usize,
+    ) -> Result<Overview, Problem> {
         let now = self.now();
-        let (dead, dead_by_partner) = self.count_dead(&survey).await?;
+        let (dead, dead_by_partner) = self.count_dead(survey).await?;
         let events = self.delivery.store.head().await.map_err(|error| unavailable(&error))?;
         let receipts = self.ledger_head().await?.size;
         let slow = self.seq_before(now, SLOW_AFTER, events).await?;
@@ -219,13 +228,20 @@ impl Hub {
     }
 
     /// Open deliveries that lanes hold, and when the oldest of partners that are not paused was recorded.
-    pub(crate) async fn open_everywhere(&self) -> Result<(u64, Option<Time>), Problem> {
-        let survey = self.survey().await;
+    pub(crate) async fn open_of(&self, survey: &[Arc<Surveyed>]) -> Result<(u64, Option<Time>), Problem> {
         let open = survey.iter().map(|surveyed| u64::from(surveyed.standing.open)).sum();
         let moving = survey.iter().filter(|surveyed| surveyed.registered.paused_since.is_none());
         let oldest = moving.filter_map(|surveyed| surveyed.standing.oldest).min();
         let Some(seq) = oldest else { return Ok((open, None)) };
         Ok((open, self.oldest(seq).await?.map(|oldest| oldest.recorded_at)))
+    }
+
+    /// How the lanes of this node stand: what it counts itself is not what others count as well.
+    pub(crate) async fn own_survey(&self) -> Arc<Vec<Arc<Surveyed>>> {
+        match &self.cluster {
+            None => self.survey().await,
+            Some(_) => Arc::new(self.lanes.survey().await),
+        }
     }
 
     async fn survey(&self) -> Arc<Vec<Arc<Surveyed>>> {

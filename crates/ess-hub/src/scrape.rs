@@ -84,7 +84,8 @@ impl Hub {
     }
 
     async fn read_partners(&self, readings: &mut Readings) -> Result<(), ess_core::problem::Problem> {
-        let overview = self.overview(PARTNER_SERIES_MAX).await?;
+        let survey = self.own_survey().await;
+        let overview = self.overview_of(&survey, PARTNER_SERIES_MAX).await?;
         let age = |then: Time| overview.at.since(then).as_secs_f64();
         readings.put(metric::EVENTS, overview.events.0 as f64);
         readings.put(metric::LEDGER, overview.receipts as f64);
@@ -92,7 +93,7 @@ impl Hub {
         let count = |condition: Condition| overview.counts.get(&condition).copied().unwrap_or(0) as f64;
         let conditions = Condition::ALL.map(|condition| (condition.word().to_owned(), count(condition)));
         readings.put_each(metric::CONDITIONS, conditions);
-        let (open, oldest) = self.open_everywhere().await?;
+        let (open, oldest) = self.open_of(&survey).await?;
         readings.put(metric::BACKLOG, open as f64);
         readings.put(metric::OLDEST, oldest.map_or(0.0, age));
         let needing: usize = overview.counts.iter().filter(|(one, _)| **one != Condition::Well).map(|(_, n)| n).sum();

@@ -138,7 +138,11 @@ async fn send(cluster: &Cluster, going: impl Iterator<Item = (NodeNo, u64, Conte
 
 async fn receive(hub: &Hub, cluster: &Arc<Cluster>, answering: &mut JoinSet<()>) -> Result<(), StoreError> {
     let Some(me) = cluster.me() else { return Ok(()) };
-    for body in cluster.nodes.receive(me, ASK_WITHIN).await? {
+    let letters = cluster.nodes.receive(me, ANSWERED_AT_ONCE, ASK_WITHIN).await?;
+    if letters.len() == ANSWERED_AT_ONCE {
+        cluster.told.post.notify_one();
+    }
+    for body in letters {
         let Letter { from, number, content } = match serde_json::from_slice(&body) {
             Ok(letter) => letter,
             Err(error) => {

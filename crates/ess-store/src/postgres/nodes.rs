@@ -60,7 +60,8 @@ const CHANGED_PARTNERS: &str = "select p.no, p.id, p.document, p.secrets, p.adde
     from partner p join partner_change c on c.partner = p.no where c.number > ?1 order by p.no";
 const SEND: &str = "insert into post (receiver, body) values (?1, ?2)";
 const TELL_POST: &str = "select pg_notify('hms_ess', 'post ' || (?1::bigint)::text)";
-const RECEIVE: &str = "delete from post where receiver = ?1 returning number, body";
+const RECEIVE: &str = "delete from post where number in \
+    (select number from post where receiver = ?1 order by number limit ?2) returning number, body";
 const FORGET_POST: &str = "delete from post where at < clock_timestamp() - interval '5 minutes'";
 const LISTEN: &str = "listen hms_ess";
 /// A node that stalls within a transaction may hold the head: not for long.
@@ -323,16 +324,16 @@ impl Nodes {
             .await
     }
 
-    /// Takes the letters to a node, in the order in which they were sent.
+    /// Takes letters to a node, in the order in which they were sent, at most so many.
     ///
     /// # Errors
     /// The database can't be asked within this time.
-    pub async fn receive(&self, me: NodeNo, within: Duration) -> Result<Vec<Vec<u8>>> {
+    pub async fn receive(&self, me: NodeNo, limit: usize, within: Duration) -> Result<Vec<Vec<u8>>> {
         self.mail
             .ask(within, move |link| {
                 link.execute("set local synchronous_commit = off", given![])?;
                 let read = |row: &Row<'_>| Ok((row.get::<i64>(0)?, row.get::<Vec<u8>>(1)?));
-                let mut letters = Db::Postgres(link).query(RECEIVE, given![me.0], read)?;
+                let mut letters = Db::Postgres(link).query(RECEIVE, given![me.0, limit], read)?;
                 letters.sort_by_key(|(number, _)| *number);
                 Ok(letters.into_iter().map(|(_, body)| body).collect())
             })

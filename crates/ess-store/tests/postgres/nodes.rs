@@ -148,8 +148,8 @@ async fn partners_are_given_away_and_shared_out_and_letters_arrive_once_and_in_o
     nodes.send(letters(1), WITHIN).await.unwrap();
     nodes.send(letters(2), WITHIN).await.unwrap();
     let expected: Vec<Vec<u8>> = [1, 2].iter().flat_map(|from| (0..3).map(|number| vec![*from, number])).collect();
-    assert_eq!(others.receive(second, WITHIN).await.unwrap(), expected);
-    assert!(others.receive(second, WITHIN).await.unwrap().is_empty());
+    assert_eq!(others.receive(second, 100, WITHIN).await.unwrap(), expected);
+    assert!(others.receive(second, 100, WITHIN).await.unwrap().is_empty());
 
     // One goes: the other is given the rest when it looks.
     nodes.begin_to_leave(first, WITHIN).await.unwrap();
