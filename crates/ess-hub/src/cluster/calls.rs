@@ -373,12 +373,16 @@ impl Hub {
 
     /// How a partner's lane fares, wherever it is; nothing is known of one that is on its way.
     pub(crate) async fn inspect_lane(&self, no: PartnerNo) -> LaneReport {
-        match self.ask_server(no, || Call::Inspect(no)).await {
-            Ok(None) => self.lanes.inspect(no).await,
-            Ok(Some(Answer::Lane { in_flight, offline_since, last_error })) => {
+        let (cluster, node) = match (&self.cluster, self.server_of(no).await) {
+            (Some(cluster), Ok(Some(Server::There(node)))) => (cluster, node),
+            (_, Ok(Some(Server::Here))) => return self.lanes.inspect(no).await,
+            _ => return LaneReport::default(),
+        };
+        match cluster.post.ask(node, Call::Inspect(no), ASK_WITHIN).await {
+            Some(Answer::Lane { in_flight, offline_since, last_error }) => {
                 LaneReport { in_flight, offline_since, last_error }
             }
-            Ok(Some(_)) | Err(_) => LaneReport::default(),
+            _ => LaneReport::default(),
         }
     }
 
