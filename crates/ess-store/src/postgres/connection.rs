@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Statement};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
 use super::address::{self, Address};
 use super::link::Form;
@@ -36,8 +36,10 @@ const BEGIN: &str = "select set_config('synchronous_commit', 'on', false) \
 /// A server, with what drives its connections.
 pub(super) struct Server {
     address: Address,
-    /// Which of the address' servers was the one that can be written to when a connection was made last.
+    /// Which of the address' servers the writer went to last: it is asked first.
     last: AtomicUsize,
+    /// Counts the writer's connections. Those that were made before the last of them may lead to a server that was replaced since.
+    era: AtomicU64,
     /// Taken when the last one goes: a runtime may not be dropped within another.
     runtime: Option<Runtime>,
     /// Other nodes want to hear of new events.
@@ -52,7 +54,13 @@ impl Server {
             .enable_all()
             .build()
             .map_err(|error| StoreError::Open(format!("connections' thread: {error}")))?;
-        Ok(Self { address, last: AtomicUsize::new(0), runtime: Some(runtime), has_peers: AtomicBool::new(false) })
+        Ok(Self {
+            address,
+            last: AtomicUsize::new(0),
+            era: AtomicU64::new(0),
+            runtime: Some(runtime),
+            has_peers: AtomicBool::new(false),
+        })
     }
 
     /// Waits on this thread, within a bound.
@@ -79,17 +87,14 @@ impl Server {
         Ok(connection)
     }
 
-    /// Connects to the server that can be written to: the one that was it last, else the next one that is.
+    /// Connects to the server that can be written to: the one that the writer went to last, else the next one that is.
     async fn reach(self: &Arc<Self>, ear: &Option<mpsc::UnboundedSender<Notice>>) -> Result<Connection> {
         let servers = &self.address.servers;
         let first = self.last.load(Ordering::Relaxed);
         let mut failures = Vec::new();
         for index in (0..servers.len()).map(|offset| (first + offset) % servers.len()) {
-            let failure = match timeout(REACH_WITHIN, self.reach_one(&servers[index], ear.clone())).await {
-                Ok(Ok(connection)) => {
-                    self.last.store(index, Ordering::Relaxed);
-                    return Ok(connection);
-                }
+            let failure = match timeout(REACH_WITHIN, self.reach_one(index, ear.clone())).await {
+                Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => error,
                 Err(_) => StoreError::Shaken(format!("the database did not answer in {REACH_WITHIN:?}")),
             };
@@ -100,10 +105,11 @@ impl Server {
 
     async fn reach_one(
         self: &Arc<Self>,
-        server: &Config,
+        index: usize,
         ear: Option<mpsc::UnboundedSender<Notice>>,
     ) -> Result<Connection> {
         let runtime = self.runtime.as_ref().ok_or(StoreError::Closed)?;
+        let (server, era) = (&self.address.servers[index], self.era.load(Ordering::Relaxed));
         let (client, driver) = match &self.address.tls {
             Some(tls) => {
                 let (client, connection) = server.connect(tls.clone()).await?;
@@ -114,7 +120,7 @@ impl Server {
                 (client, runtime.spawn(drive(connection, ear)))
             }
         };
-        Ok(Connection { server: self.clone(), client, driver, statements: RefCell::default() })
+        Ok(Connection { server: self.clone(), index, era, client, driver, statements: RefCell::default() })
     }
 }
 
@@ -168,6 +174,9 @@ impl Drop for Server {
 /// A connection with the statements that it knows.
 pub(super) struct Connection {
     pub(super) server: Arc<Server>,
+    /// To which of the address' servers.
+    index: usize,
+    era: u64,
     pub(super) client: Client,
     /// Ends when the client is gone or the server is.
     driver: JoinHandle<std::result::Result<(), tokio_postgres::Error>>,
@@ -175,8 +184,16 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// Whether nothing more may be asked by it: it has ended, or the writer went elsewhere since it was made.
     pub(super) fn is_closed(&self) -> bool {
-        self.client.is_closed()
+        self.client.is_closed() || self.era != self.server.era.load(Ordering::Relaxed)
+    }
+
+    /// The writer goes by it from now on, and everybody else to the same server: one that was replaced and still answers knows
+    /// nothing of what is written.
+    pub(super) fn lead(&mut self) {
+        self.server.last.store(self.index, Ordering::Relaxed);
+        self.era = self.server.era.fetch_add(1, Ordering::Relaxed) + 1;
     }
 
     /// Ends it in order, so that the server lets go of what it held.
