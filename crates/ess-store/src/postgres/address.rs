@@ -244,7 +244,10 @@ mod tests {
     fn each_server_has_its_own_name_and_port_and_what_is_said_of_all() {
         let url = "postgres://ess:geheim@a.example:5432,b.example:6432,c.example/ess?target_session_attrs=read-write";
         let servers = Address::parse(url).unwrap().servers;
-        assert_eq!(servers.iter().map(name).collect::<Vec<_>>(), ["a.example:5432", "b.example:6432", "c.example:5432"]);
+        assert_eq!(
+            servers.iter().map(name).collect::<Vec<_>>(),
+            ["a.example:5432", "b.example:6432", "c.example:5432"]
+        );
         for server in &servers {
             assert_eq!(server.get_hosts().len(), 1, "its name alone is what its certificate must bear");
             assert_eq!(server.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
