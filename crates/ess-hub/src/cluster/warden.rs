@@ -189,6 +189,10 @@ impl Warden {
     }
 
     async fn unseat(&self, partners: &[PartnerNo]) {
+        if partners.is_empty() {
+            // Whoever changes the registry may be waiting for a partner to be seated.
+            return;
+        }
         for no in partners {
             self.cluster.set_served(*no, false);
             self.hub.lanes.tell(Input::Unseat(*no));
