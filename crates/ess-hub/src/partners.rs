@@ -39,7 +39,7 @@ impl Hub {
         reason: Option<String>,
         by: &Principal,
     ) -> Result<PartnerChange, Problem> {
-        let _changing = self.begin_change().await?;
+        let changing = self.begin_change().await?;
         let known = self.delivery.registry.snapshot().partners.get(&partner.id).cloned();
         if let Some(known) = &known {
             keep_sealed(&mut partner, &known.partner);
@@ -48,28 +48,32 @@ impl Hub {
             self.ops.check(&partner)?;
         }
         self.check_scripts(&partner).await?;
-        match known {
-            Some(known) if *known.partner == partner => {
-                let partner = self.partner_view(&known).await?;
-                Ok(PartnerChange { partner, secret: None, changed: false })
-            }
+        let (registered, secret, changed) = match known {
+            Some(known) if *known.partner == partner => (known, None, false),
             Some(known) if !replace => {
                 let lines = differences(&known.partner, &partner).join("\n");
                 let detail = format!("partner {} is there already with other content:\n{lines}", partner.id);
-                Err(Problem::new(Code::Conflict, detail)
-                    .with_hint("to change it, add it with --replace (?replace=true)"))
+                return Err(Problem::new(Code::Conflict, detail)
+                    .with_hint("to change it, add it with --replace (?replace=true)"));
             }
-            Some(known) => self.change_partner(&known, partner, reason, by).await,
-            None => self.new_partner(partner, reason, by).await,
-        }
+            Some(known) => (self.change_partner(&known, partner, reason, by).await?, None, true),
+            None => {
+                let (registered, secret) = self.new_partner(partner, reason, by).await?;
+                (registered, Some(secret), true)
+            }
+        };
+        // Who serves it is looked for until it is seated, and seating may need the right to change the registry.
+        drop(changing);
+        Ok(PartnerChange { partner: self.partner_view(&registered).await?, secret, changed })
     }
 
+    /// Answers its signing secret too.
     async fn new_partner(
         &self,
         partner: Partner,
         reason: Option<String>,
         by: &Principal,
-    ) -> Result<PartnerChange, Problem> {
+    ) -> Result<(Arc<Registered>, String), Problem> {
         let secret = new_secret()?;
         let text = secret.reveal();
         let added_at = self.now();
@@ -97,7 +101,7 @@ impl Hub {
                 cluster.look_again();
             }
         }
-        Ok(PartnerChange { partner: self.partner_view(&registered).await?, secret: Some(text), changed: true })
+        Ok((registered, text))
     }
 
     async fn change_partner(
@@ -106,7 +110,7 @@ impl Hub {
         partner: Partner,
         reason: Option<String>,
         by: &Principal,
-    ) -> Result<PartnerChange, Problem> {
+    ) -> Result<Arc<Registered>, Problem> {
         let new = NewPartner {
             no: Some(known.no),
             id: partner.id.to_string(),
@@ -125,7 +129,7 @@ impl Hub {
         if self.serves(registered.no) {
             self.delivery.watches.watch(&registered);
         }
-        Ok(PartnerChange { partner: self.partner_view(&registered).await?, secret: None, changed: true })
+        Ok(registered)
     }
 
     async fn check_scripts(&self, partner: &Partner) -> Result<(), Problem> {
@@ -219,9 +223,10 @@ impl Hub {
         reason: Option<String>,
         by: &Principal,
     ) -> Result<PartnerView, Problem> {
-        let _changing = self.begin_change().await?;
+        let changing = self.begin_change().await?;
         let known = self.delivery.registry.snapshot().partner(id)?.clone();
         if known.paused_since.is_some() == paused {
+            drop(changing);
             return self.partner_view(&known).await;
         }
         let since = paused.then(|| self.now());
@@ -233,6 +238,7 @@ impl Hub {
         // Whoever looks next sees it, and not what a survey found before.
         self.survey.forget();
         self.delivery.attention.mark(known.no);
+        drop(changing);
         self.partner_view(&registered).await
     }
 

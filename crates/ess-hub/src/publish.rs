@@ -158,7 +158,8 @@ impl Hub {
             Err(StoreError::Outdated) => Ok(None),
             Err(error) => {
                 metrics.count_publish(PublishResult::Unavailable);
-                Err(unavailable(&error))
+                // Of a server that does not answer it is open whether it has it.
+                Err(unavailable(&error).with_hint("publish again with the same id: nothing is recorded twice"))
             }
         }
     }

@@ -24,6 +24,9 @@ use crate::writer::{Item, Shared, State, Writer};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
+/// How long who publishes waits for a server: less than clients wait before they ask the next hub.
+const ANSWER_WITHIN: Duration = Duration::from_secs(8);
+
 /// Who answers questions.
 pub(crate) enum Readers {
     /// On the file.
@@ -79,18 +82,29 @@ impl Engine {
     pub(crate) async fn publish(&self, new: NewEvent) -> Result<Publication> {
         let (reply, answer) = oneshot::channel();
         self.hand_over(Item::Publish(Box::new(new), reply))?;
-        answer.await.map_err(gone)?
+        self.answered(answer).await?
     }
 
     pub(crate) async fn publish_many(&self, news: Vec<NewEvent>) -> Vec<Result<Publication>> {
         let count = news.len();
         let (reply, answer) = oneshot::channel();
-        if self.hand_over(Item::PublishMany(news, reply)).is_ok()
-            && let Ok(publications) = answer.await
-        {
-            return publications;
+        let answered = match self.hand_over(Item::PublishMany(news, reply)) {
+            Ok(()) => self.answered(answer).await,
+            Err(error) => Err(error),
+        };
+        answered.unwrap_or_else(|error| (0..count).map(|_| Err(error.clone())).collect())
+    }
+
+    /// What the writer says to who publishes. Nobody waits for a server that hangs until the writer gives it up: it is open then
+    /// whether it was done, and publishing the same again tells.
+    async fn answered<T>(&self, answer: oneshot::Receiver<T>) -> Result<T> {
+        if let Readers::Sqlite(_) = self.readers {
+            return answer.await.map_err(gone);
         }
-        (0..count).map(|_| Err(StoreError::Closed)).collect()
+        match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+            Ok(answered) => answered.map_err(gone),
+            Err(_) => Err(StoreError::Unavailable(format!("the database did not answer in {ANSWER_WITHIN:?}"))),
+        }
     }
 
     pub(crate) fn record(&self, changes: Vec<Change>) {

@@ -189,6 +189,10 @@ impl Warden {
     }
 
     async fn unseat(&self, partners: &[PartnerNo]) {
+        if partners.is_empty() {
+            // Whoever changes the registry may be waiting for a partner to be seated.
+            return;
+        }
         for no in partners {
             self.cluster.set_served(*no, false);
             self.hub.lanes.tell(Input::Unseat(*no));
@@ -339,10 +343,6 @@ impl Hub {
 
     /// Channels that were closed with their lanes are opened anew, for when the partners come back; their connections go.
     async fn renew_channels(&self, partners: &[PartnerNo]) {
-        if partners.is_empty() {
-            // Whoever changes the registry now may wait for a partner to be seated.
-            return;
-        }
         let registry = &self.delivery.registry;
         let _changing = registry.changing.lock().await;
         let snapshot = registry.snapshot();

@@ -5,16 +5,17 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
-use super::address::Address;
+use super::address::{self, Address};
 use super::link::Form;
 use crate::error::StoreError;
 use crate::nodes::Notice;
@@ -23,6 +24,8 @@ type Result<T> = std::result::Result<T, StoreError>;
 
 /// How long an answer is waited for; the server gives a statement up a little earlier.
 const ANSWER_WITHIN: Duration = Duration::from_secs(35);
+/// How long one server may take to let a connection in.
+const REACH_WITHIN: Duration = Duration::from_secs(5);
 /// What every connection begins with: a client that is gone is given up within some ten seconds, with all that it held. A commit is durable before it is answered, whatever the database's own setting.
 const BEGIN: &str = "select set_config('synchronous_commit', 'on', false) \
         where current_setting('synchronous_commit') in ('off', 'local'); \
@@ -33,6 +36,10 @@ const BEGIN: &str = "select set_config('synchronous_commit', 'on', false) \
 /// A server, with what drives its connections.
 pub(super) struct Server {
     address: Address,
+    /// Which of the address' servers the writer went to last: it is asked first.
+    last: AtomicUsize,
+    /// Counts the writer's connections. Those that were made before the last of them may lead to a server that was replaced since.
+    era: AtomicU64,
     /// Taken when the last one goes: a runtime may not be dropped within another.
     runtime: Option<Runtime>,
     /// Other nodes want to hear of new events.
@@ -47,7 +54,13 @@ impl Server {
             .enable_all()
             .build()
             .map_err(|error| StoreError::Open(format!("connections' thread: {error}")))?;
-        Ok(Self { address, runtime: Some(runtime), has_peers: AtomicBool::new(false) })
+        Ok(Self {
+            address,
+            last: AtomicUsize::new(0),
+            era: AtomicU64::new(0),
+            runtime: Some(runtime),
+            has_peers: AtomicBool::new(false),
+        })
     }
 
     /// Waits on this thread, within a bound.
@@ -69,24 +82,65 @@ impl Server {
 
     /// The same, with an ear for what is told to all; it hears nothing more when the connection ends.
     pub(super) fn connect_with(self: &Arc<Self>, ear: Option<mpsc::UnboundedSender<Notice>>) -> Result<Connection> {
-        let runtime = self.runtime.as_ref().ok_or(StoreError::Closed)?;
-        let config = &self.address.config;
-        let (client, driver) = self.wait(async {
-            Ok::<_, tokio_postgres::Error>(match &self.address.tls {
-                Some(tls) => {
-                    let (client, connection) = config.connect(tls.clone()).await?;
-                    (client, runtime.spawn(drive(connection, ear)))
-                }
-                None => {
-                    let (client, connection) = config.connect(NoTls).await?;
-                    (client, runtime.spawn(drive(connection, ear)))
-                }
-            })
-        })?;
-        let connection = Connection { server: self.clone(), client, driver, statements: RefCell::default() };
+        let connection = self.wait(self.reach(&ear))?;
         self.wait(connection.client.batch_execute(BEGIN))?;
         Ok(connection)
     }
+
+    /// Connects to the server that can be written to: the one that the writer went to last, else the next one that is.
+    async fn reach(self: &Arc<Self>, ear: &Option<mpsc::UnboundedSender<Notice>>) -> Result<Connection> {
+        let servers = &self.address.servers;
+        let first = self.last.load(Ordering::Relaxed);
+        let mut failures = Vec::new();
+        for index in (0..servers.len()).map(|offset| (first + offset) % servers.len()) {
+            let failure = match timeout(REACH_WITHIN, self.reach_one(index, ear.clone())).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => error,
+                Err(_) => StoreError::Shaken(format!("the database did not answer in {REACH_WITHIN:?}")),
+            };
+            failures.push((address::name(&servers[index]), failure));
+        }
+        Err(all_of(failures))
+    }
+
+    async fn reach_one(
+        self: &Arc<Self>,
+        index: usize,
+        ear: Option<mpsc::UnboundedSender<Notice>>,
+    ) -> Result<Connection> {
+        let runtime = self.runtime.as_ref().ok_or(StoreError::Closed)?;
+        let (server, era) = (&self.address.servers[index], self.era.load(Ordering::Relaxed));
+        let (client, driver) = match &self.address.tls {
+            Some(tls) => {
+                let (client, connection) = server.connect(tls.clone()).await?;
+                (client, runtime.spawn(drive(connection, ear)))
+            }
+            None => {
+                let (client, connection) = server.connect(NoTls).await?;
+                (client, runtime.spawn(drive(connection, ear)))
+            }
+        };
+        Ok(Connection { server: self.clone(), index, era, client, driver, statements: RefCell::default() })
+    }
+}
+
+/// Why none of the servers can be written to. It may pass when it may for one of them.
+fn all_of(mut failures: Vec<(String, StoreError)>) -> StoreError {
+    if failures.len() == 1
+        && let Some((_, failure)) = failures.pop()
+    {
+        return failure;
+    }
+    let (mut told, mut may_pass) = (Vec::new(), false);
+    for (name, failure) in failures {
+        may_pass |= matches!(failure, StoreError::Shaken(_));
+        told.push(match failure {
+            StoreError::Unavailable(text) | StoreError::Shaken(text) => format!("{name}: {text}"),
+            other => format!("{name}: {other}"),
+        });
+    }
+    let text = told.join("; ");
+    if may_pass { StoreError::Shaken(text) } else { StoreError::Unavailable(text) }
 }
 
 /// Moves what is said and heard until the connection ends.
@@ -120,6 +174,9 @@ impl Drop for Server {
 /// A connection with the statements that it knows.
 pub(super) struct Connection {
     pub(super) server: Arc<Server>,
+    /// To which of the address' servers.
+    index: usize,
+    era: u64,
     pub(super) client: Client,
     /// Ends when the client is gone or the server is.
     driver: JoinHandle<std::result::Result<(), tokio_postgres::Error>>,
@@ -127,8 +184,16 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// Whether nothing more may be asked by it: it has ended, or the writer went elsewhere since it was made.
     pub(super) fn is_closed(&self) -> bool {
-        self.client.is_closed()
+        self.client.is_closed() || self.era != self.server.era.load(Ordering::Relaxed)
+    }
+
+    /// The writer goes by it from now on, and everybody else to the same server: one that was replaced and still answers knows
+    /// nothing of what is written.
+    pub(super) fn lead(&mut self) {
+        self.server.last.store(self.index, Ordering::Relaxed);
+        self.era = self.server.era.fetch_add(1, Ordering::Relaxed) + 1;
     }
 
     /// Ends it in order, so that the server lets go of what it held.

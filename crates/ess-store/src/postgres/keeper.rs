@@ -132,7 +132,7 @@ impl Keeper {
     /// Connects as one of the hubs of the database.
     fn connect(&mut self) -> Result<()> {
         self.connection = None;
-        let connection = self.server.connect()?;
+        let mut connection = self.server.connect()?;
         let row = self.server.wait(connection.client.query_one(SHARE_HUB, &[]))?;
         self.server.wait(connection.client.batch_execute(OF_WRITER))?;
         self.server.wait(connection.client.batch_execute(BY_INDEX))?;
@@ -141,6 +141,7 @@ impl Keeper {
                 "another hub has this database for itself; it is free when that one ends".to_owned(),
             ));
         }
+        connection.lead();
         self.connection = Some(connection);
         Ok(())
     }

@@ -69,6 +69,8 @@ impl From<tokio_postgres::Error> for StoreError {
         let text = format!("{} ({})", told.message(), told.code().code());
         match told.code() {
             code if *code == SqlState::DATA_CORRUPTED || *code == SqlState::INDEX_CORRUPTED => Self::Damaged(text),
+            // It became a standby: connecting anew finds out who is the primary.
+            code if *code == SqlState::READ_ONLY_SQL_TRANSACTION => Self::Shaken(text),
             code => match code.code().get(..2) {
                 Some("22" | "23") => Self::Refused(text),
                 Some("08" | "57") => Self::Shaken(text),

@@ -69,7 +69,7 @@ const OF_DESK: &str = "set idle_in_transaction_session_timeout = '2s'";
 
 /// Connections of a desk at most: one is enough unless the server does not answer.
 const CONNECTIONS_MAX: usize = 4;
-/// How often a lost ear is looked for again.
+/// How often a lost ear is looked for again, and whether one was lost that hears nothing.
 const EAR_AGAIN: Duration = Duration::from_millis(500);
 
 /// The other hubs on this database; cheap to clone.
@@ -369,9 +369,17 @@ impl Nodes {
             if to.send(Notice::Lost).is_err() {
                 return;
             }
-            while let Some(notice) = heard.recv().await {
-                if to.send(notice).is_err() {
-                    return;
+            loop {
+                match tokio::time::timeout(EAR_AGAIN, heard.recv()).await {
+                    Ok(Some(notice)) => {
+                        if to.send(notice).is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => break,
+                    // The server that it listens to may have been replaced.
+                    Err(_) if connection.is_closed() => break,
+                    Err(_) => {}
                 }
             }
             drop(connection);
