@@ -96,6 +96,8 @@ class Publisher:
             else:
                 self.refused += 1
                 at += 1
+                # As a publisher would: not at once.
+                self.stopped.wait(0.05)
 
     def stop(self) -> list[str]:
         self.stopped.set()
