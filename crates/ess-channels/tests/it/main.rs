@@ -10,6 +10,8 @@ mod hostile;
 mod kafka;
 #[cfg(feature = "kafka")]
 mod kafka_cluster;
+#[cfg(feature = "kafka")]
+mod kafka_front;
 mod left;
 mod link;
 mod mllp;

@@ -7,6 +7,9 @@ mod simulation;
 
 // The real servers of the channels' own tests: the same files, of which this binary needs only a part.
 #[expect(dead_code)]
+#[path = "../../../ess-channels/tests/it/kafka_cluster.rs"]
+mod kafka_cluster;
+#[expect(dead_code)]
 #[path = "../../../ess-channels/tests/it/link.rs"]
 mod link;
 #[expect(dead_code)]

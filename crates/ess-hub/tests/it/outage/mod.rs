@@ -40,7 +40,7 @@ channels! {
     nats_outlives_half_an_hour_without_its_server: places::nats().await,
     email_outlives_half_an_hour_without_its_server: places::email().await,
     s3_outlives_half_an_hour_without_its_store: places::s3().await,
-    // kafka: one line more, `places::kafka().await`, once it is a channel.
+    kafka_outlives_half_an_hour_without_its_broker: places::kafka().await,
 }
 
 async fn check(place: Place) {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::inbox::Fetcher;
 use super::town::{number_in, number_of};
 use super::wire::Receiver;
+use crate::kafka_cluster::Brokers;
 use crate::link::{Fault, Link};
 use crate::mosquitto::{Mosquitto, wait_for};
 use crate::nats_server::NatsServer;
@@ -230,6 +231,20 @@ pub(crate) async fn nats() -> Place {
     let document = json!({"channel": "nats", "url": url, "auth": auth, "ack": {"by": "status"}});
     Place::by_link(link, document, move || {
         server.stored("RULES").iter().map(|stored| number_of(&stored.subject)).collect()
+    })
+}
+
+pub(crate) async fn kafka() -> Place {
+    let brokers = Brokers::start(1);
+    brokers.tell("make rules 3");
+    let link = Link::to(brokers.addresses[0]).await;
+    brokers.tell(&format!("say 1 {}", link.address));
+    let document = json!({
+        "channel": "kafka", "url": format!("kafka://{}/rules", link.address), "ack": {"by": "status"},
+    });
+    // These brokers keep what came twice twice, whatever its number.
+    Place::by_link(link, document, move || {
+        brokers.records("rules").iter().map(|record| number_in(&record.body)).collect()
     })
 }
 
