@@ -5,6 +5,7 @@ mod conformance;
 mod email;
 mod file;
 mod guard;
+mod handshake;
 mod hostile;
 #[cfg(feature = "kafka")]
 mod kafka;
