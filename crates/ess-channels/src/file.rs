@@ -5,7 +5,8 @@
 //! ```
 //!
 //! It opens nothing outside of the directories that the operator allowed, also not through links, and a share that hangs
-//! costs this partner's attempts and a bounded number of threads, nothing else.
+//! costs its own partners' attempts and a bounded number of threads, nothing else: no other allowed directory is touched on
+//! the way to a partner's own.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -36,8 +37,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct FileDrop {
     place: Arc<Place>,
-    /// Threads in the directory; one that hangs keeps its permit to its real end.
+    /// Threads in the directory, and those of all partners beneath the allowed one; a thread that hangs keeps its permits to
+    /// its real end.
     permits: Arc<Semaphore>,
+    shared_permits: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -70,9 +73,9 @@ impl FileDrop {
         if !is_plain {
             return Err(refuse("it must name an absolute directory, without `..`".to_owned()));
         }
-        if !dialer.allow_dir().allows(&dir) {
+        let Some(shared_permits) = dialer.dir_threads(&dir) else {
             return Err(refuse(not_allowed(&dir)));
-        }
+        };
         let is_by_file = partner.ack.by == AckBy::File;
         let place = Place {
             dir,
@@ -82,7 +85,7 @@ impl FileDrop {
             unsettled: Unsettled::default(),
         };
         let permits = FILE_THREADS_MAX.min(partner.limits.in_flight as usize);
-        Ok(FileDrop { place: Arc::new(place), permits: Arc::new(Semaphore::new(permits)) })
+        Ok(FileDrop { place: Arc::new(place), permits: Arc::new(Semaphore::new(permits)), shared_permits })
     }
 
     pub(crate) async fn send(&self, message: &Message, deadline: Instant) -> Receipt {
@@ -137,11 +140,13 @@ impl FileDrop {
         progress.enter(Stage::Connect);
         let gone = || Failure { stage, reason: "the hub is stopping".to_owned() };
         let run = async {
+            // Its own first, so that those who wait for a thread of a partner's that hangs take none from others.
             let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| gone())?;
+            let shared = Arc::clone(&self.shared_permits).acquire_owned().await.map_err(|_| gone())?;
             progress.enter(stage);
             let place = Arc::clone(&self.place);
             let ran = tokio::task::spawn_blocking(move || {
-                let _permit = permit;
+                let _permits = (permit, shared);
                 step(&place)
             });
             ran.await.map_err(|_| gone())?.map_err(|error| self.failure(stage, &error))
@@ -168,8 +173,12 @@ impl Place {
     fn resolve(&self, dir: &Path) -> io::Result<PathBuf> {
         let real = fs::canonicalize(dir)?;
         // What the operator named may itself be a link, such as /mnt/share; it is followed as it is now.
+        // Those on the way come first: a look at another one would hang if that does.
+        let is_near = |allowed: &&PathBuf| dir.starts_with(allowed) || real.starts_with(allowed);
+        let (near, far): (Vec<_>, Vec<_>) = self.allow.0.iter().partition(is_near);
+        let mut in_turn = near.into_iter().chain(far);
         let is_allowed =
-            self.allow.0.iter().any(|allowed| fs::canonicalize(allowed).is_ok_and(|allowed| real.starts_with(allowed)));
+            in_turn.any(|allowed| fs::canonicalize(allowed).is_ok_and(|allowed| real.starts_with(allowed)));
         if is_allowed { Ok(real) } else { Err(io::Error::other(not_allowed(&real))) }
     }
 

@@ -6,6 +6,7 @@ mod email;
 mod file;
 mod guard;
 mod handshake;
+mod hanging_share;
 mod hostile;
 #[cfg(feature = "kafka")]
 mod kafka;
