@@ -11,7 +11,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ess_core::limits::RECEIPT_BYTES_MAX;
@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::channel::ChannelError;
 use crate::dialer::Dialer;
+use crate::dir_sync::DirSync;
 use crate::left::{Found, Left, Search, Seen, places};
 use crate::limits::{FILE_THREADS_MAX, PARTS_MAX};
 use crate::progress::{Progress, one_line};
@@ -51,6 +52,8 @@ struct Place {
     pattern: Option<String>,
     extension: &'static str,
     unsettled: Unsettled,
+    /// Syncs of the directory as it was last resolved to. Locked to look and to exchange it only.
+    syncs: Mutex<(PathBuf, Arc<DirSync>)>,
 }
 
 /// What became of a drop.
@@ -83,6 +86,7 @@ impl FileDrop {
             pattern: partner.ack.place.clone().filter(|_| is_by_file),
             extension: partner.format.extension(),
             unsettled: Unsettled::default(),
+            syncs: Mutex::default(),
         };
         let permits = FILE_THREADS_MAX.min(partner.limits.in_flight as usize);
         Ok(FileDrop { place: Arc::new(place), permits: Arc::new(Semaphore::new(permits)), shared_permits })
@@ -196,7 +200,7 @@ impl Place {
             }
         }
         match is_same(&path, &message.body)? {
-            Some(true) => return Ok(Dropped::There),
+            Some(true) => return self.sync(&dir).map(|()| Dropped::There),
             Some(false) if !message.replay => return Ok(taken()),
             _ => {}
         }
@@ -214,14 +218,30 @@ impl Place {
         };
         if !is_placed {
             drop(fs::remove_file(&part));
-            return Ok(if is_same(&path, &message.body)? == Some(true) { Dropped::There } else { taken() });
+            return match is_same(&path, &message.body)? {
+                Some(true) => self.sync(&dir).map(|()| Dropped::There),
+                _ => Ok(taken()),
+            };
         }
-        // Without it the name could be gone after a crash of this machine.
-        File::open(&dir)?.sync_all()?;
+        self.sync(&dir)?;
         for attempt in 1..message.attempt.min(PARTS_MAX) {
             drop(fs::remove_file(dir.join(part_name(&name, attempt))));
         }
         Ok(Dropped::There)
+    }
+
+    /// Makes the names of the directory durable: without it a drop could be gone after a crash of this machine, also one that
+    /// an attempt before left there when this very step failed.
+    fn sync(&self, dir: &Path) -> io::Result<()> {
+        let syncs = {
+            let mut known = self.syncs.lock().unwrap_or_else(PoisonError::into_inner);
+            // A link may lead to another directory meanwhile.
+            if known.0 != dir {
+                *known = (dir.to_owned(), Arc::default());
+            }
+            Arc::clone(&known.1)
+        };
+        syncs.wait(|| File::open(dir)?.sync_all())
     }
 
     fn look(&self, awaited: &[Awaited]) -> io::Result<Vec<Heard>> {
