@@ -41,6 +41,11 @@ pub(crate) fn balancer() -> anyhow::Result<()> {
     need("HAProxy", || Path::new("/usr/sbin/haproxy").exists(), &["haproxy"])
 }
 
+/// What mounts a directory that hangs, for the tests of the file channel; where the system lets nobody mount they say so.
+pub(crate) fn fuse() -> anyhow::Result<()> {
+    need("fusermount3", || Path::new("/usr/bin/fusermount3").exists(), &["fuse3"])
+}
+
 /// The proxies that the tests of the dialer start.
 pub(crate) fn proxies() -> anyhow::Result<()> {
     let has = |name: &str| Path::new("/usr/bin").join(name).exists();

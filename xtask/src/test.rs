@@ -45,6 +45,7 @@ impl Suites {
                 .and_then(|()| prepare::proxies())
                 .and_then(|()| prepare::mosquitto())
                 .and_then(|()| prepare::brokers())
+                .and_then(|()| prepare::fuse())
                 .and_then(|()| prepare::postgres())
                 .and_then(|()| prepare::python().map(drop))
         };

@@ -4,6 +4,7 @@
 //! It never connects to an address that the guard did not pass, and never resolves a name twice for one connection.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::Path;
 use std::sync::Arc;
 
 use ess_core::partner::{AllowDir, AllowNet};
@@ -13,6 +14,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
@@ -20,7 +22,7 @@ use crate::channel::ChannelError;
 use crate::credential::Credential;
 use crate::guard;
 use crate::http1::is_field;
-use crate::limits::{ADDRESSES_MAX, TLS_SESSIONS};
+use crate::limits::{ADDRESSES_MAX, ALLOWED_DIR_THREADS_MAX, TLS_SESSIONS};
 use crate::progress::Progress;
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::stream::Stream;
@@ -54,6 +56,8 @@ pub struct Dialer {
 struct Inner {
     allow: AllowNet,
     allow_dir: AllowDir,
+    /// Threads beneath each of them; one that hangs keeps its permit to its real end.
+    dir_threads: Vec<Arc<Semaphore>>,
     tls: ClientConfig,
     roots: Arc<RootCertStore>,
     user_agent: String,
@@ -75,12 +79,23 @@ impl Dialer {
         }
         let user_agent = options.user_agent;
         let (allow, allow_dir) = (options.allow, options.allow_dir);
-        Ok(Dialer { inner: Arc::new(Inner { allow, allow_dir, tls, roots, user_agent, proxy }) })
+        let dir_threads = allow_dir.0.iter().map(|_| Arc::new(Semaphore::new(ALLOWED_DIR_THREADS_MAX))).collect();
+        Ok(Dialer { inner: Arc::new(Inner { allow, allow_dir, dir_threads, tls, roots, user_agent, proxy }) })
     }
 
     /// The directories that the operator allowed.
     pub(crate) fn allow_dir(&self) -> &AllowDir {
         &self.inner.allow_dir
+    }
+
+    /// The threads of all partners beneath the allowed directory that this one lies in, the nearest; `None` when it lies in
+    /// none.
+    pub(crate) fn dir_threads(&self, dir: &Path) -> Option<Arc<Semaphore>> {
+        let allowed = self.inner.allow_dir.0.iter().zip(&self.inner.dir_threads);
+        let nearest = allowed
+            .filter(|(allowed, _)| dir.starts_with(allowed))
+            .max_by_key(|(allowed, _)| allowed.components().count());
+        nearest.map(|(_, threads)| Arc::clone(threads))
     }
 
     /// The `user-agent` of all requests.

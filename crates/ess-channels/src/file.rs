@@ -5,12 +5,13 @@
 //! ```
 //!
 //! It opens nothing outside of the directories that the operator allowed, also not through links, and a share that hangs
-//! costs this partner's attempts and a bounded number of threads, nothing else.
+//! costs its own partners' attempts and a bounded number of threads, nothing else: no other allowed directory is touched on
+//! the way to a partner's own.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ess_core::limits::RECEIPT_BYTES_MAX;
@@ -22,6 +23,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::channel::ChannelError;
 use crate::dialer::Dialer;
+use crate::dir_sync::DirSync;
 use crate::left::{Found, Left, Search, Seen, places};
 use crate::limits::{FILE_THREADS_MAX, PARTS_MAX};
 use crate::progress::{Progress, one_line};
@@ -36,8 +38,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct FileDrop {
     place: Arc<Place>,
-    /// Threads in the directory; one that hangs keeps its permit to its real end.
+    /// Threads in the directory, and those of all partners beneath the allowed one; a thread that hangs keeps its permits to
+    /// its real end.
     permits: Arc<Semaphore>,
+    shared_permits: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -48,6 +52,8 @@ struct Place {
     pattern: Option<String>,
     extension: &'static str,
     unsettled: Unsettled,
+    /// Syncs of the directory as it was last resolved to. Locked to look and to exchange it only.
+    syncs: Mutex<(PathBuf, Arc<DirSync>)>,
 }
 
 /// What became of a drop.
@@ -70,9 +76,9 @@ impl FileDrop {
         if !is_plain {
             return Err(refuse("it must name an absolute directory, without `..`".to_owned()));
         }
-        if !dialer.allow_dir().allows(&dir) {
+        let Some(shared_permits) = dialer.dir_threads(&dir) else {
             return Err(refuse(not_allowed(&dir)));
-        }
+        };
         let is_by_file = partner.ack.by == AckBy::File;
         let place = Place {
             dir,
@@ -80,9 +86,10 @@ impl FileDrop {
             pattern: partner.ack.place.clone().filter(|_| is_by_file),
             extension: partner.format.extension(),
             unsettled: Unsettled::default(),
+            syncs: Mutex::default(),
         };
         let permits = FILE_THREADS_MAX.min(partner.limits.in_flight as usize);
-        Ok(FileDrop { place: Arc::new(place), permits: Arc::new(Semaphore::new(permits)) })
+        Ok(FileDrop { place: Arc::new(place), permits: Arc::new(Semaphore::new(permits)), shared_permits })
     }
 
     pub(crate) async fn send(&self, message: &Message, deadline: Instant) -> Receipt {
@@ -137,11 +144,13 @@ impl FileDrop {
         progress.enter(Stage::Connect);
         let gone = || Failure { stage, reason: "the hub is stopping".to_owned() };
         let run = async {
+            // Its own first, so that those who wait for a thread of a partner's that hangs take none from others.
             let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| gone())?;
+            let shared = Arc::clone(&self.shared_permits).acquire_owned().await.map_err(|_| gone())?;
             progress.enter(stage);
             let place = Arc::clone(&self.place);
             let ran = tokio::task::spawn_blocking(move || {
-                let _permit = permit;
+                let _permits = (permit, shared);
                 step(&place)
             });
             ran.await.map_err(|_| gone())?.map_err(|error| self.failure(stage, &error))
@@ -168,8 +177,12 @@ impl Place {
     fn resolve(&self, dir: &Path) -> io::Result<PathBuf> {
         let real = fs::canonicalize(dir)?;
         // What the operator named may itself be a link, such as /mnt/share; it is followed as it is now.
+        // Those on the way come first: a look at another one would hang if that does.
+        let is_near = |allowed: &&PathBuf| dir.starts_with(allowed) || real.starts_with(allowed);
+        let (near, far): (Vec<_>, Vec<_>) = self.allow.0.iter().partition(is_near);
+        let mut in_turn = near.into_iter().chain(far);
         let is_allowed =
-            self.allow.0.iter().any(|allowed| fs::canonicalize(allowed).is_ok_and(|allowed| real.starts_with(allowed)));
+            in_turn.any(|allowed| fs::canonicalize(allowed).is_ok_and(|allowed| real.starts_with(allowed)));
         if is_allowed { Ok(real) } else { Err(io::Error::other(not_allowed(&real))) }
     }
 
@@ -187,7 +200,7 @@ impl Place {
             }
         }
         match is_same(&path, &message.body)? {
-            Some(true) => return Ok(Dropped::There),
+            Some(true) => return self.sync(&dir).map(|()| Dropped::There),
             Some(false) if !message.replay => return Ok(taken()),
             _ => {}
         }
@@ -205,14 +218,30 @@ impl Place {
         };
         if !is_placed {
             drop(fs::remove_file(&part));
-            return Ok(if is_same(&path, &message.body)? == Some(true) { Dropped::There } else { taken() });
+            return match is_same(&path, &message.body)? {
+                Some(true) => self.sync(&dir).map(|()| Dropped::There),
+                _ => Ok(taken()),
+            };
         }
-        // Without it the name could be gone after a crash of this machine.
-        File::open(&dir)?.sync_all()?;
+        self.sync(&dir)?;
         for attempt in 1..message.attempt.min(PARTS_MAX) {
             drop(fs::remove_file(dir.join(part_name(&name, attempt))));
         }
         Ok(Dropped::There)
+    }
+
+    /// Makes the names of the directory durable: without it a drop could be gone after a crash of this machine, also one that
+    /// an attempt before left there when this very step failed.
+    fn sync(&self, dir: &Path) -> io::Result<()> {
+        let syncs = {
+            let mut known = self.syncs.lock().unwrap_or_else(PoisonError::into_inner);
+            // A link may lead to another directory meanwhile.
+            if known.0 != dir {
+                *known = (dir.to_owned(), Arc::default());
+            }
+            Arc::clone(&known.1)
+        };
+        syncs.wait(|| File::open(dir)?.sync_all())
     }
 
     fn look(&self, awaited: &[Awaited]) -> io::Result<Vec<Heard>> {

@@ -8,6 +8,7 @@ mod amqp;
 mod channel;
 mod credential;
 mod dialer;
+mod dir_sync;
 mod email;
 mod file;
 mod guard;

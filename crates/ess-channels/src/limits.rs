@@ -67,6 +67,10 @@ pub(crate) const SMTP_LINES_MAX: usize = 100;
 /// system ends it.
 pub(crate) const FILE_THREADS_MAX: usize = 4;
 
+/// Threads that all partners beneath one directory of `--allow-dir` may hold together: many partners may lie on one share.
+/// The runtime has 512 for all blocking work.
+pub(crate) const ALLOWED_DIR_THREADS_MAX: usize = 32;
+
 /// Files of a partner's directory that are judged in one step of its cleaning up.
 pub(crate) const LEFT_MAX: usize = 256;
 

@@ -8,6 +8,7 @@
 //! What stands between frames, and acknowledgements of other messages, are skipped; nothing read is without a ceiling, and
 //! a connection that was left in the middle of an exchange is never used again.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -160,11 +161,12 @@ impl Mllp {
         let mut buffer = Vec::with_capacity(READ_BYTES_FIRST);
         let mut read = 0;
         loop {
-            while let Some(answer) = next_frame(&mut buffer) {
-                if let Some(said) = self.judge(&answer, control_id, skipped) {
+            while let Some(frame) = next_frame(&mut buffer) {
+                if let Some(said) = self.judge(&buffer[frame.clone()], control_id, skipped) {
                     self.pool.keep(line);
                     return Ok(said);
                 }
+                buffer.drain(..=frame.end);
             }
             if buffer.len() > ANSWER_BODY_BYTES_MAX {
                 return Err(broken(Stage::Read, "the acknowledgement is over 64 KiB".to_owned()));
@@ -178,16 +180,16 @@ impl Mllp {
 
     /// What a frame says of this message, if it speaks of it and decides anything.
     fn judge(&self, answer: &[u8], control_id: &str, skipped: &mut Skipped) -> Option<Said> {
-        match msa::read(answer, &self.codes) {
+        match msa::read(&String::from_utf8_lossy(answer), &self.codes) {
             Ok(ack) if ack.control_id == control_id => {
                 if ack.said.is_none() {
-                    skipped.waited = Some(ack.code);
+                    skipped.waited = Some(ack.code.to_owned());
                 }
                 ack.said
             }
             Ok(ack) => {
                 skipped.others = skipped.others.saturating_add(1);
-                skipped.last_other = ack.control_id;
+                skipped.last_other = ack.control_id.to_owned();
                 None
             }
             Err(why) => {
@@ -277,8 +279,8 @@ fn framed(message: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Takes the first whole frame out of the buffer, and what stands before it. One that was begun anew counts from there.
-fn next_frame(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
+/// Where the first whole frame stands; its FS is the byte after it. One that was begun anew counts from there.
+fn next_frame(buffer: &mut Vec<u8>) -> Option<Range<usize>> {
     let Some(begin) = buffer.iter().position(|byte| *byte == VT) else {
         // Line ends after a frame, a greeting: nothing that is waited for.
         buffer.clear();
@@ -286,7 +288,5 @@ fn next_frame(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
     };
     let end = begin + buffer[begin..].iter().position(|byte| *byte == FS)?;
     let begin = buffer[..end].iter().rposition(|byte| *byte == VT).unwrap_or(begin);
-    let frame = buffer[begin + 1..end].to_vec();
-    buffer.drain(..=end);
-    Some(frame)
+    Some(begin + 1..end)
 }

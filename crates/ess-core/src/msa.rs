@@ -41,11 +41,11 @@ pub struct AckCodes([Option<Meaning>; 6]);
 
 /// An acknowledgement, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Acknowledgement {
+pub struct Acknowledgement<'a> {
     /// MSA-2: the control id of the message that it speaks of.
-    pub control_id: String,
+    pub control_id: &'a str,
     /// MSA-1, as it came.
-    pub code: String,
+    pub code: &'a str,
     /// What it says; nothing for a code that is to be waited past.
     pub said: Option<Said>,
 }
@@ -106,9 +106,8 @@ pub fn control_id(message: &[u8]) -> Option<String> {
 ///
 /// # Errors
 /// It is none; the text says what is missing.
-pub fn read(message: &[u8], codes: &AckCodes) -> Result<Acknowledgement, &'static str> {
-    let text = String::from_utf8_lossy(message);
-    let segments = Segments::of(&text).ok_or("it does not begin with MSH")?;
+pub fn read<'a>(message: &'a str, codes: &AckCodes) -> Result<Acknowledgement<'a>, &'static str> {
+    let segments = Segments::of(message).ok_or("it does not begin with MSH")?;
     let code = segments.field("MSA", 1).ok_or("it has no MSA segment")?.trim();
     let control_id = segments.field("MSA", 2).unwrap_or_default().trim();
     if control_id.is_empty() {
@@ -125,7 +124,7 @@ pub fn read(message: &[u8], codes: &AckCodes) -> Result<Acknowledgement, &'stati
         Meaning::Retry => Some(Said::Retry { reason: reason() }),
         Meaning::Wait => None,
     };
-    Ok(Acknowledgement { control_id: control_id.to_owned(), code: code.to_owned(), said })
+    Ok(Acknowledgement { control_id, code, said })
 }
 
 /// A message with the delimiters that its MSH names.
@@ -203,7 +202,7 @@ mod tests {
     const HEAD: &str = "MSH|^~\\&|LAB|CLINIC|HMS-ESS||20261126||ACK|77|P|2.5.1\r";
 
     fn said(rest: &str, codes: &AckCodes) -> Option<Said> {
-        read(format!("{HEAD}{rest}").as_bytes(), codes).unwrap().said
+        read(&format!("{HEAD}{rest}"), codes).unwrap().said
     }
 
     #[track_caller]
@@ -258,8 +257,8 @@ mod tests {
 
     #[test]
     fn delimiters_are_those_that_msh_names() {
-        let ack = read(b"MSH#*~\\%#A#B\nMSA#ar#M1##\nERR###203*bad%version\n", &AckCodes::default()).unwrap();
-        assert_eq!((ack.control_id.as_str(), ack.said), ("M1", Some(nack("ar: bad%version (error 203)"))));
+        let ack = read("MSH#*~\\%#A#B\nMSA#ar#M1##\nERR###203*bad%version\n", &AckCodes::default()).unwrap();
+        assert_eq!((ack.control_id, ack.said), ("M1", Some(nack("ar: bad%version (error 203)"))));
     }
 
     #[test]
@@ -267,7 +266,7 @@ mod tests {
         for wrong in
             ["", "hello", "MSH", "MSH|^~\\&", "MSH|^~\\&|\rMSA|AA\r", "MSH|^~\\&|\rMSA|AA||\r", "MSH|^~\\&\rMSA|XX|M1"]
         {
-            assert!(read(wrong.as_bytes(), &AckCodes::default()).is_err(), "{wrong}");
+            assert!(read(wrong, &AckCodes::default()).is_err(), "{wrong}");
         }
     }
 
@@ -281,8 +280,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200), rest in "[A-Z|^&\r\n0-9\\\\]{0,80}") {
-            let _ = read(&bytes, &AckCodes::default());
-            let _ = read(format!("MSH|^~\\&|{rest}").as_bytes(), &AckCodes::default());
+            let _ = read(&String::from_utf8_lossy(&bytes), &AckCodes::default());
+            let _ = read(&format!("MSH|^~\\&|{rest}"), &AckCodes::default());
             let _ = control_id(&bytes);
         }
     }

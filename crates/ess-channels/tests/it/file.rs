@@ -2,15 +2,19 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ess_channels::{Awaited, Channel, ChannelError, Credential, Heard, Reach};
 use ess_core::id::EventId;
 use ess_core::message::Message;
-use ess_core::receipt::{Evidence, Receipt, Said};
+use ess_core::receipt::{Evidence, Receipt, Said, Stage};
 use rustix::fs::{FileType, Mode};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::conformance::{Described, conforms};
-use crate::partner::{dialer_with_dir, document, failed, message, soon};
+use crate::hanging_share::HangingShare;
+use crate::partner::{dialer_with_dir, dialer_with_dirs, document, failed, message, soon};
 use crate::sshd::Sshd;
 
 /// A directory that the operator allowed, with a channel into it.
@@ -210,4 +214,49 @@ async fn a_pipe_in_the_way_is_not_opened() {
     }
     assert!(matches!(share.channel.send(&message(), soon()).await, Receipt::Refused { .. }));
     assert_eq!(share.look(&awaited(&message())).await, []);
+}
+
+#[tokio::test]
+async fn a_directory_that_hangs_holds_a_bounded_number_of_threads_and_nobody_else() {
+    let (mounted, well) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let inbox = mounted.path().join("inbox");
+    std::fs::create_dir(&inbox).unwrap();
+    // The one that hangs is allowed first: it must not be looked at on the way to the other.
+    let dialer = dialer_with_dirs(&[&inbox, well.path()]);
+    let into = |dir: &Path| {
+        let url = format!("file://{}", dir.display());
+        let partner = document("file", &url, serde_json::json!({"limits": {"in_flight": 16}}));
+        Arc::new(Channel::open(&partner, &url, Credential::None, &dialer).unwrap())
+    };
+    let Some(share) = HangingShare::over(mounted.path()) else { return };
+    // Attempts of so many partners in one share, so many each; and then those of one round more.
+    let mut threads = 0;
+    for (partners, threads_max) in [(1, 4), (10, 32)] {
+        let mut attempts = JoinSet::new();
+        for channel in (0..partners).map(|_| into(&inbox)) {
+            for number in 0..8 {
+                let (channel, deadline) = (Arc::clone(&channel), Instant::now() + Duration::from_millis(1_500));
+                let message = Message { event_id: EventId::trusted(&format!("E-{number}")), ..message() };
+                attempts.spawn(async move { failed(channel.send(&message, deadline).await) });
+            }
+        }
+        let beside = into(well.path());
+        for number in 0..16 {
+            let message = Message { event_id: EventId::trusted(&format!("{partners}-{number}")), ..message() };
+            let receipt = beside.send(&message, soon()).await;
+            assert!(matches!(receipt, Receipt::Confirmed), "{receipt:?}");
+        }
+        let failures = attempts.join_all().await;
+        assert!(failures.iter().all(|failure| failure.reason.contains("timed out")), "{failures:?}");
+        // An attempt that got no thread never began to send.
+        threads += failures.iter().filter(|failure| failure.stage == Stage::Send).count();
+        assert_eq!(threads, threads_max, "{failures:?}");
+    }
+    let after = into(&inbox);
+    let failure = failed(after.send(&message(), Instant::now() + Duration::from_millis(500)).await);
+    assert_eq!(failure.stage, Stage::Connect, "it got a thread more: {failure:?}");
+    drop(share);
+    // The threads came back, and nothing of what was given up is there.
+    assert!(matches!(after.send(&message(), soon()).await, Receipt::Confirmed));
+    assert_eq!(std::fs::read_dir(&inbox).unwrap().count(), 1);
 }

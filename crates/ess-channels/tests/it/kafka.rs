@@ -13,7 +13,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, Instant};
 
 use crate::conformance::{Described, conforms};
-use crate::kafka_cluster::{Brokers, Front, Login, Record, Rules};
+use crate::kafka_cluster::{Brokers, Record};
+use crate::kafka_front::{Front, Login, Rules};
 use crate::link::Link;
 use crate::partner::{Partner, dialer, document, failed, message, soon};
 use crate::tls::Authority;

@@ -5,11 +5,15 @@ mod conformance;
 mod email;
 mod file;
 mod guard;
+mod handshake;
+mod hanging_share;
 mod hostile;
 #[cfg(feature = "kafka")]
 mod kafka;
 #[cfg(feature = "kafka")]
 mod kafka_cluster;
+#[cfg(feature = "kafka")]
+mod kafka_front;
 mod left;
 mod link;
 mod mllp;

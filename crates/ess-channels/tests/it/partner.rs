@@ -120,7 +120,6 @@ pub(crate) fn dialer(allow: &[&str], roots: Vec<Vec<u8>>) -> Dialer {
     Dialer::new(options(allow, roots, AllowDir::default())).unwrap()
 }
 
-/// A dialer that may write into `dir`.
 /// A dialer whose way out is this proxy.
 pub(crate) fn dialer_by(proxy: ProxyOptions, roots: Vec<Vec<u8>>) -> Dialer {
     let roots = if roots.is_empty() { vec![own_root()] } else { roots };
@@ -128,8 +127,15 @@ pub(crate) fn dialer_by(proxy: ProxyOptions, roots: Vec<Vec<u8>>) -> Dialer {
     Dialer::new(DialerOptions { proxy: Some(proxy), ..options }).unwrap()
 }
 
+/// A dialer that may write into `dir`.
 pub(crate) fn dialer_with_dir(dir: &Path) -> Dialer {
-    Dialer::new(options(&["127.0.0.0/8"], vec![own_root()], AllowDir(vec![dir.to_owned()]))).unwrap()
+    dialer_with_dirs(&[dir])
+}
+
+/// A dialer that may write into these.
+pub(crate) fn dialer_with_dirs(dirs: &[&Path]) -> Dialer {
+    let allowed = AllowDir(dirs.iter().map(|dir| (*dir).to_owned()).collect());
+    Dialer::new(options(&["127.0.0.0/8"], vec![own_root()], allowed)).unwrap()
 }
 
 /// A certificate that nothing is signed with: a dialer must trust somebody.

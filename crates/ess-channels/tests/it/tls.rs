@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use ess_channels::{Channel, ChannelError, Credential, Reach};
 use ess_core::receipt::{Failure, Stage};
@@ -10,7 +9,6 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::partner::{Partner, answered, dialer, document, failed, message, open, read_request, soon};
@@ -165,21 +163,6 @@ async fn a_certificate_that_is_not_trusted_is_refused_with_the_reason() {
         let expected = Failure { stage: Stage::Tls, reason: format!("certificate not trusted: {why}") };
         assert_eq!(failed(channel.send(&message(), soon()).await), expected);
     }
-}
-
-#[tokio::test]
-async fn a_handshake_that_never_ends_is_left_at_the_deadline() {
-    let partner = Partner::start(async |mut stream, _| {
-        let mut bytes = [0; 1024];
-        while stream.read(&mut bytes).await.is_ok_and(|read| read > 0) {}
-    })
-    .await;
-    let channel = channel(&https(&partner), Credential::None, Vec::new());
-    let began = Instant::now();
-    let failure = failed(channel.send(&message(), began + Duration::from_millis(200)).await);
-    assert!(began.elapsed() < Duration::from_secs(5));
-    let reason = "timed out after 200ms while waiting for the tls handshake".to_owned();
-    assert_eq!(failure, Failure { stage: Stage::Tls, reason });
 }
 
 #[tokio::test]

@@ -6,6 +6,11 @@ mod scripts_suite;
 mod simulation;
 
 // The real servers of the channels' own tests: the same files, of which this binary needs only a part.
+#[path = "../../../ess-channels/tests/it/hanging_share.rs"]
+mod hanging_share;
+#[expect(dead_code)]
+#[path = "../../../ess-channels/tests/it/kafka_cluster.rs"]
+mod kafka_cluster;
 #[expect(dead_code)]
 #[path = "../../../ess-channels/tests/it/link.rs"]
 mod link;

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use super::inbox::Fetcher;
 use super::town::{number_in, number_of};
 use super::wire::Receiver;
+use crate::hanging_share::HangingShare;
+use crate::kafka_cluster::Brokers;
 use crate::link::{Fault, Link};
 use crate::mosquitto::{Mosquitto, wait_for};
 use crate::nats_server::NatsServer;
@@ -32,8 +34,8 @@ pub(crate) struct Place {
 enum Way {
     /// By the link to it.
     Link(Link),
-    /// Its directory is gone: a share that is not mounted.
-    Share { dir: PathBuf, _parent: tempfile::TempDir },
+    /// Its directory is gone, as a share that is not mounted, or hangs, as one whose server is gone. Another one lies beside.
+    Share { hanging: RefCell<Option<HangingShare>>, dir: PathBuf, beside: PathBuf, parent: tempfile::TempDir },
     /// It asks no more.
     Inbox(Rc<RefCell<Fetcher>>),
 }
@@ -47,9 +49,20 @@ impl Place {
         }
     }
 
-    /// The directory that the hub may write to.
-    pub(crate) fn dir(&self) -> Option<&Path> {
-        if let Way::Share { dir, .. } = &self.way { Some(dir) } else { None }
+    /// The directories that the hub may write to: this partner's first.
+    pub(crate) fn dirs(&self) -> Vec<PathBuf> {
+        if let Way::Share { dir, beside, .. } = &self.way { vec![dir.clone(), beside.clone()] } else { Vec::new() }
+    }
+
+    /// Another partner of the same channel, which is well, where they could meet in this process: its document without an
+    /// id.
+    pub(crate) fn sibling(&self) -> Option<Value> {
+        if let Way::Share { beside, .. } = &self.way { Some(into_dir(beside)) } else { None }
+    }
+
+    /// What that one has.
+    pub(crate) fn arrived_beside(&self) -> Option<Vec<usize>> {
+        if let Way::Share { beside, .. } = &self.way { Some(drops(beside)) } else { None }
     }
 
     /// What its server said so far.
@@ -101,25 +114,29 @@ impl Place {
         }
     }
 
-    /// The server takes connections and says nothing.
-    pub(crate) fn hang(&self) {
+    /// The server takes connections and says nothing; a call into the directory does not return. False where this system
+    /// has no such thing.
+    pub(crate) fn hang(&self) -> bool {
         match &self.way {
             Way::Link(link) => link.set(Fault::FreezeAfter(0)),
             Way::Inbox(fetcher) => fetcher.borrow_mut().go_away(),
-            Way::Share { .. } => {}
+            Way::Share { hanging, parent, .. } => {
+                *hanging.borrow_mut() = HangingShare::over(&parent.path().join("mount"));
+                return hanging.borrow().is_some();
+            }
         }
-    }
-
-    /// Whether it can: a directory that hangs takes the whole process's call with it, see docs/channels/file.md.
-    pub(crate) fn can_hang(&self) -> bool {
-        !matches!(self.way, Way::Share { .. })
+        true
     }
 
     /// The server is there again, as it was.
     pub(crate) fn come_back(&self) {
         match &self.way {
             Way::Link(link) => link.set(Fault::None),
-            Way::Share { dir, .. } => std::fs::rename(dir.with_extension("away"), dir).unwrap(),
+            Way::Share { hanging, dir, .. } => {
+                if hanging.take().is_none() {
+                    std::fs::rename(dir.with_extension("away"), dir).unwrap();
+                }
+            }
             Way::Inbox(fetcher) => fetcher.borrow_mut().ask(usize::MAX),
         }
     }
@@ -176,13 +193,19 @@ pub(crate) async fn sftp() -> Place {
 
 pub(crate) fn file() -> Place {
     let parent = tempfile::tempdir().unwrap();
-    let dir = parent.path().join("share");
-    std::fs::create_dir(&dir).unwrap();
-    let url = format!("file://{}", dir.display());
-    let document = json!({"channel": "file", "url": url, "ack": {"by": "status"}});
+    let (dir, beside) = (parent.path().join("mount/share"), parent.path().join("beside"));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::create_dir(&beside).unwrap();
+    let document = into_dir(&dir);
     let at = dir.clone();
     let arrived = move || if at.exists() { drops(&at) } else { drops(&at.with_extension("away")) };
-    Place { document, way: Way::Share { dir, _parent: parent }, arrived: Box::new(arrived) }
+    let way = Way::Share { hanging: RefCell::default(), dir, beside, parent };
+    Place { document, way, arrived: Box::new(arrived) }
+}
+
+/// A partner's document whose drops go there.
+fn into_dir(dir: &Path) -> Value {
+    json!({"channel": "file", "url": format!("file://{}", dir.display()), "ack": {"by": "status"}})
 }
 
 pub(crate) async fn mqtt() -> Place {
@@ -230,6 +253,20 @@ pub(crate) async fn nats() -> Place {
     let document = json!({"channel": "nats", "url": url, "auth": auth, "ack": {"by": "status"}});
     Place::by_link(link, document, move || {
         server.stored("RULES").iter().map(|stored| number_of(&stored.subject)).collect()
+    })
+}
+
+pub(crate) async fn kafka() -> Place {
+    let brokers = Brokers::start(1);
+    brokers.tell("make rules 3");
+    let link = Link::to(brokers.addresses[0]).await;
+    brokers.tell(&format!("say 1 {}", link.address));
+    let document = json!({
+        "channel": "kafka", "url": format!("kafka://{}/rules", link.address), "ack": {"by": "status"},
+    });
+    // These brokers keep what came twice twice, whatever its number.
+    Place::by_link(link, document, move || {
+        brokers.records("rules").iter().map(|record| number_in(&record.body)).collect()
     })
 }
 

@@ -1,4 +1,5 @@
-//! A hub with two partners: the one whose server goes away, and a witness that is always well. Its clock is moved by hand.
+//! A hub with two partners: the one whose server goes away, and a witness that is always well; for a channel within this
+//! machine also a witness by the same channel. Its clock is moved by hand.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +38,7 @@ pub(crate) struct Town {
 impl Town {
     pub(crate) async fn with(place: Place) -> Town {
         let dir = tempfile::tempdir().unwrap();
-        let hub = open(dir.path(), place.dir()).await;
+        let hub = open(dir.path(), place.dirs()).await;
         let admin = Principal { token_id: "test".to_owned(), role: Role::Admin, expires_at: None };
         let witness = Receiver::start().await;
         let url = format!("http://{}/hook", witness.address);
@@ -45,7 +46,11 @@ impl Town {
         let mut document = json!({"id": "P", "limits": {"in_flight": IN_FLIGHT}, "retry": {"max": "5m"}});
         let theirs = place.document.as_object().unwrap().clone();
         document.as_object_mut().unwrap().extend(theirs);
-        for document in [beside, document] {
+        let sibling = place.sibling().map(|mut sibling| {
+            sibling["id"] = json!("SIBLING");
+            sibling
+        });
+        for document in [Some(beside), sibling, Some(document)].into_iter().flatten() {
             let partner = Partner::from_json(&document).unwrap();
             hub.add_partner(partner, false, None, &admin).await.unwrap();
         }
@@ -126,6 +131,10 @@ impl Town {
     pub(crate) async fn witness_has_everything(&self) {
         self.until("the witness has everything", async |town| town.witness.taken().len() >= town.published).await;
         super::check_order(&self.witness.taken(), self.published);
+        self.until("the one beside has everything", async |town| {
+            town.place.arrived_beside().is_none_or(|arrived| arrived.len() >= town.published)
+        })
+        .await;
     }
 
     /// The partner gets everything within so much of the hub's time, by itself.
@@ -154,13 +163,13 @@ impl Town {
     }
 }
 
-async fn open(dir: &std::path::Path, share: Option<&std::path::Path>) -> Hub {
+async fn open(dir: &std::path::Path, shares: Vec<std::path::PathBuf>) -> Hub {
     let store =
         ess_store::Options { outcome_window: Duration::from_millis(2), ..ess_store::Options::embedded(dir.to_owned()) };
     let opened = ess_store::Store::open(&store).unwrap();
     let dialer = Dialer::new(DialerOptions {
         allow: AllowNet(vec!["127.0.0.0/8".parse().unwrap()]),
-        allow_dir: AllowDir(share.into_iter().map(ToOwned::to_owned).collect()),
+        allow_dir: AllowDir(shares),
         extra_roots_pem: Vec::new(),
         system_roots: true,
         user_agent: "hms-ess/test".to_owned(),
