@@ -360,7 +360,9 @@ async fn seed_of(store: &Store, setting: &'static str) -> Result<[u8; 32], Store
     let mut seed = [0u8; 32];
     getrandom::fill(&mut seed).map_err(|error| StoreError::Open(error.to_string()))?;
     store.put_secret_setting(setting, &seed).await?;
-    Ok(seed)
+    // Another node may have chosen at the same moment: what was first stays.
+    let kept = store.secret_setting(setting).await?.and_then(|kept| kept.try_into().ok());
+    kept.ok_or_else(|| StoreError::Damaged(setting.to_owned()))
 }
 
 /// What makes the jitter of this run.
