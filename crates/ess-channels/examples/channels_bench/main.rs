@@ -224,6 +224,6 @@ async fn main() {
             }
         )*};
     }
-    // kafka: a line more, with its plain client, once it is a channel.
+    // kafka has no line: what its plain client would be measured on here is a simulated cluster.
     run!(idle mqtt mllp nats amqp email s3 file sftp);
 }
