@@ -142,6 +142,9 @@ impl Delivery {
             Ok((channel, policy)) => (channel.clone(), policy),
             Err(reason) => return self.report(registered, attempt, self.retry(reason.clone()), None, None),
         };
+        if !self.lease.holds() {
+            return self.report(registered, attempt, self.too_late(way), None, None);
+        }
         let sent = Sent { version, body_digest: body.digest, scripts: body.scripts.clone() };
         if policy.comes_apart() {
             announce(sent.clone());
@@ -217,6 +220,15 @@ impl Delivery {
         match (&registered.fallback, way) {
             (Some(fallback), Way::Fallback) => fallback.channel.as_ref().map(|channel| (channel, &fallback.ack)),
             _ => registered.channel_for(test).as_ref().map(|channel| (channel, own)),
+        }
+    }
+
+    /// The lease ran out while the message was made, and the partner may be another node's by now. It waits for the lease; by the
+    /// fallback, which never waits, it is tried again.
+    fn too_late(&self, way: Way) -> Outcome {
+        match way {
+            Way::Own => Outcome::Recalled,
+            Way::Fallback => self.retry("this node's lease had run out".to_owned()),
         }
     }
 

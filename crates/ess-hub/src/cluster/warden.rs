@@ -21,7 +21,7 @@ use crate::registry::Registered;
 /// A lease is renewed so often within its length.
 const RENEWALS: u32 = 5;
 /// A node is given up this part of a lease after its own has lapsed: all lapse at once when the database was away.
-const GRACE: u32 = 4;
+const GRACE: u32 = 2;
 /// Seats are looked at every so many renewals, whatever was told.
 const LOOK_EVERY: u32 = 5;
 /// Partners that are read from the store together when they are seated.
