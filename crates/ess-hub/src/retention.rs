@@ -55,6 +55,7 @@ pub(crate) async fn run(hub: Hub, options: RetentionOptions) {
         ticks.tick().await;
         // One node clears away for all; another may take its place at any time.
         while !hub.leads() {
+            // Nothing tells of it, and nothing hurries: what is old waits.
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         let mut removed = [0; PARTS.len()];

@@ -324,6 +324,7 @@ impl Hub {
             if tokio::time::Instant::now() >= until {
                 return Err(nobody_serves());
             }
+            // It is on its way from one node to another, and nobody says when it is there; `until` bounds the wait.
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }

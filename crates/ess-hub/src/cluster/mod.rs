@@ -201,6 +201,7 @@ pub(crate) fn start(
 pub(crate) async fn wait_for_lease(lease: &Lease) {
     let held = async {
         while !lease.holds() {
+            // Nothing tells of a lease: it is looked for, within the bound below.
             tokio::time::sleep(LEASE_LOOK).await;
         }
     };

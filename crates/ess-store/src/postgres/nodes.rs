@@ -362,6 +362,7 @@ impl Nodes {
             let connection = match opened.await {
                 Ok(Ok(connection)) => connection,
                 Ok(Err(_)) | Err(_) => {
+                    // A server that is away says nothing of its return.
                     tokio::time::sleep(EAR_AGAIN).await;
                     continue;
                 }
