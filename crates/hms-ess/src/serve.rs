@@ -73,6 +73,7 @@ async fn wind_down(running: Running) -> Result<()> {
     let stopping = async {
         if !delay.is_zero() {
             tracing::info!("asked to stop: /readyz says so from now on, and all else is answered for {delay:?} more");
+            // The time that was configured for balancers to notice, however soon they do.
             tokio::time::sleep(delay).await;
         }
         running.stop().await;
@@ -82,6 +83,7 @@ async fn wind_down(running: Running) -> Result<()> {
         () = asked_to_stop() => {
             Err(Failure::refused("stopped at once, as asked twice; what was in flight is sent again at the next start"))
         }
+        // The last bound of the stop, whatever hangs.
         () = tokio::time::sleep(delay + bound * 2) => {
             Err(Failure::refused("the hub did not stop in time; what was in flight is sent again at the next start"))
         }

@@ -83,6 +83,7 @@ impl Database {
                 let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
                 bail!("the database does not answer: {error:#}\n{log}");
             }
+            // Between two tries; `START_WITHIN` bounds them.
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())

@@ -172,6 +172,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, came: Came) -> 
         let path = path.to_owned();
         came.lock().unwrap_or_else(PoisonError::into_inner).push(Arrival { path, id, at });
         if let Some(pause) = pause {
+            // What is measured: a partner that takes this long to answer.
             tokio::time::sleep(pause).await;
         }
         stream.write_all(&answer).await?;

@@ -131,6 +131,7 @@ fn wait_until_recorded(hub: &Hub) -> Result<u64> {
         if Instant::now() > end {
             bail!("receipts were not recorded within {RECORD_WITHIN:?}");
         }
+        // Between two looks at a counter; `RECORD_WITHIN` bounds them.
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(super::wire::now_ns())

@@ -52,6 +52,7 @@ impl Lanes {
     }
 }
 
+/// Waits for the next timer of a lane; without one, for ever.
 pub(super) async fn sleep_until(next: Option<tokio::time::Instant>) {
     match next {
         Some(next) => tokio::time::sleep_until(next).await,
