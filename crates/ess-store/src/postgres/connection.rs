@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -78,6 +78,23 @@ impl Server {
 
     pub(super) fn connect(self: &Arc<Self>) -> Result<Connection> {
         self.connect_with(None)
+    }
+
+    /// One of these that is idle, or a new one, told so first; those whose server went away meanwhile are dropped.
+    pub(super) fn idle_or_new(self: &Arc<Self>, idle: &Mutex<Vec<Connection>>, first: &str) -> Result<Connection> {
+        loop {
+            let known = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            match known {
+                Some(connection) if connection.is_closed() => {}
+                Some(connection) => return Ok(connection),
+                None => break,
+            }
+        }
+        let connection = self.connect()?;
+        if !first.is_empty() {
+            self.wait(connection.client.batch_execute(first))?;
+        }
+        Ok(connection)
     }
 
     /// The same, with an ear for what is told to all; it hears nothing more when the connection ends.

@@ -115,29 +115,13 @@ impl Desk {
     }
 
     fn answer<T>(&self, work: impl FnOnce(Link<'_>) -> Result<T>) -> Result<T> {
-        let mut connection = self.connection()?;
+        let mut connection = self.server.idle_or_new(&self.idle, OF_DESK)?;
         let Connection { server, client, statements, .. } = &mut connection;
         let tx = server.wait(client.transaction())?;
         let done = work(Link { tx: &tx, with: Statements { server, known: statements } })?;
         server.wait(tx.commit())?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         Ok(done)
-    }
-
-    /// One that is idle, or a new one; those whose server went away meanwhile are dropped.
-    fn connection(&self) -> Result<Connection> {
-        loop {
-            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            match idle {
-                Some(connection) if connection.is_closed() => {}
-                Some(connection) => return Ok(connection),
-                None => {
-                    let connection = self.server.connect()?;
-                    self.server.wait(connection.client.batch_execute(OF_DESK))?;
-                    return Ok(connection);
-                }
-            }
-        }
     }
 }
 

@@ -44,7 +44,7 @@ impl Readers {
     }
 
     fn answer<T>(&self, question: impl FnOnce(&Reader<'_>) -> Result<T>) -> Result<T> {
-        let mut connection = self.connection()?;
+        let mut connection = self.server.idle_or_new(&self.idle, "")?;
         let Connection { server, client, statements, .. } = &mut connection;
         let with = Statements { server, known: statements };
         let begun = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start();
@@ -56,18 +56,6 @@ impl Readers {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         }
         answer
-    }
-
-    /// One that is idle, or a new one; those whose server went away meanwhile are dropped.
-    fn connection(&self) -> Result<Connection> {
-        loop {
-            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            match idle {
-                Some(connection) if connection.is_closed() => {}
-                Some(connection) => return Ok(connection),
-                None => return self.server.connect(),
-            }
-        }
     }
 
     /// Takes no more questions and closes what is idle.
