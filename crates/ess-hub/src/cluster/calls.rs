@@ -1,5 +1,6 @@
 //! What one node asks of another: acts on partners that the other serves, and how they stand there.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ use crate::view::{CheckpointView, PartnerTest};
 
 /// How long an answer of another node is waited for, beside what is asked to take long.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long a page waits for what other nodes know.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
 /// How often a partner on its way from one node to another is looked for, and how long.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const LOOK_FOR: Duration = Duration::from_secs(3);
@@ -49,6 +52,8 @@ pub(crate) enum Call {
     Cancel { event: Seq, reason: String },
     /// How a lane fares.
     Inspect(PartnerNo),
+    /// How those of these lanes fare that are there.
+    InspectEach(Vec<PartnerNo>),
     /// A partner's last day.
     Day(PartnerNo),
     /// How all lanes stand.
@@ -97,6 +102,7 @@ pub(crate) enum Answer {
         offline_since: Option<Time>,
         last_error: Option<String>,
     },
+    Lanes(Vec<Fares>),
     Day(Day),
     Survey(Vec<(PartnerNo, Standing, Option<String>)>),
     Checkpoint {
@@ -104,6 +110,15 @@ pub(crate) enum Answer {
         at: Time,
         note: String,
     },
+}
+
+/// How a lane fares.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Fares {
+    partner: PartnerNo,
+    in_flight: u32,
+    offline_since: Option<Time>,
+    last_error: Option<String>,
 }
 
 /// A message of an inbox.
@@ -140,6 +155,8 @@ impl Call {
             // A partner's own bound, and time for its answer to come back.
             Self::Test { .. } => Duration::from_secs(70),
             Self::Take { wait, .. } => *wait + ANSWER_WITHIN,
+            // A page is shown without what is not told by then.
+            Self::Survey | Self::InspectEach(_) => LOOK_WITHIN,
             Self::Redrive(_) | Self::Discard(..) | Self::Replay { .. } => Duration::from_secs(30),
             _ => ANSWER_WITHIN,
         }
@@ -387,6 +404,32 @@ impl Hub {
         }
     }
 
+    /// How these partners' lanes fare, wherever they are: each node is asked once, all side by side. Nothing is known of those
+    /// that are on their way, or whose node does not answer in time.
+    pub(crate) async fn inspect_lanes(&self, partners: &[PartnerNo]) -> BTreeMap<PartnerNo, LaneReport> {
+        let (here, elsewhere): (Vec<PartnerNo>, Vec<PartnerNo>) = partners.iter().partition(|no| self.serves(**no));
+        let mut found: BTreeMap<PartnerNo, LaneReport> = self.lanes.inspect_each(&here).await.into_iter().collect();
+        let Some(cluster) = self.cluster.as_ref().filter(|_| !elsewhere.is_empty()) else { return found };
+        // Who serves whom that can't be asked now is shown as what is not known.
+        let seats = cluster.nodes.seats_of(elsewhere, LOOK_WITHIN).await.unwrap_or_default();
+        let mut by_node: BTreeMap<NodeNo, Vec<PartnerNo>> = BTreeMap::new();
+        for (partner, node) in seats.into_iter().filter(|(_, node)| Some(*node) != cluster.me()) {
+            by_node.entry(node).or_default().push(partner);
+        }
+        let asked = by_node.into_iter().map(|(node, partners)| {
+            let call = Call::InspectEach(partners);
+            let within = call.within();
+            cluster.post.ask(node, call, within)
+        });
+        for answer in join_all(asked).await {
+            let Some(Answer::Lanes(lanes)) = answer else { continue };
+            found.extend(lanes.into_iter().map(|Fares { partner, in_flight, offline_since, last_error }| {
+                (partner, LaneReport { in_flight, offline_since, last_error })
+            }));
+        }
+        found
+    }
+
     /// How all lanes stand, on all nodes that answer.
     pub(crate) async fn survey_all(&self) -> Vec<Arc<Surveyed>> {
         let mut survey = self.lanes.survey().await;
@@ -443,6 +486,16 @@ impl Hub {
             Call::Inspect(no) => {
                 let LaneReport { in_flight, offline_since, last_error } = self.lanes.inspect(no).await;
                 Answer::Lane { in_flight, offline_since, last_error }
+            }
+            Call::InspectEach(partners) => {
+                let here: Vec<PartnerNo> = partners.into_iter().filter(|no| self.serves(*no)).collect();
+                let fares = |(partner, LaneReport { in_flight, offline_since, last_error })| Fares {
+                    partner,
+                    in_flight,
+                    offline_since,
+                    last_error,
+                };
+                Answer::Lanes(self.lanes.inspect_each(&here).await.into_iter().map(fares).collect())
             }
             Call::Day(no) => Answer::Day(self.lanes.day(no).await),
             Call::Survey => {
