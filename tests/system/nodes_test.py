@@ -69,7 +69,10 @@ def check_order(sinks: list[Sink], ids: list[str]) -> int:
 
 
 class Publisher:
-    """Publishes one after the other until it is stopped, at whichever node answers; the same id again after a refusal."""
+    """Publishes one after the other until it is stopped, at whichever node answers; the same id again after a refusal.
+
+    The list of hubs stays the caller's: one that was replaced there is asked next time.
+    """
 
     def __init__(self, hubs: list[Hub], subject: str) -> None:
         self.hubs, self.subject = hubs, subject
@@ -80,14 +83,12 @@ class Publisher:
         self.thread.start()
 
     def run(self) -> None:
-        clients = [hub.client() for hub in self.hubs]
-        for client in clients:
-            client.seconds = 3
         number, at = 0, int(self.subject[1:])
+        client = self.hubs[at % len(self.hubs)].client(seconds=3)
         while not self.stopped.is_set():
             id = f"{self.subject}-{number}"
             try:
-                status = clients[at % len(clients)].ask("POST", "/v1/events", event(id, self.subject)).status
+                status = client.ask("POST", "/v1/events", event(id, self.subject)).status
             except Exception:
                 status = 0
             if status in (200, 202):
@@ -96,6 +97,7 @@ class Publisher:
             else:
                 self.refused += 1
                 at += 1
+                client = self.hubs[at % len(self.hubs)].client(seconds=3)
                 # As a publisher would: not at once.
                 self.stopped.wait(0.05)
 
