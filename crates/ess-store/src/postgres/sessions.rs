@@ -15,7 +15,8 @@ use crate::sql::db::{Db, Row, given};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// "HMSE", and what the lock is for: sign-ins at several nodes come one after the other, so that the bounds hold for all together.
+/// "HMSE", and what the lock is for: sign-ins at several nodes come one after the other, so that the bounds hold for all together, and
+/// no two that clear away wait for each other's rows.
 const LOCK: &str = "select pg_advisory_xact_lock(1213026117, 3)";
 const FORGET_OVER: &str = "delete from dashboard_session \
     where began_at <= clock_timestamp() - ?1::bigint * interval '1 microsecond' \
@@ -136,7 +137,12 @@ impl Sessions {
     /// The database can't be asked within this time.
     pub async fn clear(&self, within: Duration) -> Result<()> {
         let given = [self.bounds.age_max, self.bounds.idle_max].map(micros);
-        self.desk.ask(within, move |link| link.execute(FORGET_OVER, given![given[0], given[1]]).map(drop)).await
+        self.desk
+            .ask(within, move |link| {
+                link.execute(LOCK, given![])?;
+                link.execute(FORGET_OVER, given![given[0], given[1]]).map(drop)
+            })
+            .await
     }
 }
 
