@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use ess_core::access::{Principal, Role};
-use ess_core::id::{Digest, EventId, PartnerId, PartnerNo, Seq, Subject, Version};
+use ess_core::id::{PartnerNo, Seq};
 use ess_core::lane::Standing;
 use ess_core::message::Message;
 use ess_core::problem::{Code, Problem};
@@ -15,9 +14,9 @@ use ess_core::time::Time;
 use ess_store::NodeNo;
 use serde::{Deserialize, Serialize};
 
+use super::words::{Chosen, Fares, Said, Taken};
 use super::{ASK_WITHIN, nobody_serves};
 use crate::acks::Word;
-use crate::dead_letters::Letters;
 use crate::hub::Hub;
 use crate::inbox::Fetched;
 use crate::lanes::{LaneReport, Surveyed};
@@ -62,24 +61,6 @@ pub(crate) enum Call {
     Checkpoint,
 }
 
-/// A partner's word.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Said {
-    event: String,
-    test: bool,
-    digest: Option<[u8; 32]>,
-    /// A refusal, and whether it may pass.
-    refusal: Option<(String, bool)>,
-}
-
-/// Which dead letters.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Chosen {
-    partner: Option<String>,
-    event: Option<String>,
-    matching: Option<String>,
-}
-
 /// An answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
@@ -112,33 +93,6 @@ pub(crate) enum Answer {
     },
 }
 
-/// How a lane fares.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Fares {
-    partner: PartnerNo,
-    in_flight: u32,
-    offline_since: Option<Time>,
-    last_error: Option<String>,
-}
-
-/// A message of an inbox.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Taken {
-    id: String,
-    event_id: String,
-    subject: String,
-    version: u32,
-    content_type: String,
-    headers: Vec<(String, String)>,
-    /// Text as it is, other bytes as numbers.
-    text: Option<String>,
-    bytes: Vec<u8>,
-    test: bool,
-    replay: bool,
-    partner_seq: Option<u64>,
-    attempt: u32,
-}
-
 const EVIDENCES: [Evidence; 5] =
     [Evidence::Body, Evidence::Status, Evidence::Callback, Evidence::File, Evidence::Topic];
 
@@ -159,95 +113,6 @@ impl Call {
             Self::Survey | Self::InspectEach(_) => LOOK_WITHIN,
             Self::Redrive(_) | Self::Discard(..) | Self::Replay { .. } => Duration::from_secs(30),
             _ => ANSWER_WITHIN,
-        }
-    }
-}
-
-impl Said {
-    fn of(word: &Word) -> Self {
-        match word {
-            Word::Ack { event, test, digest } => {
-                Self { event: event.to_string(), test: *test, digest: digest.map(|digest| digest.0), refusal: None }
-            }
-            Word::Nack { event, test, reason, retryable } => Self {
-                event: event.to_string(),
-                test: *test,
-                digest: None,
-                refusal: Some((reason.clone(), *retryable)),
-            },
-        }
-    }
-
-    fn into_word(self) -> Word {
-        let (event, test) = (EventId::trusted(&self.event), self.test);
-        match self.refusal {
-            None => Word::Ack { event, test, digest: self.digest.map(Digest) },
-            Some((reason, retryable)) => Word::Nack { event, test, reason, retryable },
-        }
-    }
-}
-
-impl From<&Letters> for Chosen {
-    fn from(letters: &Letters) -> Self {
-        Self {
-            partner: letters.partner.as_ref().map(ToString::to_string),
-            event: letters.event.as_ref().map(ToString::to_string),
-            matching: letters.matching.clone(),
-        }
-    }
-}
-
-impl From<Chosen> for Letters {
-    fn from(chosen: Chosen) -> Self {
-        Self {
-            partner: chosen.partner.as_deref().map(PartnerId::trusted),
-            event: chosen.event.as_deref().map(EventId::trusted),
-            matching: chosen.matching,
-        }
-    }
-}
-
-impl From<Message> for Taken {
-    fn from(message: Message) -> Self {
-        let (text, bytes) = match String::from_utf8(message.body.to_vec()) {
-            Ok(text) => (Some(text), Vec::new()),
-            Err(error) => (None, error.into_bytes()),
-        };
-        Self {
-            id: message.id,
-            event_id: message.event_id.to_string(),
-            subject: message.subject.to_string(),
-            version: message.version.0,
-            content_type: message.content_type,
-            headers: message.headers,
-            text,
-            bytes,
-            test: message.test,
-            replay: message.replay,
-            partner_seq: message.partner_seq,
-            attempt: message.attempt,
-        }
-    }
-}
-
-impl From<Taken> for Message {
-    fn from(taken: Taken) -> Self {
-        let body = taken.text.map_or_else(|| Bytes::from(taken.bytes), Bytes::from);
-        Self {
-            id: taken.id,
-            event_id: EventId::trusted(&taken.event_id),
-            subject: Subject::trusted(&taken.subject),
-            version: Version(taken.version),
-            // Names of files are made where the lane is.
-            extension: "",
-            content_type: taken.content_type,
-            headers: taken.headers,
-            body_digest: Digest::of(&body),
-            body,
-            test: taken.test,
-            replay: taken.replay,
-            partner_seq: taken.partner_seq,
-            attempt: taken.attempt,
         }
     }
 }
@@ -423,9 +288,7 @@ impl Hub {
         });
         for answer in join_all(asked).await {
             let Some(Answer::Lanes(lanes)) = answer else { continue };
-            found.extend(lanes.into_iter().map(|Fares { partner, in_flight, offline_since, last_error }| {
-                (partner, LaneReport { in_flight, offline_since, last_error })
-            }));
+            found.extend(lanes.into_iter().map(<(PartnerNo, LaneReport)>::from));
         }
         found
     }
@@ -489,13 +352,7 @@ impl Hub {
             }
             Call::InspectEach(partners) => {
                 let here: Vec<PartnerNo> = partners.into_iter().filter(|no| self.serves(*no)).collect();
-                let fares = |(partner, LaneReport { in_flight, offline_since, last_error })| Fares {
-                    partner,
-                    in_flight,
-                    offline_since,
-                    last_error,
-                };
-                Answer::Lanes(self.lanes.inspect_each(&here).await.into_iter().map(fares).collect())
+                Answer::Lanes(self.lanes.inspect_each(&here).await.into_iter().map(Fares::from).collect())
             }
             Call::Day(no) => Answer::Day(self.lanes.day(no).await),
             Call::Survey => {

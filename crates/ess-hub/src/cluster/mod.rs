@@ -10,6 +10,7 @@ mod follow;
 mod lease;
 mod post;
 mod warden;
+mod words;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
