@@ -263,3 +263,27 @@ def test_metrics_tell_of_the_hubs_and_of_one_that_is_lost(
     server.start()
     wait_for("the lease to be held again", lambda: told("lease_held") == [1], seconds=60)
     assert b.terminate() == 0
+
+
+def test_the_overview_never_says_that_all_is_clear_while_a_hub_does_not_answer(
+    tmp_path: Path, binary: Path, loop: Loop, server: Server  # noqa: F811
+) -> None:
+    a, b = two(tmp_path, binary, server)
+    for number in range(6):
+        add_partner(a.client(), f"P{number}", Sink(loop).url)
+    wait_for("both to serve some", lambda: min(shares(b.client()).values()) > 0)
+    browser = Browser()
+    browser.sign_in(a, a.token)
+    wait_for("all to be heard of", lambda: "All clear" in browser.page(b, "/dashboard"))
+    a.kill()
+    said: list[bool] = []
+
+    def is_clear() -> bool:
+        is_known = "not known now" not in (text := browser.page(b, "/dashboard"))
+        assert is_known == ("All clear" in text), text
+        said.append(is_known)
+        return is_known and shares(b.client()) == {"b": 6}
+
+    wait_for("the other to speak for all", is_clear, seconds=60)
+    print(f"{said.count(False)} of {len(said)} pages said that something is not known")
+    assert b.terminate() == 0
