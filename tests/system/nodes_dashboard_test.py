@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import shutil
 import socket
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ from urllib.parse import urlencode
 import pytest
 from conftest import SECONDS_MAX, Answer, Hub, Loop, Request, Sink, acknowledge, add_partner, wait_for
 from nodes_test import LEASE_SECONDS, RETRY, publish, server, shares, start  # noqa: F401
+from ops_test import MeasuredHub, value
 from postgres import Server
 
 
@@ -206,3 +208,82 @@ def test_an_open_page_hears_of_what_another_hub_delivers_and_its_stream_ends_wit
     # The stream at b looks whether the session goes on, after the next word or sign of life.
     wait_for("b's stream to end", lambda: ear.has_ended, seconds=60)
     assert a.terminate() == 0 and b.terminate() == 0
+
+
+def test_a_database_that_is_away_signs_nobody_out(
+    tmp_path: Path, binary: Path, server: Server  # noqa: F811
+) -> None:
+    a = start(binary, tmp_path, server.url("hub"), "a")
+    browser = Browser()
+    browser.sign_in(a, a.token)
+    browser.page(a, "/dashboard")
+    server.stop()
+    # It is not known whether somebody is signed in: that is said, and nobody is led to a sign-in that could not work either.
+    answer = browser.ask(a, "GET", "/dashboard/nodes")
+    assert answer.status == 503 and "retry-after" in answer.headers and "set-cookie" not in answer.headers, answer
+    assert browser.ask(a, "POST", "/dashboard/sign-in", {"token": a.token}).status == 503
+    server.start()
+
+    def is_back() -> bool:
+        return browser.ask(a, "GET", "/dashboard/nodes").status == 200
+
+    wait_for("the same session to go on", is_back, seconds=60)
+    assert a.terminate() == 0
+
+
+def test_metrics_tell_of_the_hubs_and_of_one_that_is_lost(
+    tmp_path: Path, binary: Path, loop: Loop, server: Server  # noqa: F811
+) -> None:
+    hubs: list[MeasuredHub] = []
+    for name in ("a", "b"):
+        data = tmp_path / name
+        data.mkdir()
+        if hubs:
+            shutil.copy(hubs[0].data / "seal.key", data / "seal.key")
+        settings = {"HMS_ESS_STORE": server.url("hub"), "HMS_ESS_NODE_NAME": name, "HMS_ESS_NODE_LEASE": f"{LEASE_SECONDS}s"}
+        hubs.append(MeasuredHub(binary, data, tmp_path / f"home-{name}", settings))
+    a, b = hubs
+    for number in range(6):
+        add_partner(a.client(), f"P{number}", Sink(loop).url)
+
+    def told(name: str) -> list[float]:
+        return [value(hub.scrape(), f"ess_node_{name}") for hub in hubs]
+
+    wait_for("both to see both", lambda: told("live_count") == [2, 2])
+    wait_for("all partners to be served", lambda: sum(told("partner_count")) == 6 and min(told("partner_count")) > 0)
+    assert told("lease_held") == [1, 1] and told("takeovers_total") == [0, 0]
+    a.kill()
+    hubs.remove(a)
+    wait_for("the lost one to be counted", lambda: told("takeovers_total") == [1], seconds=LEASE_SECONDS * 2 + 10)
+    wait_for("the other to serve all", lambda: told("partner_count") == [6])
+    assert told("live_count") == [1]
+    # Without a database it says that it holds no lease.
+    server.stop()
+    wait_for("the lease to run out", lambda: told("lease_held") == [0], seconds=LEASE_SECONDS + 20)
+    server.start()
+    wait_for("the lease to be held again", lambda: told("lease_held") == [1], seconds=60)
+    assert b.terminate() == 0
+
+
+def test_the_overview_never_says_that_all_is_clear_while_a_hub_does_not_answer(
+    tmp_path: Path, binary: Path, loop: Loop, server: Server  # noqa: F811
+) -> None:
+    a, b = two(tmp_path, binary, server)
+    for number in range(6):
+        add_partner(a.client(), f"P{number}", Sink(loop).url)
+    wait_for("both to serve some", lambda: min(shares(b.client()).values()) > 0)
+    browser = Browser()
+    browser.sign_in(a, a.token)
+    wait_for("all to be heard of", lambda: "All clear" in browser.page(b, "/dashboard"))
+    a.kill()
+    said: list[bool] = []
+
+    def is_clear() -> bool:
+        is_known = "not known now" not in (text := browser.page(b, "/dashboard"))
+        assert is_known == ("All clear" in text), text
+        said.append(is_known)
+        return is_known and shares(b.client()) == {"b": 6}
+
+    wait_for("the other to speak for all", is_clear, seconds=60)
+    print(f"{said.count(False)} of {len(said)} pages said that something is not known")
+    assert b.terminate() == 0
