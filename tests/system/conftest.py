@@ -438,6 +438,14 @@ def file_limit() -> int:
 
 
 @pytest.fixture
+def server() -> Iterator[postgres.Server]:
+    """A PostgreSQL server of the test's own, which it may stop, kill and freeze."""
+    running = postgres.Server()
+    yield running
+    running.close()
+
+
+@pytest.fixture
 def loop() -> Iterator[Loop]:
     running = Loop()
     yield running
