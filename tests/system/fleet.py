@@ -29,6 +29,8 @@ PARTNERS = 8
 ANSWER_SECONDS = 0.02
 #: A publisher rests after each event: partners keep up, on a slow machine too.
 REST_SECONDS = 0.02
+#: What was sent so long ago is recorded.
+RECORDED_SECONDS = 2.0
 #: What a publish may break off with.
 GONE = (OSError, http.client.HTTPException)
 
@@ -178,6 +180,21 @@ def slowly(then: Behaviour = acknowledge) -> Behaviour:
     return answer
 
 
+class Loss(NamedTuple):
+    """A node that was killed or stopped, and what was on its way then, as far as the machine was fast enough to ask."""
+
+    at: float
+    on_its_way: Optional[set[tuple[str, str]]]
+    #: When it went on: so does what was stopped on its way to the network, after another node has sent it.
+    woke: float = 0.0
+
+    def explains(self, key: tuple[str, str], times: list[float]) -> bool:
+        """Whether it is why this came again."""
+        if self.on_its_way is not None:
+            return key in self.on_its_way
+        return self.at - RECORDED_SECONDS <= times[0] <= self.at + 1 or self.woke <= times[1] <= self.woke + 1
+
+
 class Fleet:
     """Nodes on one database, some partners, and publishers that go on until they are told to stop."""
 
@@ -248,10 +265,13 @@ class Fleet:
         """When something arrived last."""
         return max((sink.arrivals[-1].at for sink in self.sinks.values() if sink.arrivals), default=0.0)
 
-    def unrecorded(self, client: Client, ids: list[str]) -> set[tuple[str, str]]:
-        """Of which deliveries of these events there is no receipt now: what is on its way, and what is still to go."""
+    def on_its_way(self, client: Client, lost: float) -> Optional[set[tuple[str, str]]]:
+        """Of which deliveries there is no receipt, right after a node was lost: what was on its way, and what is still to go.
+
+        Nobody but the lost one could record its own, until its lease has run out; none when the machine was too slow to ask until then.
+        """
         found: set[tuple[str, str]] = set()
-        for id in ids:
+        for id in self.latest():
             answer = client.ask("GET", f"/v1/events/{id}/status")
             if answer.status == 404:
                 # Whether it was recorded was open when it was asked for.
@@ -259,7 +279,7 @@ class Fleet:
                 continue
             assert answer.status == 200, answer
             found.update((partner, id) for partner, state in answer.json.items() if state != "ack")
-        return found
+        return found if time.monotonic() - lost < 1.25 * LEASE_SECONDS else None
 
     def check_take_over(self, lost: float, share: int, other: int) -> float:
         """The lost node's partners had their next delivery in time, the others' went on, and so did publishing at the other node."""
@@ -332,12 +352,16 @@ def running(binary: Path, folder: Path, loop: Loop) -> Iterator[Fleet]:
     fleet.close()
 
 
+def unexplained(repeats: Repeats, losses: list[Loss]) -> Repeats:
+    """What came twice and was not on its way when a node was lost."""
+    return {key: times for key, times in repeats.items() if not any(loss.explains(key, times) for loss in losses)}
+
+
 def late(repeats: Repeats, *faults: tuple[float, float]) -> dict[tuple[str, str], list[float]]:
     """Of what came twice, what was sent at first so long before each fault, or after it, that it must have been recorded."""
-    margin = 2.0
 
     def is_near(times: list[float]) -> bool:
-        return any(began - margin <= times[0] <= ended for began, ended in faults)
+        return any(began - RECORDED_SECONDS <= times[0] <= ended for began, ended in faults)
 
     first = min((began for began, _ in faults), default=0)
     return {key: [round(at - first, 2) for at in times] for key, times in repeats.items() if not is_near(times)}

@@ -173,5 +173,5 @@ def test_while_the_database_hangs_everybody_is_told_so_in_time(loop: Loop, serve
     assert not wrong, wrong
     for publisher in fleet.publishers:
         publisher.stop()
-    for one in fleet.hubs:
-        assert one.process.poll() is None and one.terminate() == 0, "".join(one.log[-20:])
+    for asked in fleet.hubs:
+        assert asked.process.poll() is None and asked.terminate() == 0, "".join(asked.log[-20:])

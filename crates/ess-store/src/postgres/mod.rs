@@ -11,6 +11,7 @@ mod nodes;
 mod readers;
 mod receive;
 mod schema;
+mod silence;
 
 use std::sync::Arc;
 
