@@ -81,17 +81,17 @@ impl Options {
                 other => bail!("unknown argument {other}; {USAGE}"),
             }
         }
-        let is_known = ["all", "nodes"].contains(&options.scenario.as_str())
+        let is_known = ["all", "nodes", "queue"].contains(&options.scenario.as_str())
             || SCENARIOS.iter().any(|(name, _)| *name == options.scenario);
         if !is_known {
             bail!("unknown scenario {}; {USAGE}", options.scenario);
         }
-        let is_of_nodes = options.scenario == "nodes" || options.nodes != 1;
+        let is_of_nodes = ["nodes", "queue"].contains(&options.scenario.as_str()) || options.nodes != 1;
         if is_of_nodes && (options.nodes < 2 || !options.is_on_postgres) {
             bail!("several nodes share a server: --store postgres --nodes 2");
         }
-        if options.is_on_postgres && !["all", "b", "nodes"].contains(&options.scenario.as_str()) {
-            bail!("with --store postgres the scenarios are b and, with --nodes, nodes");
+        if options.is_on_postgres && !["all", "b", "nodes", "queue"].contains(&options.scenario.as_str()) {
+            bail!("with --store postgres the scenarios are b and, with --nodes, nodes and queue");
         }
         Ok(options)
     }

@@ -180,7 +180,7 @@ impl Mllp {
 
     /// What a frame says of this message, if it speaks of it and decides anything.
     fn judge(&self, answer: &[u8], control_id: &str, skipped: &mut Skipped) -> Option<Said> {
-        match msa::read(&String::from_utf8_lossy(answer), &self.codes) {
+        match msa::read(&msa::text_of(answer), &self.codes) {
             Ok(ack) if ack.control_id == control_id => {
                 if ack.said.is_none() {
                     skipped.waited = Some(ack.code.to_owned());

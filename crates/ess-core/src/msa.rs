@@ -3,6 +3,8 @@
 //! Source: HL7 version 2.5.1, chapter 2, sections 2.9 (processing rules), 2.15.1 (ACK) and tables 0008 and 0357; ERR also as
 //! it was before 2.5. It reads what it needs and never fails on the rest: partners' acknowledgements are seldom complete.
 
+use std::borrow::Cow;
+
 use crate::receipt::{Said, words};
 
 /// HL7 table 0008.
@@ -96,10 +98,16 @@ pub fn control_id(message: &[u8]) -> Option<String> {
     let is_before = |byte: &u8| matches!(byte, b'\r' | b'\n' | b' ' | 0xEF | 0xBB | 0xBF);
     let begin = message.iter().position(|byte| !is_before(byte))?;
     let end = message[begin..].iter().position(is_end).map_or(message.len(), |length| begin + length);
-    let text = String::from_utf8_lossy(&message[..end]);
+    let text = text_of(&message[..end]);
     let message = Segments::of(&text)?;
     let id = message.field("MSH", 10)?.trim().to_owned();
     (!id.is_empty()).then_some(id)
+}
+
+/// What was received, as text. Nearly all is UTF-8, and that is quicker to see than to mend.
+#[must_use]
+pub fn text_of(bytes: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 
 /// Reads an acknowledgement.
@@ -108,8 +116,9 @@ pub fn control_id(message: &[u8]) -> Option<String> {
 /// It is none; the text says what is missing.
 pub fn read<'a>(message: &'a str, codes: &AckCodes) -> Result<Acknowledgement<'a>, &'static str> {
     let segments = Segments::of(message).ok_or("it does not begin with MSH")?;
-    let code = segments.field("MSA", 1).ok_or("it has no MSA segment")?.trim();
-    let control_id = segments.field("MSA", 2).unwrap_or_default().trim();
+    let msa = segments.segment("MSA");
+    let code = msa.and_then(|msa| nth(msa, segments.field, 1)).ok_or("it has no MSA segment")?.trim();
+    let control_id = msa.and_then(|msa| nth(msa, segments.field, 2)).unwrap_or_default().trim();
     if control_id.is_empty() {
         return Err("its MSA-2 is empty, so it belongs to no message");
     }
@@ -146,14 +155,26 @@ impl<'a> Segments<'a> {
         Some(Self { text, field, component, subcomponent })
     }
 
+    /// The first segment of this name.
+    fn segment(&self, name: &str) -> Option<&'a str> {
+        let mut rest = self.text;
+        loop {
+            let end = rest.bytes().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(rest.len());
+            let (segment, after) = rest.split_at(end);
+            let is_it =
+                segment.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(self.field));
+            if is_it {
+                return Some(segment);
+            }
+            rest = after.get(1..)?;
+        }
+    }
+
     /// A field of the first segment of this name, as it stands there.
-    fn field(&self, segment: &str, number: usize) -> Option<&'a str> {
-        let line = self.text.split(['\r', '\n']).find(|line| {
-            line.strip_prefix(segment).is_some_and(|rest| rest.is_empty() || rest.starts_with(self.field))
-        })?;
+    fn field(&self, name: &str, number: usize) -> Option<&'a str> {
         // MSH-1 is the delimiter itself.
-        let index = if segment == "MSH" { number - 1 } else { number };
-        line.split(self.field).nth(index)
+        let index = if name == "MSH" { number - 1 } else { number };
+        nth(self.segment(name)?, self.field, index)
     }
 
     fn part(&self, segment: &str, number: usize, component: usize) -> Option<&'a str> {
@@ -183,6 +204,18 @@ impl<'a> Segments<'a> {
             (None, None) => format!("{code} without a reason"),
         })
     }
+}
+
+/// The part of this index, by a delimiter that is nearly always one byte: a general search costs more than these few steps.
+fn nth(text: &str, delimiter: char, index: usize) -> Option<&str> {
+    let Some(byte) = u8::try_from(delimiter).ok().filter(u8::is_ascii) else {
+        return text.split(delimiter).nth(index);
+    };
+    let mut rest = text;
+    for _ in 0..index {
+        rest = &rest[rest.bytes().position(|one| one == byte)? + 1..];
+    }
+    Some(&rest[..rest.bytes().position(|one| one == byte).unwrap_or(rest.len())])
 }
 
 /// The delimiters that stand in a text as escape sequences.
@@ -262,6 +295,12 @@ mod tests {
     }
 
     #[test]
+    fn a_delimiter_may_be_more_than_one_byte() {
+        let ack = read("MSH§^~\\&§A\rMSA§AE§M1§no\r", &AckCodes::default()).unwrap();
+        assert_eq!((ack.control_id, ack.said), ("M1", Some(nack("AE: no"))));
+    }
+
+    #[test]
     fn what_is_no_acknowledgement_is_told_apart() {
         for wrong in
             ["", "hello", "MSH", "MSH|^~\\&", "MSH|^~\\&|\rMSA|AA\r", "MSH|^~\\&|\rMSA|AA||\r", "MSH|^~\\&\rMSA|XX|M1"]
@@ -278,6 +317,12 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn a_part_is_the_one_that_a_split_gives(text in "[a|é§]{0,12}", delimiter in "[|é§]", index in 0usize..8) {
+            let delimiter = delimiter.chars().next().unwrap();
+            proptest::prop_assert_eq!(nth(&text, delimiter, index), text.split(delimiter).nth(index));
+        }
+
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200), rest in "[A-Z|^&\r\n0-9\\\\]{0,80}") {
             let _ = read(&String::from_utf8_lossy(&bytes), &AckCodes::default());

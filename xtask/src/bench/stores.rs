@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::json;
 
 use super::Options;
@@ -23,6 +23,7 @@ const RECORD_WITHIN: Duration = Duration::from_secs(60);
 /// What partners take to answer where waiting is to be the limit, and how many messages each takes at once.
 const ANSWER_AFTER_MS: u32 = 50;
 const IN_FLIGHT: usize = 4;
+const PARTNERS_OF_NODE: usize = 50;
 
 /// What one turn showed.
 #[derive(Default)]
@@ -47,6 +48,9 @@ pub(super) fn run(options: &Options, binary: &str, report: &mut Report) -> Resul
     }
     if options.nodes > 1 && options.wants("nodes") {
         nodes(options, binary, &database, report)?;
+    }
+    if options.nodes > 1 && options.wants("queue") {
+        queue(options, binary, &database, report)?;
     }
     Ok(())
 }
@@ -138,12 +142,13 @@ fn wait_until_recorded(hub: &Hub) -> Result<u64> {
 }
 
 /// One hub, and then several, on partners that answer after a while. A partner's own pace is the limit, so that each node brings
-/// as many partners as the one had; all of them are published to at the first.
+/// as many partners as the one had; all of them are published to at the first. One hub with all those partners is told beside.
 fn nodes(options: &Options, binary: &str, database: &Database, report: &mut Report) -> Result<()> {
     let mut rates = Vec::new();
-    for count in [1, options.nodes] {
-        let (rate, hubs_us, database_us) = run_nodes(options, binary, database, count)?;
-        let name = format!("nodes: {count}, answers after {ANSWER_AFTER_MS} ms");
+    for (count, shares) in [(1, 1), (options.nodes, options.nodes), (1, options.nodes)] {
+        let partners = PARTNERS_OF_NODE * shares;
+        let (rate, hubs_us, database_us) = run_nodes(options, binary, database, (count, partners))?;
+        let name = format!("nodes: {count} with {partners} partners that answer after {ANSWER_AFTER_MS} ms");
         report.push(format!("{name}: deliveries"), rate, "/s", Target::None);
         report.push(format!("{name}: hubs' CPU per delivery"), hubs_us, "us", Target::None);
         report.push(format!("{name}: PostgreSQL CPU per delivery"), database_us, "us", Target::None);
@@ -154,16 +159,35 @@ fn nodes(options: &Options, binary: &str, database: &Database, report: &mut Repo
     Ok(())
 }
 
-fn run_nodes(options: &Options, binary: &str, database: &Database, count: usize) -> Result<(f64, f64, f64)> {
-    let receiver = Receiver::start(options.tls)?;
+/// As many hubs on one database; the first knows it from its beginning.
+fn start_nodes(binary: &str, receiver: &Receiver, database: &Database, count: usize) -> Result<Vec<Hub>> {
     let (url, _) = database.make()?;
-    let mut hubs = vec![Hub::start_at(binary, &receiver, &url, None)?];
+    let mut hubs = vec![Hub::start_at(binary, receiver, &url, None)?];
     for _ in 1..count {
-        let more = Hub::start_at(binary, &receiver, &url, hubs.first())?;
+        let more = Hub::start_at(binary, receiver, &url, hubs.first())?;
         hubs.push(more);
     }
+    Ok(hubs)
+}
+
+/// Those that came last first, so that what they hand over has somebody to go to.
+fn stop_nodes(mut hubs: Vec<Hub>) -> Result<()> {
+    while let Some(hub) = hubs.pop() {
+        hub.stop()?;
+    }
+    Ok(())
+}
+
+fn run_nodes(
+    options: &Options,
+    binary: &str,
+    database: &Database,
+    (count, partners): (usize, usize),
+) -> Result<(f64, f64, f64)> {
+    let receiver = Receiver::start(options.tls)?;
+    let hubs = start_nodes(binary, &receiver, database, count)?;
     let first = hubs.first().context("no hub")?;
-    let (events, partners) = (options.scaled(200), 50 * count);
+    let events = options.scaled(200);
     let path = format!("{}/after/{ANSWER_AFTER_MS}/p", receiver.url);
     first.add_partners_at(&path, partners, &json!({"limits": {"in_flight": IN_FLIGHT}}))?;
     let deliveries = (events * partners) as f64;
@@ -172,12 +196,37 @@ fn run_nodes(options: &Options, binary: &str, database: &Database, count: usize)
     let load = load::run(first, Wanted { events, publishers: 16, rate: 0.0 })?;
     let last = receiver.wait_for(events * partners)?;
     let hubs_us = (cpu(&hubs)? - hubs_cpu) * 1e6 / deliveries;
-    // The nodes that own something first, so that what they hand over has somebody to go to.
-    while let Some(hub) = hubs.pop() {
-        hub.stop()?;
-    }
+    stop_nodes(hubs)?;
     let database_us = (database.cpu_seconds()? - database_cpu) * 1e6 / deliveries;
     Ok((deliveries / ((last - load.began) as f64 / 1e9), hubs_us, database_us))
+}
+
+/// What commits of several nodes wait for each other: one publisher at each node, who asks for the next event when one is recorded,
+/// so that each publish is a commit by itself. Nobody is sent anything.
+fn queue(options: &Options, binary: &str, database: &Database, report: &mut Report) -> Result<()> {
+    let events = options.scaled(2_000);
+    for count in [1, 2, options.nodes.max(4)] {
+        let receiver = Receiver::start(options.tls)?;
+        let hubs = start_nodes(binary, &receiver, database, count)?;
+        let before = database.cpu_seconds()?;
+        let loads = std::thread::scope(|scope| {
+            let wanted = Wanted { events, publishers: 1, rate: 0.0 };
+            let under_way: Vec<_> = hubs.iter().map(|hub| scope.spawn(move || load::run(hub, wanted))).collect();
+            let ended = under_way.into_iter().map(|load| load.join().map_err(|_| anyhow!("a publisher broke off"))?);
+            ended.collect::<Result<Vec<_>>>()
+        })?;
+        let took = loads.iter().map(load::Load::seconds).fold(0.0, f64::max);
+        let receipt_us: Vec<f64> = loads.iter().flat_map(load::Load::receipt_us).collect();
+        stop_nodes(hubs)?;
+        let commits = (events * count) as f64;
+        let database_us = (database.cpu_seconds()? - before) * 1e6 / commits;
+        let name = format!("queue: {count} nodes with a publisher each");
+        report.push(format!("{name}: commits"), commits / took, "/s", Target::None);
+        report.push(format!("{name}: publish to receipt, p50"), percentile(&receipt_us, 50) / 1e3, "ms", Target::None);
+        report.push(format!("{name}: publish to receipt, p99"), percentile(&receipt_us, 99) / 1e3, "ms", Target::None);
+        report.push(format!("{name}: PostgreSQL CPU per commit"), database_us, "us", Target::None);
+    }
+    Ok(())
 }
 
 fn median(turns: &[Turn], of: fn(&Turn) -> f64) -> f64 {

@@ -20,6 +20,7 @@ use ess_core::partner::{AllowDir, AllowNet, Partner};
 use ess_core::receipt::{Receipt, Said};
 use serde_json::{Value, json};
 
+use kafka_cluster::Brokers;
 use mosquitto::Mosquitto;
 use nats_server::NatsServer;
 use python::PythonServer;
@@ -28,6 +29,9 @@ use rows::{Plain, compare, tell};
 use sshd::Sshd;
 
 // The servers of the channels' tests: the same files, of which the bench needs only a part.
+#[expect(dead_code)]
+#[path = "../../tests/it/kafka_cluster.rs"]
+mod kafka_cluster;
 #[expect(dead_code)]
 #[path = "../../tests/it/link.rs"]
 mod link;
@@ -173,6 +177,13 @@ async fn amqp() {
     compare("amqp", channel, 2_000, AT_ONCE, Plain::Python("amqp", rabbit.address.to_string())).await;
 }
 
+async fn kafka() {
+    let brokers = Brokers::start(1);
+    let url = format!("kafka://{}/rules", brokers.addresses[0]);
+    let channel = open("kafka", &url, Credential::None, &dialer(Vec::new(), Vec::new()), json!({}));
+    compare("kafka", channel, 4_000, AT_ONCE, Plain::Python("kafka", brokers.addresses[0].to_string())).await;
+}
+
 async fn email() {
     let server = PythonServer::start("mail.py");
     let url = format!("smtp://{}?to=clerk@court.example", server.address);
@@ -224,6 +235,5 @@ async fn main() {
             }
         )*};
     }
-    // kafka has no line: what its plain client would be measured on here is a simulated cluster.
-    run!(idle mqtt mllp nats amqp email s3 file sftp);
+    run!(idle mqtt mllp nats amqp kafka email s3 file sftp);
 }

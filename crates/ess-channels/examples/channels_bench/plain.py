@@ -109,7 +109,45 @@ async def nats() -> float:
     return took
 
 
+def kafka() -> float:
+    from confluent_kafka import Producer
+
+    settings = {"bootstrap.servers": ADDRESS, "acks": "all", "enable.idempotence": True, "linger.ms": 0}
+    producer = Producer(settings)
+    under_way, failed = 0, []
+
+    def done(error: object, _: object) -> None:
+        nonlocal under_way
+        under_way -= 1
+        if error is not None:
+            failed.append(error)
+
+    def wait_for(most: int) -> None:
+        while under_way > most:
+            producer.poll(1)
+
+    def send(number: int) -> None:
+        nonlocal under_way
+        under_way += 1
+        headers = {"webhook-id": f"plain_{number}"}
+        producer.produce("rules", BODY, key="RULE", headers=headers, on_delivery=done)
+
+    # Who leads the topic is asked once.
+    send(FIRST)
+    wait_for(0)
+    began = time.monotonic()
+    for number in range(FIRST, FIRST + COUNT):
+        wait_for(AT_ONCE - 1)
+        send(number)
+    wait_for(0)
+    took = time.monotonic() - began
+    assert not failed, failed[0]
+    return took
+
+
 if PROTOCOL == "nats":
     print(asyncio.run(nats()))
+elif PROTOCOL == "kafka":
+    print(kafka())
 else:
     print(threads({"amqp": amqp, "smtp": smtp, "s3": s3, "file": file}[PROTOCOL]))

@@ -36,6 +36,7 @@ impl Plain<'_> {
             Plain::MllpLoop(_) => "a bare loop",
             Plain::Python("amqp", _) => "pika",
             Plain::Python("nats", _) => "nats-py",
+            Plain::Python("kafka", _) => "librdkafka",
             Plain::Python("smtp", _) => "smtplib",
             Plain::Python("s3", _) => "boto3",
             Plain::Python(..) => "Python's write, fsync, rename, fsync",

@@ -34,6 +34,10 @@ const PUT_MARK: &str = "insert into writer (id, mark) values (?1, ?2) on conflic
 /// Both at once: what follows is the commit.
 const MOVE_HEAD_AND_MARK: &str = "with marked as (insert into writer (id, mark) values (?4, ?5) on conflict (id) \
     do update set mark = excluded.mark, at = now()) update head set seq = ?1, ledger = ?2, chain = ?3 where one = 1";
+/// The same, and the other nodes hear of it when it is made.
+const MOVE_HEAD_MARK_AND_TELL: &str = "with marked as (insert into writer (id, mark) values (?4, ?5) on conflict (id) \
+    do update set mark = excluded.mark, at = now()) update head set seq = ?1, ledger = ?2, chain = ?3 where one = 1 \
+    returning pg_notify('hms_ess', 'log')";
 const MARK: &str = "select mark from writer where id = ?1 for update";
 const FORGET_OLD: &str = "delete from writer where at < now() - interval '30 days' and id <> ?1";
 const FORGET: &str = "delete from writer where id = ?1";
@@ -48,7 +52,6 @@ const NOTE_PARTNER: &str = "insert into partner_change (partner, number) \
     on conflict (partner) do update set number = excluded.number";
 const TAKE_SEAT: &str = "insert into seat (partner, node) values (?1, ?2) on conflict (partner) do nothing";
 const IS_IN: &str = "select count(*) from node where no = ?1";
-const TELL_LOG: &str = "select pg_notify('hms_ess', 'log')";
 const TELL_REGISTRY: &str = "select pg_notify('hms_ess', 'registry')";
 /// A time limit would end a commit's wait for a synchronous standby, and the server would then call it made. A node that stalls within
 /// a transaction holds the head, and with it all others, for this long at most.
@@ -207,14 +210,13 @@ impl Keeper {
             written.refused = written.refused.or(is_out.then_some(StoreError::Ousted));
             written.is_out = is_out;
             let Heads { seq, ledger, chain } = written.heads;
-            if seq != held.heads.seq && link.with.server.has_peers.load(Ordering::Relaxed) {
-                Db::Postgres(link).query_row(TELL_LOG, given![], |_| Ok(()))?;
-            }
             note_changes(link, work.acts, &written.answers, node)?;
             if written.heads == held.heads {
                 link.execute(PUT_MARK, given![id, mark])?;
             } else {
-                link.execute(MOVE_HEAD_AND_MARK, given![seq.0, ledger, chain.0, id, mark])?;
+                let is_news = seq != held.heads.seq && link.with.server.has_peers.load(Ordering::Relaxed);
+                let sql = if is_news { MOVE_HEAD_MARK_AND_TELL } else { MOVE_HEAD_AND_MARK };
+                link.execute(sql, given![seq.0, ledger, chain.0, id, mark])?;
             }
             Ok(written)
         })?;

@@ -34,7 +34,11 @@ pub(super) const URGENT: &str = "select o.seq, o.round, o.message, o.priority, o
 pub(super) const DEAD: &str = "select d.seq, d.round, null, e.priority, d.reason, null, e.id, d.at \
     from ended_delivery d indexed by ended_delivery_partner join event e on e.seq = d.seq \
     where d.partner = ?1 and d.state in ('dead', 'nack') and d.test = 0 order by d.seq, d.round limit ?2";
-const HEALTH: &str = "select offline_since, gave_up_at from lane where partner = ?1";
+/// With whether there is anything to find: of most partners there is not, and that ends the look.
+const HEALTH: &str = "select l.offline_since, l.gave_up_at, \
+    case when exists (select 1 from open_delivery o where o.partner = ?1) then 1 else 0 end, \
+    case when exists (select 1 from ended_delivery d where d.partner = ?1 and d.state in ('dead', 'nack') and d.test = 0) \
+    then 1 else 0 end from (select 1) one left join lane l on l.partner = ?1";
 const EVENT: &str = "select id, recorded_at, priority from event where seq = ?1";
 const RECORDED_AT: &str = "select seq, recorded_at from event where seq >= ?1 order by seq limit 1";
 const BOUNDS: &str = "select coalesce(min(seq), 0), coalesce(max(seq), 0) from event";
@@ -55,11 +59,12 @@ const REMOVE: &str = "delete from escalation where partner = ?1 and cause = ?2 a
 /// What is wrong with a partner.
 pub(crate) fn troubles(reader: &Reader<'_>, partner: PartnerNo, pending: [Option<Seq>; 2]) -> Result<PartnerTroubles> {
     let db = reader.db;
-    let read = |row: &Row<'_>| Ok((rows::time(row, 0)?, rows::time(row, 1)?));
-    let health = db.query_one(HEALTH, given![partner.0], read)?;
-    let (offline_since, gave_up_at) = health.unwrap_or_default();
+    let read =
+        |row: &Row<'_>| Ok((rows::time(row, 0)?, rows::time(row, 1)?, row.get::<i64>(2)? == 1, row.get::<i64>(3)? == 1));
+    let (offline_since, gave_up_at, has_open, has_dead) = db.query_row(HEALTH, given![partner.0], read)?;
+    let of_open = |sql| if has_open { found(db, sql, partner) } else { Ok(None) };
     let [pending, pending_urgent] = pending;
-    let mut open = found(db, OPEN, partner)?;
+    let mut open = of_open(OPEN)?;
     if let Some((id, recorded_at, urgent)) = pending.map(|seq| event(db, seq)).transpose()?.flatten() {
         // Where there is one without a record there may be others.
         let known = open.get_or_insert(FoundTrouble {
@@ -78,12 +83,12 @@ pub(crate) fn troubles(reader: &Reader<'_>, partner: PartnerNo, pending: [Option
             (known.since, known.oldest) = (recorded_at, id);
         }
     }
-    let urgent = found(db, URGENT, partner)?.map(|found| found.since);
+    let urgent = of_open(URGENT)?.map(|found| found.since);
     let pending_urgent = pending_urgent.map(|seq| event(db, seq)).transpose()?.flatten();
     Ok(PartnerTroubles {
-        blocked: found(db, BLOCKED, partner)?,
-        dead: found(db, DEAD, partner)?,
-        outstanding: found(db, OUTSTANDING, partner)?,
+        blocked: of_open(BLOCKED)?,
+        dead: if has_dead { found(db, DEAD, partner)? } else { None },
+        outstanding: of_open(OUTSTANDING)?,
         open,
         open_urgent_since: urgent.into_iter().chain(pending_urgent.map(|(_, at, _)| at)).min(),
         offline_since,

@@ -1,5 +1,6 @@
-//! The model of the store is no better than its likeness to the real one: whole worlds are written into a real store on disk, and
-//! at every crash a lane must start with the same from both, at the end every delivery must stand alike in both.
+//! The model of the store is no better than its likeness to the real ones: whole worlds are written into a real store, on disk and
+//! at a PostgreSQL server, and at every crash a lane must start with the same from both, at the end every delivery must stand alike
+//! in both.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,18 +12,33 @@ use ess_core::id::{Digest, EventId, PartnerNo, Seq, Version};
 use ess_core::lane::{OpenDelivery, OpenState};
 use ess_core::receipt::Evidence;
 use ess_core::time::Time;
-use ess_store::{AckReceipt, Audience, Audit, NewEvent, NewPartner, Options, Publication, Store};
+use ess_store::{AckReceipt, Audience, Audit, NewEvent, NewPartner, Options, Publication, ServerUrl, Store};
 
 use super::kept::{Change, Deed, Kept};
 use super::world::{Played, Run, World};
+use crate::postgres_server::Server;
 
-/// Worlds that are written to disk.
+/// Worlds that are written to a store.
 const WORLDS: u64 = 8;
 
-fn open(dir: &tempfile::TempDir) -> Store {
-    let outcome_window = Duration::from_millis(1);
-    let options = Options { outcome_window, readers: 1, ..Options::embedded(dir.path().to_owned()) };
-    Store::open(&options).unwrap().store
+/// Where a store is kept: its directory, and its database when that is at a server.
+struct Place {
+    dir: tempfile::TempDir,
+    server: Option<ServerUrl>,
+}
+
+impl Place {
+    fn new(server: Option<&Server>) -> Self {
+        let server = server.map(|server| ServerUrl::new(&server.database()).unwrap());
+        Self { dir: tempfile::tempdir().unwrap(), server }
+    }
+
+    fn open(&self) -> Store {
+        let outcome_window = Duration::from_millis(1);
+        let embedded = Options::embedded(self.dir.path().to_owned());
+        let options = Options { outcome_window, readers: 1, server: self.server.clone(), ..embedded };
+        Store::open(&options).unwrap().store
+    }
 }
 
 async fn add_partner(store: &Store, index: usize) {
@@ -168,6 +184,15 @@ async fn compare_ends(store: &Store, played: &Played, seed: u64) {
 
 #[tokio::test]
 async fn a_lane_starts_with_the_same_from_the_real_store_after_every_crash() {
+    write_worlds(None).await;
+}
+
+#[tokio::test]
+async fn a_lane_starts_with_the_same_from_a_server_after_every_crash() {
+    write_worlds(Some(&Server::start())).await;
+}
+
+async fn write_worlds(server: Option<&Server>) {
     let mut crashes = 0;
     for seed in 0..WORLDS {
         let mut world = World::of(Run { seed, is_traced: false, altered: None });
@@ -175,34 +200,40 @@ async fn a_lane_starts_with_the_same_from_the_real_store_after_every_crash() {
             site.store.history = Some(Vec::new());
         }
         let played = world.play().unwrap_or_else(|failure| panic!("{failure}"));
-        let dir = tempfile::tempdir().unwrap();
-        let mut store = open(&dir);
-        for index in 0..played.stores.len() {
-            add_partner(&store, index).await;
-        }
-        publish(&store, &played).await;
-        for (index, kept) in played.stores.iter().enumerate() {
-            let no = number_of(index);
-            let mut changes = Vec::new();
-            for deed in kept.history.iter().flatten() {
-                match deed {
-                    Deed::Durable(change) => translate(no, change, &mut changes),
-                    Deed::Died(rows) => {
-                        store.record_durably(std::mem::take(&mut changes)).await.unwrap();
-                        store.close().await;
-                        // The directory is free when the last handle has gone.
-                        drop(store);
-                        store = open(&dir);
-                        compare_starts(&store, no, rows, seed).await;
-                        crashes += 1;
-                    }
-                }
-            }
-            store.record_durably(changes).await.unwrap();
-            compare_starts(&store, no, &kept.durable, seed).await;
-        }
-        compare_ends(&store, &played, seed).await;
-        store.close().await;
+        crashes += write(&played, &Place::new(server), seed).await;
     }
     assert!(crashes > 10, "{crashes} crashes");
+}
+
+/// Writes all that a world recorded, and compares; how many crashes there were.
+async fn write(played: &Played, place: &Place, seed: u64) -> u32 {
+    let mut crashes = 0;
+    let mut store = place.open();
+    for index in 0..played.stores.len() {
+        add_partner(&store, index).await;
+    }
+    publish(&store, played).await;
+    for (index, kept) in played.stores.iter().enumerate() {
+        let no = number_of(index);
+        let mut changes = Vec::new();
+        for deed in kept.history.iter().flatten() {
+            match deed {
+                Deed::Durable(change) => translate(no, change, &mut changes),
+                Deed::Died(rows) => {
+                    store.record_durably(std::mem::take(&mut changes)).await.unwrap();
+                    store.close().await;
+                    // The directory is free when the last handle has gone.
+                    drop(store);
+                    store = place.open();
+                    compare_starts(&store, no, rows, seed).await;
+                    crashes += 1;
+                }
+            }
+        }
+        store.record_durably(changes).await.unwrap();
+        compare_starts(&store, no, &kept.durable, seed).await;
+    }
+    compare_ends(&store, played, seed).await;
+    store.close().await;
+    crashes
 }
