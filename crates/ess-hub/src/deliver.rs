@@ -113,6 +113,7 @@ impl Delivery {
         way: Way,
         announce: impl FnOnce(Sent),
     ) -> Report {
+        let term = self.lease.term();
         let slot = match self.slot(registered, attempt, way).await {
             Ok(slot) => slot,
             Err(report) => return *report,
@@ -152,7 +153,7 @@ impl Delivery {
         let mut message = self.workshop.message(&cell.event, registered, version, &body, marking, now);
         self.link(&mut message, &channel, policy, key_of(registered, attempt));
         // As late as can be: a process that is stopped after this sends it when it wakes.
-        if !self.lease.holds() {
+        if !self.lease.still_holds(term) {
             return self.report(registered, attempt, self.too_late(way), None, None);
         }
         let sent = Sent { version, body_digest: body.digest, scripts: body.scripts.clone() };
