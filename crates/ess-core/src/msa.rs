@@ -161,8 +161,7 @@ impl<'a> Segments<'a> {
         loop {
             let end = rest.bytes().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(rest.len());
             let (segment, after) = rest.split_at(end);
-            let is_it =
-                segment.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(self.field));
+            let is_it = segment.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(self.field));
             if is_it {
                 return Some(segment);
             }

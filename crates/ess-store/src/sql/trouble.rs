@@ -59,8 +59,9 @@ const REMOVE: &str = "delete from escalation where partner = ?1 and cause = ?2 a
 /// What is wrong with a partner.
 pub(crate) fn troubles(reader: &Reader<'_>, partner: PartnerNo, pending: [Option<Seq>; 2]) -> Result<PartnerTroubles> {
     let db = reader.db;
-    let read =
-        |row: &Row<'_>| Ok((rows::time(row, 0)?, rows::time(row, 1)?, row.get::<i64>(2)? == 1, row.get::<i64>(3)? == 1));
+    let read = |row: &Row<'_>| {
+        Ok((rows::time(row, 0)?, rows::time(row, 1)?, row.get::<i64>(2)? == 1, row.get::<i64>(3)? == 1))
+    };
     let (offline_since, gave_up_at, has_open, has_dead) = db.query_row(HEALTH, given![partner.0], read)?;
     let of_open = |sql| if has_open { found(db, sql, partner) } else { Ok(None) };
     let [pending, pending_urgent] = pending;
