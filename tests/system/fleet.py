@@ -251,10 +251,12 @@ class Fleet:
         return [one for publisher in self.publishers for one in list(publisher.answers) if one.began >= since]
 
     def latest(self, count: int = 25) -> list[str]:
-        """The events that each publisher had taken last, and the one that it is about."""
-        found: list[str] = []
+        """The events that arrived last at each partner, which may be behind, and those that publishers are about."""
+        found = [publisher.trying for publisher in self.publishers]
+        for sink in self.sinks.values():
+            found += [arrival.event_id for arrival in sink.arrivals[-count:]]
         for publisher in self.publishers:
-            found += [*publisher.taken[-count:], publisher.trying]
+            found += publisher.taken[-count:]
         return [id for id in dict.fromkeys(found) if id]
 
     def arrived(self) -> int:
