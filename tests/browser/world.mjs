@@ -3,7 +3,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
 import http from "node:http";
 import https from "node:https";
 import { createRequire } from "node:module";
@@ -86,12 +86,16 @@ export function webhookTarget(url) {
 
 /** A hub with its own data directory. */
 export class Hub {
-  /** `targets`: where Ops are told of trouble, as in the configuration; they are told after a second. */
-  static async start(targets = {}) {
+  /**
+   * `targets`: where Ops are told of trouble, as in the configuration; they are told after a second. `settings`: variables for this
+   * hub alone. `sealKey`: the file of the key of the store that it shares.
+   */
+  static async start(targets = {}, settings = {}, sealKey = undefined) {
     const hub = new Hub();
     hub.dir = await mkdtemp(join(tmpdir(), "hms-ess-browser-"));
+    if (sealKey) await copyFile(sealKey, join(hub.dir, "seal.key"));
     const args = ["serve", "--listen", "127.0.0.1:0", "--data", hub.dir, "--allow-net", "127.0.0.0/8"];
-    const environment = { ...process.env, HOME: hub.dir, XDG_CONFIG_HOME: hub.dir, NO_COLOR: "1" };
+    const environment = { ...process.env, HOME: hub.dir, XDG_CONFIG_HOME: hub.dir, NO_COLOR: "1", ...settings };
     environment.OPS_SECRET = `whsec_${Buffer.from("a secret of the tests, 32 bytes.").toString("base64")}`;
     environment.HMS_ESS_TARGETS = JSON.stringify(targets);
     environment.HMS_ESS_ESCALATE_TO = Object.keys(targets).join(",");
@@ -153,6 +157,30 @@ export class Hub {
       await once(this.process, "exit");
     }
     await rm(this.dir, { recursive: true, force: true });
+  }
+}
+
+/** A PostgreSQL server of the test's own, as the system's tests have it; it ends with its input. */
+export class Database {
+  static async start() {
+    const database = new Database();
+    const words = "import sys, postgres; server = postgres.Server(); print(server.url('hub'), flush=True); sys.stdin.read(); server.close()";
+    database.process = spawn("python3", ["-c", words], { cwd: resolve("tests/system"), stdio: ["pipe", "pipe", "inherit"] });
+    let told = "";
+    database.process.stdout.on("data", (piece) => (told += piece));
+    database.process.on("exit", () => (database.hasEnded = true));
+    await until("the database to be there", () => {
+      if (database.hasEnded) throw new Error("the database did not start: is PostgreSQL installed?");
+      return told.includes("\n");
+    });
+    database.url = told.trim();
+    return database;
+  }
+
+  async stop() {
+    if (this.hasEnded) return;
+    this.process.stdin.end();
+    await once(this.process, "exit");
   }
 }
 

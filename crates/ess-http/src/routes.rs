@@ -17,7 +17,7 @@ use crate::api::{
 use crate::dashboard::{
     assets, audit as audit_page, bridges as bridges_page, dead_letters as dead_letters_page,
     escalations as escalations_page, event, events as events_page, holds as holds_page, ledger as ledger_page, live,
-    overview, partner, partner_acts, partners as partners_page, sign_in, trouble,
+    nodes as nodes_page, overview, partner, partner_acts, partners as partners_page, sign_in, trouble,
 };
 use crate::docs;
 use crate::refusal::Refusal;
@@ -124,6 +124,7 @@ fn dashboard(routes: Routes) -> Routes {
         .act("/dashboard/ledger/checkpoint", ledger_page::make_checkpoint)
         .page("/dashboard/holds", holds_page::list_holds)
         .page("/dashboard/audit", audit_page::list_audit)
+        .page("/dashboard/nodes", nodes_page::list_nodes)
         // Operators.
         .act("/dashboard/events/{id}/replay", event::replay)
         .act("/dashboard/partners/{id}/pause", partner_acts::pause)

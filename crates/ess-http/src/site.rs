@@ -43,6 +43,7 @@ impl Site {
     /// A site over a hub.
     pub(crate) fn new(hub: Hub, stopping: watch::Receiver<bool>, body_timeout: Duration, is_tls: bool) -> Self {
         let document = openapi::document();
+        let desk = Desk::new(&hub, is_tls);
         Self {
             hub,
             stopping,
@@ -50,7 +51,7 @@ impl Site {
             openapi: Bytes::from(document.to_string()),
             instance: instance_name(),
             body_timeout,
-            desk: Desk::new(is_tls),
+            desk,
             requests: AtomicU64::new(0),
             body_bytes: AtomicUsize::new(0),
             refused_tokens: Mutex::default(),

@@ -24,6 +24,14 @@ impl TokenMark {
     pub fn of(token: &str) -> Self {
         Self(hash(token))
     }
+
+    pub(crate) fn of_digest(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+
+    pub(crate) fn digest(self) -> [u8; 32] {
+        self.0
+    }
 }
 
 /// The tokens of now, by hash.

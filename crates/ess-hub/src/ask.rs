@@ -85,7 +85,7 @@ impl Hub {
             if wait.is_none() || !has_open {
                 return Ok(words);
             }
-            // Of commits of other nodes nothing is heard.
+            // Of commits of other nodes is heard a moment later only.
             let until = if self.cluster.is_some() { deadline.min(Instant::now() + LOOK_AGAIN) } else { deadline };
             if tokio::time::timeout_at(until, commits.changed()).await.is_err() && Instant::now() >= deadline {
                 return Ok(words);

@@ -43,6 +43,7 @@ mod rules;
 mod schemas;
 mod scrape;
 pub mod scripts;
+pub mod sessions;
 mod snapshot;
 mod tables;
 mod tokens;

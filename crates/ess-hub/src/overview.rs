@@ -65,6 +65,8 @@ pub struct PartnerStanding {
     pub oldest: Option<Oldest>,
     /// How quickly it acknowledged of late.
     pub pace: Pace,
+    /// False when the hub that serves it did not say how it stands: the rest is not known then.
+    pub is_heard: bool,
 }
 
 /// The oldest open event of a partner.
@@ -85,6 +87,8 @@ pub struct Overview {
     pub unready: Option<String>,
     /// How many partners there are.
     pub partners: usize,
+    /// Of these, those whose hub did not say how they stand: it is being replaced, or does not answer.
+    pub unheard: usize,
     /// Events in the log.
     pub events: Seq,
     /// Receipts in the ledger.
@@ -131,6 +135,14 @@ impl Hub {
         self.overview_of(&survey, attention_max).await
     }
 
+    /// Partners that no hub spoke of. A hub alone speaks of all that it has.
+    fn unheard(&self, survey: &[Arc<Surveyed>]) -> usize {
+        if !self.is_shared() {
+            return 0;
+        }
+        self.delivery.registry.snapshot().partners.len().saturating_sub(survey.len())
+    }
+
     /// The same for these partners.
     pub(crate) async fn overview_of(
         &self,
@@ -151,6 +163,7 @@ impl Hub {
                 waiting.push((rank(condition, surveyed), surveyed));
             }
         }
+        let unheard = self.unheard(survey);
         let unacked = survey.iter().filter(|surveyed| has_open(&surveyed.standing)).count();
         // Only the first ones are shown: the others need no order.
         if waiting.len() > attention_max {
@@ -166,7 +179,8 @@ impl Hub {
         Ok(Overview {
             at: now,
             unready: self.unready(),
-            partners: survey.len(),
+            partners: survey.len() + unheard,
+            unheard,
             events,
             receipts,
             counts,
@@ -221,10 +235,18 @@ impl Hub {
         let events = self.delivery.store.head().await.map_err(|error| unavailable(&error))?;
         let slow = self.seq_before(self.now(), SLOW_AFTER, events).await?;
         let known = survey.iter().find(|surveyed| surveyed.registered.no == registered.no);
+        let is_heard = known.is_some() || !self.is_shared();
         let (standing, last_error) =
             known.map(|known| (known.standing.clone(), known.last_error.clone())).unwrap_or_default();
         let surveyed = Surveyed { registered, standing, last_error };
-        self.standing_of(&surveyed, condition(&surveyed, slow), &mut BTreeMap::new()).await
+        let standing = self.standing_of(&surveyed, condition(&surveyed, slow), &mut BTreeMap::new()).await?;
+        Ok(PartnerStanding { is_heard, ..standing })
+    }
+
+    /// How many partners no hub spoke of: theirs is being replaced, or does not answer.
+    pub async fn unheard_partners(&self) -> usize {
+        let survey = self.survey().await;
+        self.unheard(&survey)
     }
 
     /// Open deliveries that lanes hold, and when the oldest of partners that are not paused was recorded.
@@ -298,6 +320,7 @@ impl Hub {
             last_error: surveyed.last_error.clone(),
             oldest,
             pace: self.delivery.paces.of(surveyed.registered.no, self.now()),
+            is_heard: true,
         })
     }
 

@@ -7,7 +7,7 @@ use ess_core::access::Principal;
 use ess_core::delivery::DeliveryKey;
 use ess_core::duration;
 use ess_core::event::{Content, Event, Kind, Priority, Trace};
-use ess_core::id::{Digest, EventId, PartnerId, Seq, Subject};
+use ess_core::id::{Digest, EventId, PartnerId, PartnerNo, Seq, Subject};
 use ess_core::partner::{AckBy, AckPolicy, Partner, Secrets, differences};
 use ess_core::problem::{Code, Problem};
 use ess_core::receipt::{Said, Verdict};
@@ -18,7 +18,7 @@ use crate::cells::Cell;
 use crate::cluster::Call;
 use crate::deliver::status_of;
 use crate::hub::{Hub, write_secrets};
-use crate::lanes::Input;
+use crate::lanes::{Input, LaneReport};
 use crate::prepare::Marking;
 use crate::publish::unavailable;
 use crate::registry::Registered;
@@ -26,6 +26,8 @@ use crate::view::{Page, PartnerChange, PartnerTest, PartnerView, SecretView};
 
 /// A backlog is counted up to here.
 const BACKLOG_COUNTED: u64 = 1_000_000;
+/// Backlogs that are counted in one question to the store.
+const COUNTED_AT_ONCE: usize = 64;
 
 impl Hub {
     /// Adds a partner, or changes it when `replace` is set. The same content again is no change.
@@ -157,9 +159,16 @@ impl Hub {
         let page: Vec<&Arc<Registered>> = rest.take(limit as usize).map(|(_, registered)| registered).collect();
         let is_full = page.len() == limit as usize;
         let next = page.last().filter(|_| is_full).map(|last| last.partner.id.to_string());
+        let numbers: Vec<PartnerNo> = page.iter().map(|registered| registered.no).collect();
+        let mut lanes = self.inspect_lanes(&numbers).await;
         let mut items = Vec::with_capacity(page.len());
-        for registered in page {
-            items.push(self.partner_view(registered).await?);
+        for some in page.chunks(COUNTED_AT_ONCE) {
+            let numbers = some.iter().map(|registered| registered.no).collect();
+            let backlogs = self.delivery.store.backlog_counts(numbers, BACKLOG_COUNTED).await;
+            for (registered, backlog) in some.iter().zip(backlogs.map_err(|error| unavailable(&error))?) {
+                let lane = lanes.remove(&registered.no).unwrap_or_default();
+                items.push(self.view_of(registered, backlog, lane));
+            }
         }
         Ok(Page { items, next })
     }
@@ -366,16 +375,20 @@ impl Hub {
     pub(crate) async fn partner_view(&self, registered: &Registered) -> Result<PartnerView, Problem> {
         let backlog = self.delivery.store.backlog_count(registered.no, BACKLOG_COUNTED).await;
         let lane = self.inspect_lane(registered.no).await;
-        Ok(PartnerView {
+        Ok(self.view_of(registered, backlog.map_err(|error| unavailable(&error))?, lane))
+    }
+
+    fn view_of(&self, registered: &Registered, backlog: u64, lane: LaneReport) -> PartnerView {
+        PartnerView {
             partner: registered.partner.clone(),
             added_at: registered.added_at,
             paused_since: registered.paused_since,
             offline_since: lane.offline_since,
-            backlog: backlog.map_err(|error| unavailable(&error))?,
+            backlog,
             in_flight: lane.in_flight,
             last_error: lane.last_error.or_else(|| registered.channel.as_ref().err().cloned()),
             filter: registered.partner.filter.as_ref().map(|_| self.filters.of(registered.no)),
-        })
+        }
     }
 
     /// Writes a consistent copy of the store to `file` on the hub's machine; answers its bytes.

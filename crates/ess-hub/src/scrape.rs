@@ -24,6 +24,7 @@ impl Hub {
     pub async fn scrape(&self) -> String {
         let mut readings = Readings::default();
         self.read_itself(&mut readings);
+        self.read_node(&mut readings);
         self.read_store(&mut readings);
         self.read_scripts(&mut readings);
         if let Err(problem) = self.read_partners(&mut readings).await {
@@ -59,6 +60,14 @@ impl Hub {
         if let Some(ends) = *self.certificate_ends.borrow() {
             readings.put(metric::CERTIFICATE_EXPIRY, epoch_seconds(ends));
         }
+    }
+
+    fn read_node(&self, readings: &mut Readings) {
+        let Some(cluster) = &self.cluster else { return };
+        readings.put(metric::NODES_LIVE, cluster.live_count() as f64);
+        readings.put(metric::NODE_LEASE, f64::from(u8::from(self.delivery.lease.holds())));
+        readings.put(metric::NODE_PARTNERS, cluster.served_count() as f64);
+        readings.put(metric::NODE_TAKEOVERS, cluster.takeovers() as f64);
     }
 
     fn read_store(&self, readings: &mut Readings) {

@@ -134,6 +134,10 @@ impl Engine {
         self.shared.commits.subscribe()
     }
 
+    pub(crate) fn hear_of_commits(&self) {
+        self.shared.commits.send_modify(|count| *count += 1);
+    }
+
     pub(crate) fn failing(&self) -> Option<String> {
         self.shared.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

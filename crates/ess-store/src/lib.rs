@@ -16,6 +16,7 @@ mod postgres;
 mod retention;
 mod seal;
 mod server_url;
+mod sessions;
 mod sql;
 mod sqlite;
 mod store;
@@ -31,6 +32,7 @@ pub use look::{Direction, LogLine, LogSearch, Reached, StoredTelling, TextPage, 
 pub use nodes::{NodeLine, NodeNo, Nodes, Notice, RegistryChanges, Sight, home_of};
 pub use retention::{AttemptPlace, Hold, HoldOn, Lifted, NewHold, Redaction, Step, Sweep, Swept};
 pub use server_url::ServerUrl;
+pub use sessions::{Session, SessionBounds, Sessions};
 pub use sqlite::{Glance, glance};
 pub use store::{Opened, Options, Store};
 pub use types::{

@@ -49,6 +49,8 @@ pub struct Sight {
     pub registry: u64,
     /// Changes when a node goes or partners change hands.
     pub terms: u64,
+    /// Is another number after commits, whichever node made them.
+    pub commits: i64,
 }
 
 /// What was changed in the registry since.

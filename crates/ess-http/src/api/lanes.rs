@@ -62,7 +62,7 @@ pub(crate) struct Lane {
 
 impl Lane {
     fn of(standing: PartnerStanding, now: Time) -> Self {
-        let PartnerStanding { partner, condition, standing, paused_since, last_error, oldest, pace } = standing;
+        let PartnerStanding { partner, condition, standing, paused_since, last_error, oldest, pace, .. } = standing;
         let ms = |span: std::time::Duration| (span.as_secs_f64() * 1e4).round() / 10.0;
         Self {
             partner: partner.id.to_string(),

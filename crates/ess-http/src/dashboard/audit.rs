@@ -48,5 +48,5 @@ pub(crate) async fn list_audit(State(site): State<Arc<Site>>, visitor: Visitor, 
     });
     let later = found.next.map(|next| format!("/dashboard/audit?before={next}"));
     let live = render(&Live { rows: rows.collect(), later, is_first: before.is_none() })?;
-    page(&site, &visitor, &Content { title: "Audit".to_owned(), tab: Tab::Audit, live: &live, fixed: "" })
+    page(&site, &visitor, &Content { title: "Audit".to_owned(), tab: Tab::Audit, live: &live, fixed: "" }).await
 }

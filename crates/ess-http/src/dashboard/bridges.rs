@@ -109,7 +109,7 @@ pub(crate) async fn list_bridges(State(site): State<Arc<Site>>, visitor: Visitor
         unresolved: Vec::new(),
         refused: None,
     };
-    show(&site, &visitor, query.text("text").unwrap_or_default(), &blank)
+    show(&site, &visitor, query.text("text").unwrap_or_default(), &blank).await
 }
 
 /// Converts what was filled in; nothing is recorded, so the answer is the page itself.
@@ -138,14 +138,14 @@ pub(crate) async fn try_bridge(State(site): State<Arc<Site>>, posted: Posted) ->
             shown.refused = Some(Refused { detail: problem.detail, hint: problem.hint, place: problem.position });
         }
     }
-    show(&site, &visitor, "", &shown)
+    show(&site, &visitor, "", &shown).await
 }
 
-fn show(site: &Site, visitor: &Visitor, text: &str, attempt: &Try<'_>) -> Screen {
+async fn show(site: &Site, visitor: &Visitor, text: &str, attempt: &Try<'_>) -> Screen {
     let (subjects, hidden) = groups(&site.hub.bridges(), text);
     let live = render(&Live { text: text.to_owned(), subjects, hidden })?;
     let fixed = if visitor.may(&Act::Operate) { render(attempt)? } else { String::new() };
-    page(site, visitor, &Content { title: "Bridges".to_owned(), tab: Tab::Bridges, live: &live, fixed: &fixed })
+    page(site, visitor, &Content { title: "Bridges".to_owned(), tab: Tab::Bridges, live: &live, fixed: &fixed }).await
 }
 
 async fn tried(site: &Site, form: &Form) -> Result<(String, Vec<String>), Problem> {

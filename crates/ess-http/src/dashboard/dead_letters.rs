@@ -76,6 +76,7 @@ pub(crate) async fn list_dead_letters(State(site): State<Arc<Site>>, visitor: Vi
         &visitor,
         &Content { title: "Dead letters".to_owned(), tab: Tab::DeadLetters, live: &live, fixed: &fixed },
     )
+    .await
 }
 
 fn row(letter: &DeliveryView, now: Time) -> Row {
@@ -99,7 +100,7 @@ pub(crate) async fn redrive(State(site): State<Arc<Site>>, posted: Posted) -> Sc
     permit(&visitor, &Act::Operate)?;
     let letters = chosen(&form)?;
     let count = site.hub.redrive(&letters, Some(form.reason()?), visitor.principal()).await?;
-    visitor.tell(&site, format!("{} tried again.", words::count(count, "dead letter is", "dead letters are")));
+    visitor.tell(&site, format!("{} tried again.", words::count(count, "dead letter is", "dead letters are"))).await?;
     Ok(go(PATH))
 }
 
@@ -110,7 +111,8 @@ pub(crate) async fn discard(State(site): State<Arc<Site>>, posted: Posted) -> Sc
     let letters = chosen(&form)?;
     let count = site.hub.discard(&letters, form.reason()?, visitor.principal()).await?;
     visitor
-        .tell(&site, format!("{} discarded; they stay on record.", words::count(count, "dead letter", "dead letters")));
+        .tell(&site, format!("{} discarded; they stay on record.", words::count(count, "dead letter", "dead letters")))
+        .await?;
     Ok(go(PATH))
 }
 

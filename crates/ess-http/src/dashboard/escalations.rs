@@ -107,6 +107,7 @@ pub(crate) async fn list_escalations(State(site): State<Arc<Site>>, visitor: Vis
         &visitor,
         &Content { title: "Escalations".to_owned(), tab: Tab::Escalations, live: &live, fixed: &fixed },
     )
+    .await
 }
 
 fn row(view: EscalationView, now: Time) -> Open {
@@ -161,6 +162,6 @@ pub(crate) async fn test(State(site): State<Arc<Site>>, posted: Posted) -> Scree
     let name = form.needed("target")?;
     let TargetTest { sent, reason, took } = site.hub.test_target(name, visitor.principal()).await?;
     let text = format!("Test of {name}: {reason}, after {}.", words::span(took));
-    site.desk.sessions.leave(&visitor.session, Notice { text, secret: None, is_good: sent });
+    site.desk.sessions.leave(&visitor.session, Notice { text, secret: None, is_good: sent }).await?;
     Ok(go(PATH))
 }

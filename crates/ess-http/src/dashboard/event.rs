@@ -161,7 +161,7 @@ pub(crate) async fn read_event(
         gone: gone.filter(|_| may_operate || may_publish).map(Gone::told),
     };
     let fixed = render(&acts)?;
-    page(&site, &visitor, &Content { title: id.to_string(), tab: Tab::Events, live: &live, fixed: &fixed })
+    page(&site, &visitor, &Content { title: id.to_string(), tab: Tab::Events, live: &live, fixed: &fixed }).await
 }
 
 /// Which rows, as of when.
@@ -370,7 +370,7 @@ pub(crate) async fn replay(State(site): State<Arc<Site>>, Path(id): Path<String>
     let request = ReplayRequest { event, to, force: form.is_ticked("force"), reason: Some(reason) };
     let receipt = site.hub.replay(request, visitor.principal()).await?;
     let told = words::count(receipt.replayed.len() as u64, "partner", "partners");
-    visitor.tell(&site, format!("{} goes again to {told}.", receipt.id));
+    visitor.tell(&site, format!("{} goes again to {told}.", receipt.id)).await?;
     Ok(go(&event_path(&id, false)))
 }
 
@@ -399,7 +399,7 @@ pub(crate) async fn retract(State(site): State<Arc<Site>>, Path(id): Path<String
     let receipt = site.hub.publish(retraction, Trace::default(), visitor.principal()).await?;
     site.hub.note("event.retract", content.id.as_str(), reason, visitor.principal()).await?;
     let told = words::count(u64::from(receipt.partners), "partner", "partners");
-    visitor.tell(&site, format!("{} takes {id} back; {told} told.", receipt.id));
+    visitor.tell(&site, format!("{} takes {id} back; {told} told.", receipt.id)).await?;
     Ok(go(&event_path(receipt.id.as_str(), false)))
 }
 

@@ -98,7 +98,7 @@ pub(crate) async fn list_events(State(site): State<Arc<Site>>, visitor: Visitor,
     };
     let log = render(&live)?;
     let (live, fixed) = if is_search { ("", log.as_str()) } else { (log.as_str(), "") };
-    page(&site, &visitor, &Content { title: "Events".to_owned(), tab: Tab::Events, live, fixed })
+    page(&site, &visitor, &Content { title: "Events".to_owned(), tab: Tab::Events, live, fixed }).await
 }
 
 fn row(line: LogLine, now: Time) -> Row {

@@ -32,9 +32,10 @@ pub(crate) enum Tab {
     Ledger,
     Holds,
     Audit,
+    Nodes,
 }
 
-const TABS: [(Tab, &str, &str); 9] = [
+const TABS: [(Tab, &str, &str); 10] = [
     (Tab::Overview, "Overview", "/dashboard"),
     (Tab::Events, "Events", "/dashboard/events"),
     (Tab::Partners, "Partners", "/dashboard/partners"),
@@ -44,6 +45,7 @@ const TABS: [(Tab, &str, &str); 9] = [
     (Tab::Ledger, "Ledger", "/dashboard/ledger"),
     (Tab::Holds, "Holds", "/dashboard/holds"),
     (Tab::Audit, "Audit", "/dashboard/audit"),
+    (Tab::Nodes, "Hubs", "/dashboard/nodes"),
 ];
 
 /// What a page brings: both parts are rendered already.
@@ -77,17 +79,18 @@ struct SignedIn<'a> {
 }
 
 /// The whole page, or the part of it that changes when that is what was asked for.
-pub(crate) fn page(site: &Site, visitor: &Visitor, content: &Content<'_>) -> Screen {
+pub(crate) async fn page(site: &Site, visitor: &Visitor, content: &Content<'_>) -> Screen {
     if visitor.wants_part {
         return Ok(html(StatusCode::OK, content.live.to_owned()));
     }
+    let notice = if visitor.has_notice { site.desk.sessions.take_notice(&visitor.session).await } else { None };
     let layout = Layout {
         title: &content.title,
         theme: visitor.theme.word(),
         themes: themes(visitor.theme),
-        tabs: tabs(visitor, Some(content.tab)),
+        tabs: tabs(site, visitor, Some(content.tab)),
         signed_in: Some(SignedIn { who: who(visitor), csrf: &visitor.csrf }),
-        notice: site.desk.sessions.take_notice(&visitor.session),
+        notice,
         back: &visitor.path,
         live: Some(content.live),
         fixed: content.fixed,
@@ -164,12 +167,14 @@ pub(crate) fn event_path(id: &str, test: bool) -> String {
 }
 
 /// Only what the role may see is shown.
-fn tabs(visitor: &Visitor, here: Option<Tab>) -> Vec<(String, &'static str, bool)> {
+fn tabs(site: &Site, visitor: &Visitor, here: Option<Tab>) -> Vec<(String, &'static str, bool)> {
     if let Role::Partner(own) = &visitor.principal().role {
         return vec![(partner_path(own.as_str()), "Deliveries", here == Some(Tab::Partners))];
     }
     let is_seen = |tab: Tab| match tab {
         Tab::Events => visitor.may(&Act::ReadEvents),
+        // A hub that has its store for itself has no others.
+        Tab::Nodes => site.hub.is_shared() && visitor.may(&Act::Read),
         _ => visitor.may(&Act::Read),
     };
     let seen = TABS.iter().filter(|(tab, _, _)| is_seen(*tab));

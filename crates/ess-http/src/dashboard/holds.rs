@@ -73,6 +73,7 @@ pub(crate) async fn list_holds(State(site): State<Arc<Site>>, visitor: Visitor, 
     let acts = Acts { csrf: &visitor.csrf, may_lift: visitor.may(&Act::Redact), has_any: in_force > 0 };
     let fixed = if visitor.may(&Act::Operate) { render(&acts)? } else { String::new() };
     page(&site, &visitor, &Content { title: "Legal holds".to_owned(), tab: Tab::Holds, live: &live, fixed: &fixed })
+        .await
 }
 
 fn row(hold: &HoldView, now: Time) -> Row {
@@ -105,7 +106,8 @@ pub(crate) async fn place(State(site): State<Arc<Site>>, posted: Posted) -> Scre
     permit(&visitor, &Act::Operate)?;
     let hold = site.hub.place_hold(held(&form)?, form.reason()?, visitor.principal()).await?;
     visitor
-        .tell(&site, format!("Hold {} is in force: nothing that it covers goes by age or is redacted.", hold.number));
+        .tell(&site, format!("Hold {} is in force: nothing that it covers goes by age or is redacted.", hold.number))
+        .await?;
     Ok(go(PATH))
 }
 
@@ -116,7 +118,7 @@ pub(crate) async fn lift(State(site): State<Arc<Site>>, posted: Posted) -> Scree
     let number = form.needed("number")?.parse::<u64>();
     let number = number.map_err(|_| Problem::new(Code::Invalid, "a hold has a number").with_field("number"))?;
     site.hub.lift_hold(number, form.reason()?, visitor.principal()).await?;
-    visitor.tell(&site, format!("Hold {number} is lifted; it stays on record."));
+    visitor.tell(&site, format!("Hold {number} is lifted; it stays on record.")).await?;
     Ok(go(PATH))
 }
 

@@ -77,7 +77,7 @@ pub(crate) async fn list_ledger(State(site): State<Arc<Site>>, visitor: Visitor,
     };
     let live = render(&live)?;
     let fixed = render(&Acts { csrf: &visitor.csrf })?;
-    page(&site, &visitor, &Content { title: "Ledger".to_owned(), tab: Tab::Ledger, live: &live, fixed: &fixed })
+    page(&site, &visitor, &Content { title: "Ledger".to_owned(), tab: Tab::Ledger, live: &live, fixed: &fixed }).await
 }
 
 fn row(view: &LedgerView, now: Time) -> Row {
@@ -118,7 +118,7 @@ pub(crate) async fn verify(State(site): State<Arc<Site>>, posted: Posted) -> Scr
         },
         Err(problem) => return Err(problem.into()),
     };
-    site.desk.sessions.leave(&visitor.session, notice);
+    site.desk.sessions.leave(&visitor.session, notice).await?;
     Ok(go(PATH))
 }
 
@@ -127,6 +127,8 @@ pub(crate) async fn make_checkpoint(State(site): State<Arc<Site>>, posted: Poste
     let visitor = posted.visitor;
     permit(&visitor, &Act::Read)?;
     let made = site.hub.make_checkpoint().await?;
-    visitor.tell(&site, format!("A checkpoint of {} is signed.", words::count(made.size, "receipt", "receipts")));
+    visitor
+        .tell(&site, format!("A checkpoint of {} is signed.", words::count(made.size, "receipt", "receipts")))
+        .await?;
     Ok(go(PATH))
 }

@@ -17,6 +17,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::Response;
 use bytes::Bytes;
 use ess_core::problem::{Code, Problem};
+use ess_hub::TokenMark;
 use ess_hub::metrics::Limit;
 use http_body::Frame;
 use tokio::sync::watch;
@@ -44,7 +45,9 @@ pub(crate) async fn follow_changes(State(site): State<Arc<Site>>, visitor: Visit
     let mut commits = site.hub.changes();
     commits.mark_unchanged();
     let stopping = site.stopping.clone();
-    let listener = Listener { place: Place(site), session: visitor.session, commits, stopping, told: Instant::now() };
+    let Visitor { session, mark, .. } = visitor;
+    let now = Instant::now();
+    let listener = Listener { place: Place(site), session, mark, commits, stopping, told: now, looked: now };
     let greeting = async move { Some((": connected\nretry: 2000\n\n", listener)) };
     let mut response = Response::new(Body::new(Stream { step: Box::pin(greeting) }));
     let headers = response.headers_mut();
@@ -67,9 +70,12 @@ impl Drop for Place {
 struct Listener {
     place: Place,
     session: SessionId,
+    mark: TokenMark,
     commits: watch::Receiver<u64>,
     stopping: watch::Receiver<bool>,
     told: Instant,
+    /// When it was last looked whether the session goes on.
+    looked: Instant,
 }
 
 impl Listener {
@@ -87,9 +93,15 @@ impl Listener {
             _ = self.stopping.wait_for(|stopping| *stopping) => return None,
         };
         let site = &self.place.0;
-        let session = site.desk.sessions.peek(&self.session, std::time::Instant::now())?;
-        site.hub.still_bears(&session.mark)?;
+        site.hub.still_bears(&self.mark)?;
         self.told = Instant::now();
+        if self.told >= self.looked + site.desk.sessions.look_every() {
+            // What can't be asked now is asked next time: the stream carries nothing, and the page asks for itself.
+            if !site.desk.sessions.goes_on(&self.session).await.unwrap_or(true) {
+                return None;
+            }
+            self.looked = self.told;
+        }
         // Without a change the page's ages grow all the same.
         Some((if is_change { "event: change\ndata: 1\n\n" } else { "event: tick\ndata: 1\n\n" }, self))
     }

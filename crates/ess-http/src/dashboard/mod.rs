@@ -16,6 +16,7 @@ mod frame;
 pub(crate) mod holds;
 pub(crate) mod ledger;
 pub(crate) mod live;
+pub(crate) mod nodes;
 pub(crate) mod overview;
 pub(crate) mod partner;
 pub(crate) mod partner_acts;
@@ -34,6 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::response::Response;
+use ess_hub::Hub;
 use ess_hub::fresh::Fresh;
 
 use crate::refusal::Refusal;
@@ -60,8 +62,8 @@ pub(crate) struct Desk {
 
 impl Desk {
     /// Nobody is signed in yet.
-    pub(crate) fn new(is_tls: bool) -> Self {
-        Self { sessions: Sessions::default(), is_tls, streams: AtomicUsize::new(0), parts: Mutex::default() }
+    pub(crate) fn new(hub: &Hub, is_tls: bool) -> Self {
+        Self { sessions: Sessions::of(hub), is_tls, streams: AtomicUsize::new(0), parts: Mutex::default() }
     }
 
     /// The place of a rendered part that all who may see it share.

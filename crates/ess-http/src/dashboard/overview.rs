@@ -30,6 +30,9 @@ struct Live {
     is_clear: bool,
     at: String,
     unready: Option<String>,
+    unheard: Option<String>,
+    /// Other hubs count their own hours.
+    is_shared: bool,
     tiles: Vec<Tile>,
     attention: Vec<Row>,
     more: Option<(String, usize)>,
@@ -72,18 +75,19 @@ pub(crate) async fn read_overview(State(site): State<Arc<Site>>, visitor: Visito
     }
     let part = site.desk.part("overview");
     let live = part.get(|| make_live(&site)).await?;
-    page(&site, &visitor, &Content { title: "Overview".to_owned(), tab: Tab::Overview, live: &live, fixed: "" })
+    page(&site, &visitor, &Content { title: "Overview".to_owned(), tab: Tab::Overview, live: &live, fixed: "" }).await
 }
 
 async fn make_live(site: &Site) -> Result<String, Problem> {
-    render(&live(&site.hub.overview(ATTENTION_MAX).await?))
+    render(&live(&site.hub.overview(ATTENTION_MAX).await?, site.hub.is_shared()))
 }
 
-fn live(overview: &Overview) -> Live {
+fn live(overview: &Overview, is_shared: bool) -> Live {
     let count = |condition: Condition| overview.counts.get(&condition).copied().unwrap_or(0);
     let troubled: usize =
         words::CONDITIONS.iter().filter(|condition| **condition != Condition::Well).map(|known| count(*known)).sum();
-    let is_clear = troubled == count(Condition::Paused) && overview.dead == 0 && overview.unready.is_none();
+    let is_known = overview.unready.is_none() && overview.unheard == 0;
+    let is_clear = troubled == count(Condition::Paused) && overview.dead == 0 && is_known;
     let attention: Vec<Row> = overview.attention.iter().map(|standing| row(standing, overview.at)).collect();
     let hidden = troubled - attention.len();
     Live {
@@ -91,6 +95,8 @@ fn live(overview: &Overview) -> Live {
         is_clear,
         at: words::to_second(overview.at),
         unready: overview.unready.clone(),
+        unheard: words::unheard(overview.unheard),
+        is_shared,
         tiles: tiles(overview),
         more: (hidden > 0).then(|| ("/dashboard/partners".to_owned(), hidden)),
         attention,
@@ -114,6 +120,9 @@ fn headline(overview: &Overview, troubled: usize, is_clear: bool) -> String {
     }
     if troubled == 0 && overview.dead > 0 {
         return format!("{} to decide on", words::count(overview.dead as u64, "dead letter", "dead letters"));
+    }
+    if troubled == 0 && overview.unready.is_none() {
+        return "Not every partner was heard of".to_owned();
     }
     if troubled == 0 {
         return "The hub needs you".to_owned();
@@ -178,6 +187,11 @@ pub(crate) fn row(standing: &PartnerStanding, now: Time) -> Row {
         _ => None,
     };
     let (why, command, act) = match standing.condition {
+        _ if !standing.is_heard => (
+            "the hub that serves it is being replaced or does not answer".to_owned(),
+            Some("hms-ess nodes".to_owned()),
+            ("/dashboard/nodes".to_owned(), "Look at the hubs"),
+        ),
         Condition::Blocked => (
             said.unwrap_or_else(|| "there is no way to the version that it pinned".to_owned()),
             speaker.and_then(|speaker| speaker.mend.clone()),
@@ -215,7 +229,7 @@ pub(crate) fn row(standing: &PartnerStanding, now: Time) -> Row {
     Row {
         partner: id.to_owned(),
         href,
-        pill: words::of_condition(standing.condition),
+        pill: if standing.is_heard { words::of_condition(standing.condition) } else { words::UNHEARD },
         is_urgent: standing.standing.urgent > 0,
         oldest: standing.oldest.as_ref().map(|oldest| {
             let event = oldest.event.to_string();

@@ -146,7 +146,7 @@ pub(crate) async fn read_partner(
         has_missed,
     };
     let fixed = if visitor.may(&Act::Tend(&id)) { render(&acts)? } else { String::new() };
-    page(&site, &visitor, &Content { title: id.to_string(), tab: Tab::Partners, live: &live, fixed: &fixed })
+    page(&site, &visitor, &Content { title: id.to_string(), tab: Tab::Partners, live: &live, fixed: &fixed }).await
 }
 
 struct Shown<'a> {
@@ -165,7 +165,7 @@ fn live<'a>(id: &'a PartnerId, visitor: &Visitor, shown: Shown<'_>) -> Live<'a> 
     let may_prove = visitor.may(&Act::Read);
     let overview::Row { pill, why, command, by_itself, oldest, .. } = overview::row(standing, now);
     let is_own = matches!(visitor.principal().role, Role::Partner(_));
-    let is_well = standing.condition == Condition::Well;
+    let is_well = standing.condition == Condition::Well && standing.is_heard;
     let path = partner_path(id.as_str());
     Live {
         id: id.as_str(),
@@ -310,7 +310,7 @@ pub(crate) async fn read_sent(
     let body = if envelope.is_null() { body } else { serde_json::to_string_pretty(&envelope).unwrap_or(body) };
     let fixed = render(&Sent { id: id.as_str(), path: partner_path(id.as_str()), number, body, gone })?;
     let title = format!("{id}, number {number}");
-    page(&site, &visitor, &Content { title, tab: Tab::Partners, live: "", fixed: &fixed })
+    page(&site, &visitor, &Content { title, tab: Tab::Partners, live: "", fixed: &fixed }).await
 }
 
 /// How the payload of an envelope's event went. Who did it and why is the hub's own.

@@ -29,7 +29,7 @@ pub(crate) async fn test(State(site): State<Arc<Site>>, Path(id): Path<String>, 
     let status = status.map_or_else(String::new, |status| format!("status {status}, "));
     let text = format!("Test of {id}: {status}{reason}, after {}.", words::span(took));
     let notice = Notice { text, secret: None, is_good: acked };
-    site.desk.sessions.leave(&visitor.session, notice);
+    site.desk.sessions.leave(&visitor.session, notice).await?;
     Ok(go(&back_to(&id)))
 }
 
@@ -39,7 +39,7 @@ pub(crate) async fn pause(State(site): State<Arc<Site>>, Path(id): Path<String>,
     permit(&visitor, &Act::Operate)?;
     let id = PartnerId::parse(&id)?;
     site.hub.pause_partner(&id, Some(form.reason()?), visitor.principal()).await?;
-    visitor.tell(&site, format!("{id} is paused; its events wait."));
+    visitor.tell(&site, format!("{id} is paused; its events wait.")).await?;
     Ok(go(&back_to(&id)))
 }
 
@@ -49,7 +49,7 @@ pub(crate) async fn resume(State(site): State<Arc<Site>>, Path(id): Path<String>
     permit(&visitor, &Act::Operate)?;
     let id = PartnerId::parse(&id)?;
     site.hub.resume_partner(&id, Some(form.reason()?), visitor.principal()).await?;
-    visitor.tell(&site, format!("{id} goes on; what waited goes out."));
+    visitor.tell(&site, format!("{id} goes on; what waited goes out.")).await?;
     Ok(go(&back_to(&id)))
 }
 
@@ -69,7 +69,7 @@ pub(crate) async fn rotate_secret(State(site): State<Arc<Site>>, Path(id): Path<
         "{id} has a new signing secret, shown this once. The old one signs too for {}.",
         ess_core::duration::format(overlap)
     );
-    site.desk.sessions.leave(&visitor.session, Notice { text, secret: Some(secret), is_good: true });
+    site.desk.sessions.leave(&visitor.session, Notice { text, secret: Some(secret), is_good: true }).await?;
     Ok(go(&back_to(&id)))
 }
 
@@ -80,7 +80,9 @@ pub(crate) async fn redrive(State(site): State<Arc<Site>>, Path(id): Path<String
     permit(&visitor, &Act::Tend(&id))?;
     let own = Letters { partner: Some(id.clone()), ..Letters::default() };
     let count = site.hub.redrive(&own, Some(form.reason()?), visitor.principal()).await?;
-    visitor.tell(&site, format!("{} of {id} tried again.", words::count(count, "dead letter is", "dead letters are")));
+    visitor
+        .tell(&site, format!("{} of {id} tried again.", words::count(count, "dead letter is", "dead letters are")))
+        .await?;
     Ok(go(&back_to(&id)))
 }
 
@@ -94,6 +96,6 @@ pub(crate) async fn resend(State(site): State<Arc<Site>>, Path(id): Path<String>
     site.hub.need_delivery(&event, &id).await?;
     let request = ReplayRequest { event: event.clone(), to: vec![id.clone()], force: false, reason: Some(reason) };
     site.hub.replay(request, visitor.principal()).await?;
-    visitor.tell(&site, format!("{event} goes again to {id}."));
+    visitor.tell(&site, format!("{event} goes again to {id}.")).await?;
     Ok(go(&back_to(&id)))
 }

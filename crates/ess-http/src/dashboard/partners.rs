@@ -23,6 +23,7 @@ struct Live {
     text: String,
     states: Vec<(&'static str, &'static str, bool)>,
     count: String,
+    unheard: Option<String>,
     rows: Vec<Row>,
     later: Option<String>,
     is_first: bool,
@@ -64,12 +65,13 @@ pub(crate) async fn list_partners(State(site): State<Arc<Site>>, visitor: Visito
         text,
         states: states.to_vec(),
         count: words::count(count as u64, "partner", "partners"),
+        unheard: words::unheard(site.hub.unheard_partners().await),
         rows: found.iter().map(|standing| row(standing, now)).collect(),
         later,
         is_first: after.is_none(),
     };
     let live = render(&live)?;
-    page(&site, &visitor, &Content { title: "Partners".to_owned(), tab: Tab::Partners, live: &live, fixed: "" })
+    page(&site, &visitor, &Content { title: "Partners".to_owned(), tab: Tab::Partners, live: &live, fixed: "" }).await
 }
 
 fn row(standing: &PartnerStanding, now: ess_core::time::Time) -> Row {

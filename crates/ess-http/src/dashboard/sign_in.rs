@@ -3,7 +3,6 @@
 //! The token is looked at once and never kept; what the browser gets is a random id.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use askama::Template;
 use axum::extract::{Request, State};
@@ -11,10 +10,10 @@ use axum::http::header::{SET_COOKIE, USER_AGENT};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use ess_core::problem::{Code, Problem};
+use ess_hub::sessions::SESSION_BOUNDS;
 
 use super::form::Form;
 use super::frame::{bare, home, render};
-use super::sessions::SESSION_AGE_MAX;
 use super::visitor::{Posted, Theme, Visitor, cookie_name, go, need_own_page, peer};
 use super::{Screen, trouble};
 use crate::limits::SMALL_BODY_BYTES_MAX;
@@ -33,7 +32,7 @@ struct SignIn<'a> {
 pub(crate) async fn read_sign_in(State(site): State<Arc<Site>>, query: Query, request: Request) -> Screen {
     let (parts, _) = request.into_parts();
     let next = own_path(query.text("next"));
-    if let Some(visitor) = Visitor::of(&site, &parts) {
+    if let Some(visitor) = Visitor::of(&site, &parts).await? {
         return Ok(go(next.unwrap_or(&home(&visitor.principal().role))));
     }
     show(StatusCode::OK, Theme::of(&parts.headers), next, None)
@@ -53,19 +52,19 @@ pub(crate) async fn sign_in(State(site): State<Arc<Site>>, request: Request) -> 
         let refused = "This token is not known, has expired or was revoked.";
         return show(StatusCode::UNAUTHORIZED, Theme::of(&parts.headers), next, Some(refused));
     };
-    if let Some(earlier) = Visitor::of(&site, &parts) {
-        site.desk.sessions.end(&earlier.session);
+    if let Some(earlier) = Visitor::of(&site, &parts).await? {
+        site.desk.sessions.end(&earlier.session).await?;
     }
-    let session = site.desk.sessions.begin(mark, Instant::now())?;
+    let session = site.desk.sessions.begin(mark).await?;
     tracing::info!(peer = %peer(&parts), actor = principal.token_id, "signed in to the dashboard");
     let mut response = go(next.unwrap_or(&home(&principal.role)));
-    set_session(&mut response, &site, session.as_str(), SESSION_AGE_MAX.as_secs())?;
+    set_session(&mut response, &site, session.as_str(), SESSION_BOUNDS.age_max.as_secs())?;
     Ok(response)
 }
 
 /// Ends the session.
 pub(crate) async fn sign_out(State(site): State<Arc<Site>>, posted: Posted) -> Screen {
-    site.desk.sessions.end(&posted.visitor.session);
+    site.desk.sessions.end(&posted.visitor.session).await?;
     let mut response = go("/dashboard/sign-in");
     set_session(&mut response, &site, "", 0)?;
     Ok(response)

@@ -4,7 +4,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::header::{ACCEPT, COOKIE, HOST, LOCATION, ORIGIN};
@@ -13,6 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use ess_core::access::{Act, Principal};
 use ess_core::problem::{Code, Problem};
+use ess_hub::TokenMark;
 
 use super::form::{Form, encode};
 use super::sessions::{Notice, SessionId};
@@ -36,7 +36,11 @@ pub(crate) enum Theme {
 pub(crate) struct Visitor {
     pub(crate) caller: Caller,
     pub(crate) session: SessionId,
+    /// What stands for the token.
+    pub(crate) mark: TokenMark,
     pub(crate) csrf: String,
+    /// Something is to be told on the next page.
+    pub(crate) has_notice: bool,
     pub(crate) theme: Theme,
     /// The page, for the way back.
     pub(crate) path: String,
@@ -80,23 +84,30 @@ impl Theme {
 
 impl Visitor {
     /// Who is signed in, if somebody is.
-    pub(crate) fn of(site: &Site, parts: &Parts) -> Option<Self> {
+    ///
+    /// # Errors
+    /// Sessions are in the store, and it can't be asked now.
+    pub(crate) async fn of(site: &Site, parts: &Parts) -> Result<Option<Self>, Problem> {
         let headers = &parts.headers;
-        let session = cookie(headers, cookie_name(site.desk.is_tls)).and_then(SessionId::parse)?;
-        let found = site.desk.sessions.find(&session, Instant::now())?;
-        let Some(principal) = site.hub.still_bears(&found.mark) else {
-            site.desk.sessions.end(&session);
-            return None;
+        let Some(session) = cookie(headers, cookie_name(site.desk.is_tls)).and_then(SessionId::parse) else {
+            return Ok(None);
+        };
+        let Some(found) = site.desk.sessions.find(&session).await? else { return Ok(None) };
+        let Some(principal) = site.hub.find_bearer(&found.mark).await? else {
+            site.desk.sessions.end(&session).await?;
+            return Ok(None);
         };
         let path = parts.uri.path_and_query().map_or("/dashboard", |path| path.as_str()).to_owned();
-        Some(Self {
+        Ok(Some(Self {
             caller: Caller(principal),
+            csrf: session.form_token(),
             session,
-            csrf: found.csrf,
+            mark: found.mark,
+            has_notice: found.has_notice,
             theme: Theme::of(headers),
             path,
             wants_part: headers.contains_key(PART),
-        })
+        }))
     }
 
     /// Who it is.
@@ -110,9 +121,12 @@ impl Visitor {
     }
 
     /// Leaves word for the next page.
-    pub(crate) fn tell(&self, site: &Site, text: impl Into<String>) {
+    ///
+    /// # Errors
+    /// It could not be kept; what it is about was done.
+    pub(crate) async fn tell(&self, site: &Site, text: impl Into<String>) -> Result<(), Problem> {
         let notice = Notice { text: text.into(), secret: None, is_good: true };
-        site.desk.sessions.leave(&self.session, notice);
+        site.desk.sessions.leave(&self.session, notice).await
     }
 }
 
@@ -121,7 +135,8 @@ impl FromRequestParts<Arc<Site>> for Visitor {
 
     async fn from_request_parts(parts: &mut Parts, site: &Arc<Site>) -> Result<Self, Turned> {
         let is_stream = parts.headers.get(ACCEPT).is_some_and(|accepts| accepts == "text/event-stream");
-        Self::of(site, parts).ok_or_else(|| Turned::ToSignIn {
+        let found = Self::of(site, parts).await.map_err(|problem| Turned::Away(Refusal(problem)))?;
+        found.ok_or_else(|| Turned::ToSignIn {
             path: parts.uri.path_and_query().map_or("/dashboard", |path| path.as_str()).to_owned(),
             wants_part: is_stream || parts.headers.contains_key(PART),
         })

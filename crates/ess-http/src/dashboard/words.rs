@@ -63,6 +63,26 @@ pub(crate) fn of_condition(condition: Condition) -> Pill {
     }
 }
 
+/// A partner whose hub does not say how it stands.
+pub(crate) const UNHEARD: Pill = pill("not known", "question", "warn");
+
+/// What to say of so many of them.
+pub(crate) fn unheard(partners: usize) -> Option<String> {
+    let are = count(partners as u64, "partner", "partners");
+    let text =
+        format!("How {are} stand is not known now: the hub that serves them is being replaced or does not answer.");
+    (partners > 0).then_some(text)
+}
+
+/// A hub among others.
+pub(crate) fn of_node(state: &str) -> Pill {
+    match state {
+        "live" => pill("live", "check", "good"),
+        "leaving" => pill("leaving", "skip", "calm"),
+        _ => pill("not heard of", "cut", "bad"),
+    }
+}
+
 /// A delivery's state.
 pub(crate) fn of_state(state: State, is_paused: bool) -> Pill {
     if is_paused {

@@ -110,6 +110,16 @@ async fn a_session_ends_with_its_token_and_at_the_sign_out() {
 }
 
 #[tokio::test]
+async fn a_hub_that_has_its_store_for_itself_leads_to_no_page_of_hubs() {
+    let hub = TestHub::start().await;
+    let browser = Browser::sign_in(&hub, &hub.admin).await;
+    assert!(!browser.get("/dashboard").await.text().contains("/dashboard/nodes"));
+    let page = browser.get("/dashboard/nodes").await;
+    assert!(page.status == 200 && page.text().contains("has its store for itself"), "{}", page.text());
+    hub.finish().await;
+}
+
+#[tokio::test]
 async fn an_act_needs_the_sessions_own_token_a_page_of_ours_and_a_reason() {
     let hub = TestHub::start().await;
     add_partner(&hub, "COURT-CAL").await;
@@ -163,14 +173,15 @@ async fn roles_see_the_pages_that_the_api_lets_them_read() {
         "/dashboard/events/RULE-A-V1/packet",
         "/dashboard/events?text=16:00",
         "/dashboard",
+        "/dashboard/nodes",
     ];
-    let (all, events) = ([200; 15], [200, 200]);
+    let (all, events) = ([200; 16], [200, 200]);
     let of_publisher = |[log, one]: [u16; 2]| {
-        let mut wanted = [403; 15];
+        let mut wanted = [403; 16];
         (wanted[0], wanted[1], wanted[13], wanted[14]) = (log, one, log, 303);
         wanted
     };
-    let mut of_partner = [403; 15];
+    let mut of_partner = [403; 16];
     (of_partner[3], of_partner[14]) = (200, 303);
     for (document, wanted) in [
         (r#"{"role": "auditor"}"#, all),

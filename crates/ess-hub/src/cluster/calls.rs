@@ -1,11 +1,11 @@
 //! What one node asks of another: acts on partners that the other serves, and how they stand there.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use ess_core::access::{Principal, Role};
-use ess_core::id::{Digest, EventId, PartnerId, PartnerNo, Seq, Subject, Version};
+use ess_core::id::{PartnerNo, Seq};
 use ess_core::lane::Standing;
 use ess_core::message::Message;
 use ess_core::problem::{Code, Problem};
@@ -14,9 +14,9 @@ use ess_core::time::Time;
 use ess_store::NodeNo;
 use serde::{Deserialize, Serialize};
 
+use super::words::{Chosen, Fares, Said, Taken};
 use super::{ASK_WITHIN, nobody_serves};
 use crate::acks::Word;
-use crate::dead_letters::Letters;
 use crate::hub::Hub;
 use crate::inbox::Fetched;
 use crate::lanes::{LaneReport, Surveyed};
@@ -26,6 +26,8 @@ use crate::view::{CheckpointView, PartnerTest};
 
 /// How long an answer of another node is waited for, beside what is asked to take long.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long a page waits for what other nodes know.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
 /// How often a partner on its way from one node to another is looked for, and how long.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const LOOK_FOR: Duration = Duration::from_secs(3);
@@ -49,30 +51,14 @@ pub(crate) enum Call {
     Cancel { event: Seq, reason: String },
     /// How a lane fares.
     Inspect(PartnerNo),
+    /// How those of these lanes fare that are there.
+    InspectEach(Vec<PartnerNo>),
     /// A partner's last day.
     Day(PartnerNo),
     /// How all lanes stand.
     Survey,
     /// A checkpoint of the ledger.
     Checkpoint,
-}
-
-/// A partner's word.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Said {
-    event: String,
-    test: bool,
-    digest: Option<[u8; 32]>,
-    /// A refusal, and whether it may pass.
-    refusal: Option<(String, bool)>,
-}
-
-/// Which dead letters.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Chosen {
-    partner: Option<String>,
-    event: Option<String>,
-    matching: Option<String>,
 }
 
 /// An answer.
@@ -97,6 +83,7 @@ pub(crate) enum Answer {
         offline_since: Option<Time>,
         last_error: Option<String>,
     },
+    Lanes(Vec<Fares>),
     Day(Day),
     Survey(Vec<(PartnerNo, Standing, Option<String>)>),
     Checkpoint {
@@ -104,24 +91,6 @@ pub(crate) enum Answer {
         at: Time,
         note: String,
     },
-}
-
-/// A message of an inbox.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Taken {
-    id: String,
-    event_id: String,
-    subject: String,
-    version: u32,
-    content_type: String,
-    headers: Vec<(String, String)>,
-    /// Text as it is, other bytes as numbers.
-    text: Option<String>,
-    bytes: Vec<u8>,
-    test: bool,
-    replay: bool,
-    partner_seq: Option<u64>,
-    attempt: u32,
 }
 
 const EVIDENCES: [Evidence; 5] =
@@ -140,97 +109,10 @@ impl Call {
             // A partner's own bound, and time for its answer to come back.
             Self::Test { .. } => Duration::from_secs(70),
             Self::Take { wait, .. } => *wait + ANSWER_WITHIN,
+            // A page is shown without what is not told by then.
+            Self::Survey | Self::InspectEach(_) => LOOK_WITHIN,
             Self::Redrive(_) | Self::Discard(..) | Self::Replay { .. } => Duration::from_secs(30),
             _ => ANSWER_WITHIN,
-        }
-    }
-}
-
-impl Said {
-    fn of(word: &Word) -> Self {
-        match word {
-            Word::Ack { event, test, digest } => {
-                Self { event: event.to_string(), test: *test, digest: digest.map(|digest| digest.0), refusal: None }
-            }
-            Word::Nack { event, test, reason, retryable } => Self {
-                event: event.to_string(),
-                test: *test,
-                digest: None,
-                refusal: Some((reason.clone(), *retryable)),
-            },
-        }
-    }
-
-    fn into_word(self) -> Word {
-        let (event, test) = (EventId::trusted(&self.event), self.test);
-        match self.refusal {
-            None => Word::Ack { event, test, digest: self.digest.map(Digest) },
-            Some((reason, retryable)) => Word::Nack { event, test, reason, retryable },
-        }
-    }
-}
-
-impl From<&Letters> for Chosen {
-    fn from(letters: &Letters) -> Self {
-        Self {
-            partner: letters.partner.as_ref().map(ToString::to_string),
-            event: letters.event.as_ref().map(ToString::to_string),
-            matching: letters.matching.clone(),
-        }
-    }
-}
-
-impl From<Chosen> for Letters {
-    fn from(chosen: Chosen) -> Self {
-        Self {
-            partner: chosen.partner.as_deref().map(PartnerId::trusted),
-            event: chosen.event.as_deref().map(EventId::trusted),
-            matching: chosen.matching,
-        }
-    }
-}
-
-impl From<Message> for Taken {
-    fn from(message: Message) -> Self {
-        let (text, bytes) = match String::from_utf8(message.body.to_vec()) {
-            Ok(text) => (Some(text), Vec::new()),
-            Err(error) => (None, error.into_bytes()),
-        };
-        Self {
-            id: message.id,
-            event_id: message.event_id.to_string(),
-            subject: message.subject.to_string(),
-            version: message.version.0,
-            content_type: message.content_type,
-            headers: message.headers,
-            text,
-            bytes,
-            test: message.test,
-            replay: message.replay,
-            partner_seq: message.partner_seq,
-            attempt: message.attempt,
-        }
-    }
-}
-
-impl From<Taken> for Message {
-    fn from(taken: Taken) -> Self {
-        let body = taken.text.map_or_else(|| Bytes::from(taken.bytes), Bytes::from);
-        Self {
-            id: taken.id,
-            event_id: EventId::trusted(&taken.event_id),
-            subject: Subject::trusted(&taken.subject),
-            version: Version(taken.version),
-            // Names of files are made where the lane is.
-            extension: "",
-            content_type: taken.content_type,
-            headers: taken.headers,
-            body_digest: Digest::of(&body),
-            body,
-            test: taken.test,
-            replay: taken.replay,
-            partner_seq: taken.partner_seq,
-            attempt: taken.attempt,
         }
     }
 }
@@ -387,6 +269,30 @@ impl Hub {
         }
     }
 
+    /// How these partners' lanes fare, wherever they are: each node is asked once, all side by side. Nothing is known of those
+    /// that are on their way, or whose node does not answer in time.
+    pub(crate) async fn inspect_lanes(&self, partners: &[PartnerNo]) -> BTreeMap<PartnerNo, LaneReport> {
+        let (here, elsewhere): (Vec<PartnerNo>, Vec<PartnerNo>) = partners.iter().partition(|no| self.serves(**no));
+        let mut found: BTreeMap<PartnerNo, LaneReport> = self.lanes.inspect_each(&here).await.into_iter().collect();
+        let Some(cluster) = self.cluster.as_ref().filter(|_| !elsewhere.is_empty()) else { return found };
+        // Who serves whom that can't be asked now is shown as what is not known.
+        let seats = cluster.nodes.seats_of(elsewhere, LOOK_WITHIN).await.unwrap_or_default();
+        let mut by_node: BTreeMap<NodeNo, Vec<PartnerNo>> = BTreeMap::new();
+        for (partner, node) in seats.into_iter().filter(|(_, node)| Some(*node) != cluster.me()) {
+            by_node.entry(node).or_default().push(partner);
+        }
+        let asked = by_node.into_iter().map(|(node, partners)| {
+            let call = Call::InspectEach(partners);
+            let within = call.within();
+            cluster.post.ask(node, call, within)
+        });
+        for answer in join_all(asked).await {
+            let Some(Answer::Lanes(lanes)) = answer else { continue };
+            found.extend(lanes.into_iter().map(<(PartnerNo, LaneReport)>::from));
+        }
+        found
+    }
+
     /// How all lanes stand, on all nodes that answer.
     pub(crate) async fn survey_all(&self) -> Vec<Arc<Surveyed>> {
         let mut survey = self.lanes.survey().await;
@@ -443,6 +349,10 @@ impl Hub {
             Call::Inspect(no) => {
                 let LaneReport { in_flight, offline_since, last_error } = self.lanes.inspect(no).await;
                 Answer::Lane { in_flight, offline_since, last_error }
+            }
+            Call::InspectEach(partners) => {
+                let here: Vec<PartnerNo> = partners.into_iter().filter(|no| self.serves(*no)).collect();
+                Answer::Lanes(self.lanes.inspect_each(&here).await.into_iter().map(Fares::from).collect())
             }
             Call::Day(no) => Answer::Day(self.lanes.day(no).await),
             Call::Survey => {

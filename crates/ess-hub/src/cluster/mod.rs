@@ -10,8 +10,10 @@ mod follow;
 mod lease;
 mod post;
 mod warden;
+mod words;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use tokio::task::JoinHandle;
 
 use crate::hub::Hub;
 use crate::publish::unavailable;
+use crate::sessions::SharedSessions;
 
 pub(crate) use self::calls::{Answer, Call};
 pub use self::lease::Lease;
@@ -78,12 +81,15 @@ pub struct NodeView {
 /// What this hub knows of the others, and how it tells them something.
 pub(crate) struct Cluster {
     pub(super) nodes: Nodes,
+    pub(crate) sessions: SharedSessions,
     options: NodeOptions,
     /// Guards what was seen at the last renewal, with this node's own number then.
     seen: Mutex<(Option<NodeNo>, Vec<NodeLine>)>,
     /// Guards the partners that are served here.
     served: RwLock<BTreeSet<PartnerNo>>,
     told: Told,
+    /// Nodes that this one gave up.
+    takeovers: AtomicU64,
     pub(super) post: Post,
 }
 
@@ -103,11 +109,13 @@ struct Told {
 impl Cluster {
     pub(crate) fn new(nodes: Nodes, options: NodeOptions) -> Self {
         Self {
+            sessions: SharedSessions::new(&nodes),
             nodes,
             options,
             seen: Mutex::default(),
             served: RwLock::default(),
             told: Told::default(),
+            takeovers: AtomicU64::new(0),
             post: Post::default(),
         }
     }
@@ -132,6 +140,22 @@ impl Cluster {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let is_other = |node: &&NodeLine| node.lease_left.is_some() && Some(node.no) != seen.0;
         seen.1.iter().filter(is_other).map(|node| node.no).collect()
+    }
+
+    /// How many nodes hold their leases, this one included, as of the last renewal.
+    pub(crate) fn live_count(&self) -> usize {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.1.iter().filter(|node| node.lease_left.is_some()).count()
+    }
+
+    /// How many partners are served here.
+    pub(crate) fn served_count(&self) -> usize {
+        self.served.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// How many nodes this one gave up since it began.
+    pub(crate) fn takeovers(&self) -> u64 {
+        self.takeovers.load(Ordering::Relaxed)
     }
 
     fn note(&self, me: Option<NodeNo>, sight: Option<&Sight>) {
@@ -213,6 +237,12 @@ impl Hub {
     /// Whether this node does what one does for all.
     pub(crate) fn leads(&self) -> bool {
         self.delivery.lease.leads()
+    }
+
+    /// Whether other hubs may share its store.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.cluster.is_some()
     }
 
     /// Whether this node serves the partner.

@@ -22,7 +22,7 @@ const SENT_AT_ONCE: usize = 256;
 const ANSWERED_AT_ONCE: usize = 256;
 /// What was not told is looked for so often while an answer is waited for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Letters that nobody took are thrown away so often.
+/// Letters that nobody took, and sessions that are over, are thrown away so often.
 const CLEAR_EVERY: Duration = Duration::from_secs(60);
 
 /// A letter.
@@ -111,7 +111,7 @@ pub(super) async fn run(hub: Hub, cluster: Arc<Cluster>) {
             _ = tick.tick(), if answering.len() < ANSWERED_AT_ONCE => {
                 if cluster.post.waiting().is_empty() { Ok(()) } else { receive(&hub, &cluster, &mut answering).await }
             }
-            _ = clear.tick(), if hub.leads() => cluster.nodes.clear_post(ASK_WITHIN).await,
+            _ = clear.tick(), if hub.leads() => clear_away(&cluster).await,
             Some(_) = answering.join_next() => Ok(()),
         };
         if let Err(error) = done {
@@ -121,6 +121,12 @@ pub(super) async fn run(hub: Hub, cluster: Arc<Cluster>) {
             tracing::debug!(%error, "post between nodes had to wait");
         }
     }
+}
+
+/// What nobody took, and sessions that are over.
+async fn clear_away(cluster: &Cluster) -> Result<(), StoreError> {
+    cluster.nodes.clear_post(ASK_WITHIN).await?;
+    cluster.sessions.clear().await
 }
 
 async fn send(cluster: &Cluster, going: impl Iterator<Item = (NodeNo, u64, Content)>) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ess_core::id::{PartnerNo, Seq};
 use ess_store::{NodeLine, NodeNo, Sight, StoreError, home_of};
@@ -41,6 +42,7 @@ pub(super) async fn run(hub: Hub, cluster: Arc<Cluster>, head: Seq) {
         me: None,
         staying: Vec::new(),
         terms: None,
+        commits: 0,
         looks: 0,
         is_leaving: false,
         released: JoinSet::new(),
@@ -76,6 +78,8 @@ struct Warden {
     /// Who shares the partners.
     staying: Vec<NodeNo>,
     terms: Option<u64>,
+    /// The mark of the commits that were heard of.
+    commits: i64,
     looks: u32,
     is_leaving: bool,
     released: JoinSet<(PartnerNo, bool)>,
@@ -147,9 +151,14 @@ impl Warden {
         let has_lapsed = sight.nodes.iter().any(|node| node.lease_left.is_none());
         let is_news = self.terms != Some(sight.terms) || self.staying != staying;
         self.must_look_home |= self.staying != staying;
+        if std::mem::replace(&mut self.commits, sight.commits) != sight.commits || is_news {
+            // Open pages show what other nodes did, and who comes and goes.
+            self.hub.delivery.store.hear_of_commits();
+        }
         self.staying = staying;
         if (has_lapsed || is_news) && !self.is_leaving {
             for lost in self.cluster.nodes.settle(me, span / GRACE, span).await? {
+                self.cluster.takeovers.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(node.no = lost.0, "node {lost} was not heard of; its partners are served by others now");
             }
         }

@@ -173,6 +173,21 @@ impl LanesHandle {
         answer.await.unwrap_or_default()
     }
 
+    /// The same for these, asked together.
+    pub async fn inspect_each(&self, partners: &[PartnerNo]) -> Vec<(PartnerNo, LaneReport)> {
+        let mut asked = Vec::with_capacity(partners.len());
+        for no in partners {
+            let (reply, answer) = oneshot::channel();
+            self.tell(Input::Inspect(*no, reply));
+            asked.push((*no, answer));
+        }
+        let mut reports = Vec::with_capacity(asked.len());
+        for (no, answer) in asked {
+            reports.push((no, answer.await.unwrap_or_default()));
+        }
+        reports
+    }
+
     /// How all lanes stand, in no order.
     pub async fn survey(&self) -> Vec<Arc<Surveyed>> {
         let (reply, answer) = oneshot::channel();

@@ -56,6 +56,26 @@ pub(crate) const CERTIFICATE_EXPIRY: Described = Described::gauge(
     &[],
     "When the certificate ends that the hub shows; absent over plain HTTP",
 );
+pub(crate) const NODES_LIVE: Described = Described::gauge(
+    "node_live_count",
+    &[],
+    "Hubs on the same store that hold their leases, this one included, as it saw them last; absent where a hub has its store for itself",
+);
+pub(crate) const NODE_LEASE: Described = Described::gauge(
+    "node_lease_held",
+    &[],
+    "1 while this hub holds its lease, 0 while it sends nothing for want of it; absent where a hub has its store for itself",
+);
+pub(crate) const NODE_PARTNERS: Described = Described::gauge(
+    "node_partner_count",
+    &[],
+    "Partners that this hub serves; absent where a hub has its store for itself",
+);
+pub(crate) const NODE_TAKEOVERS: Described = Described::counter(
+    "node_takeovers",
+    &[],
+    "Other hubs that this one gave up, as they were not heard of for too long; absent where a hub has its store for itself",
+);
 pub(crate) const PUBLISHES: Described = Described::counter("event_publishes", &["result"], "Publishes by result");
 pub(crate) const EVENTS: Described = Described::gauge("event_log_count", &[], "Events in the log");
 pub(crate) const ATTEMPTS: Described =
@@ -133,10 +153,14 @@ pub(crate) const SPANS: Described = Described::counter(
 );
 
 /// All of them, in the order of the reference.
-pub const METRICS: [Described; 34] = [
+pub const METRICS: [Described; 38] = [
     HUB_READY,
     HUB_START,
     CERTIFICATE_EXPIRY,
+    NODES_LIVE,
+    NODE_LEASE,
+    NODE_PARTNERS,
+    NODE_TAKEOVERS,
     PUBLISHES,
     EVENTS,
     ATTEMPTS,

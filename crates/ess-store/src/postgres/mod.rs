@@ -5,12 +5,14 @@
 
 mod address;
 mod connection;
+mod desk;
 mod keeper;
 mod link;
 mod nodes;
 mod readers;
 mod receive;
 mod schema;
+mod sessions;
 mod silence;
 
 use std::sync::Arc;
@@ -25,6 +27,7 @@ pub use self::nodes::Nodes;
 pub(crate) use self::nodes::ledger_head;
 pub(crate) use self::readers::Readers;
 pub(crate) use self::receive::receive;
+pub use self::sessions::Sessions;
 use crate::error::StoreError;
 use crate::server_url::ServerUrl;
 use crate::store::{Options, Parts};

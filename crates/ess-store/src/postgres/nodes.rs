@@ -4,20 +4,23 @@
 //! outcomes holds it too and looks whether its node is still there: what a node that was given up found out is never written down.
 //! Time is the database's own, so that clocks of machines need not agree.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ess_core::id::{Digest, PartnerNo, Seq};
 use ess_core::time::Time;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
-use super::connection::{Connection, Server};
+use super::connection::Server;
+use super::desk::Desk;
 use super::keeper::LOCK_HEAD;
-use super::link::{Link, Statements};
+use super::link::Link;
+use super::sessions::{self, Sessions};
 use crate::error::StoreError;
 use crate::nodes::{NodeLine, NodeNo, Notice, RegistryChanges, Sight, home_of};
 use crate::seal::Seal;
+use crate::sessions::SessionBounds;
 use crate::sql::db::{Cell, Db, Row, given};
 use crate::sql::events::Reader;
 use crate::sql::registry;
@@ -32,7 +35,9 @@ const RENEW: &str =
 const SET_LEAVING: &str = "update node set is_leaving = 1 where no = ?1";
 const NODES: &str = "select no, name, version, (extract(epoch from began_at) * 1000000)::bigint, \
     (extract(epoch from lease_until - clock_timestamp()) * 1000000)::bigint, is_leaving from node order by no";
-const HEAD: &str = "select seq, registry, terms from head where one = 1";
+/// Every commit of whichever node moves its mark.
+const HEAD: &str =
+    "select seq, registry, terms, (select coalesce(sum(mark), 0) from writer)::bigint from head where one = 1";
 const LEDGER_HEAD: &str = "select ledger, chain from head where one = 1";
 const REMOVE: &str = "delete from node where no = ?1";
 const REMOVE_LAPSED: &str = "delete from node \
@@ -49,6 +54,7 @@ const TELL_SEATS: &str = "select pg_notify('hms_ess', 'seats')";
 const SEATS: &str = "select s.partner from seat s join partner p on p.no = s.partner \
     where s.node = ?1 and p.removed_at is null order by s.partner";
 const SEAT: &str = "select node from seat where partner = ?1";
+const SEATS_OF: &str = "select partner, node from seat where partner = any(?1::bigint[])";
 const SHARES: &str = "select s.node, count(*) from seat s join partner p on p.no = s.partner \
     where p.removed_at is null group by s.node";
 const GIVE: &str = "update seat set node = given.target \
@@ -64,8 +70,6 @@ const RECEIVE: &str = "delete from post where number in \
     (select number from post where receiver = ?1 order by number limit ?2) returning number, body";
 const FORGET_POST: &str = "delete from post where at < clock_timestamp() - interval '5 minutes'";
 const LISTEN: &str = "listen hms_ess";
-/// A node that stalls within a transaction may hold the head: not for long.
-const OF_DESK: &str = "set idle_in_transaction_session_timeout = '2s'";
 
 /// Connections of a desk at most: one is enough unless the server does not answer.
 const CONNECTIONS_MAX: usize = 4;
@@ -82,57 +86,16 @@ pub struct Nodes {
     mail: Arc<Desk>,
 }
 
-/// A connection for short transactions, made when it is asked for and anew when it was lost or does not answer.
-struct Desk {
-    server: Arc<Server>,
-    /// Guards the idle connections; one is taken out while it is used.
-    idle: Mutex<Vec<Connection>>,
-    permits: Arc<Semaphore>,
-}
-
-impl Desk {
-    /// Does something in a transaction, on a thread that may wait. One that takes longer than `within` is given up: whether it
-    /// was done is then open.
-    async fn ask<T: Send + 'static>(
-        self: &Arc<Self>,
-        within: Duration,
-        work: impl FnOnce(Link<'_>) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let desk = self.clone();
-        let asked = async move {
-            let permit = desk.permits.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
-            let asked = tokio::task::spawn_blocking(move || {
-                // Until it is answered, also when nobody waits for it any more.
-                let _permit = permit;
-                desk.answer(within, work)
-            });
-            asked.await.map_err(|error| StoreError::Unavailable(error.to_string()))?
-        };
-        match tokio::time::timeout(within, asked).await {
-            Ok(answered) => answered,
-            Err(_) => Err(StoreError::Unavailable(format!("the database did not answer in {within:?}"))),
-        }
-    }
-
-    /// A connection that does not answer within the time is dropped: the next question has another one.
-    fn answer<T>(&self, within: Duration, work: impl FnOnce(Link<'_>) -> Result<T>) -> Result<T> {
-        let mut connection = self.server.idle_or_new(&self.idle, OF_DESK)?;
-        let Connection { server, client, statements, .. } = &mut connection;
-        let tx = server.wait_for(within, client.transaction())?;
-        let done = work(Link { tx: &tx, with: Statements { server, known: statements, within: Some(within) } })?;
-        server.wait_for(within, tx.commit())?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-        Ok(done)
-    }
-}
-
 impl Nodes {
     pub(super) fn new(server: Arc<Server>, seal: Arc<Seal>) -> Self {
-        let desk = || {
-            let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-            Arc::new(Desk { server: server.clone(), idle: Mutex::default(), permits })
-        };
+        let desk = || Desk::new(&server, CONNECTIONS_MAX);
         Self { desk: desk(), mail: desk(), seal, server }
+    }
+
+    /// The sessions of the dashboard, which all nodes know.
+    #[must_use]
+    pub fn sessions(&self, bounds: SessionBounds) -> Sessions {
+        Sessions::new(Desk::new(&self.server, sessions::CONNECTIONS_MAX), self.seal.clone(), bounds)
     }
 
     /// Comes in as a node, with a lease of this length.
@@ -163,9 +126,9 @@ impl Nodes {
                 let is_in = link.execute(RENEW, given![me.0, micros(lease)])? == 1;
                 let db = Db::Postgres(link);
                 let nodes = db.query(NODES, given![], node_line)?;
-                let read = |row: &Row<'_>| Ok((Seq(row.get(0)?), row.get(1)?, row.get(2)?));
-                let (head, registry, terms) = db.query_row(HEAD, given![], read)?;
-                Ok(Sight { is_in, nodes, head, registry, terms })
+                let read = |row: &Row<'_>| Ok((Seq(row.get(0)?), row.get(1)?, row.get(2)?, row.get(3)?));
+                let (head, registry, terms, commits) = db.query_row(HEAD, given![], read)?;
+                Ok(Sight { is_in, nodes, head, registry, terms, commits })
             })
             .await?;
         self.server.has_peers.store(sight.nodes.len() > 1, Ordering::Relaxed);
@@ -226,6 +189,24 @@ impl Nodes {
         self.mail
             .ask(within, move |link| {
                 Db::Postgres(link).query_one(SEAT, given![partner.0], |row| Ok(NodeNo(row.get(0)?)))
+            })
+            .await
+    }
+
+    /// Who serves each of these partners; those that nobody serves are left out.
+    ///
+    /// # Errors
+    /// The database can't be asked within this time.
+    pub async fn seats_of(&self, partners: Vec<PartnerNo>, within: Duration) -> Result<Vec<(PartnerNo, NodeNo)>> {
+        self.mail
+            .ask(within, move |link| {
+                let all: Vec<[Cell<'_>; 1]> = partners.iter().map(|no| [Cell::Int(i64::from(no.0))]).collect();
+                let mut seats = Vec::with_capacity(all.len());
+                link.each_of(SEATS_OF, &all, |row| {
+                    seats.push((PartnerNo(row.get(0)?), NodeNo(row.get(1)?)));
+                    Ok(())
+                })?;
+                Ok(seats)
             })
             .await
     }
@@ -416,7 +397,7 @@ fn node_line(row: &Row<'_>) -> Result<NodeLine> {
     })
 }
 
-fn micros(span: Duration) -> i64 {
+pub(super) fn micros(span: Duration) -> i64 {
     i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
 }
 

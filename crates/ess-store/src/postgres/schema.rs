@@ -8,7 +8,7 @@ use super::link::Link;
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// Each step brings the schema from its index to the next version.
-const STEPS: [&str; 2] = [include_str!("0001.sql"), include_str!("0002.sql")];
+const STEPS: [&str; 3] = [include_str!("0001.sql"), include_str!("0002.sql"), include_str!("0003.sql")];
 /// "HMSE", and what the lock is for.
 pub(super) const LOCK_OF_STEPS: &str = "select pg_advisory_xact_lock(1213026117, 2)";
 

@@ -154,6 +154,11 @@ impl Store {
         self.engine.commits()
     }
 
+    /// Others committed something: who waits for a commit looks.
+    pub fn hear_of_commits(&self) {
+        self.engine.hear_of_commits();
+    }
+
     /// Why the last commit failed, until one succeeds; the store tries by itself.
     #[must_use]
     pub fn failing(&self) -> Option<String> {

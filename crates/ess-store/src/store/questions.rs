@@ -131,6 +131,17 @@ impl Store {
         self.engine.read(move |reader| lane::backlog_count(reader, partner, ceiling)).await
     }
 
+    /// The same for each of these, in one snapshot.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn backlog_counts(&self, partners: Vec<PartnerNo>, ceiling: u64) -> Result<Vec<u64>, StoreError> {
+        let counts = self
+            .engine
+            .read(move |reader| partners.iter().map(|no| lane::backlog_count(reader, *no, ceiling)).collect());
+        counts.await
+    }
+
     /// The partner's oldest delivery without a record of its own: not yet tried, or under way for the first time.
     ///
     /// # Errors

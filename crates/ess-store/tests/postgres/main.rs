@@ -16,6 +16,7 @@ mod publishing;
 #[path = "../it/retention.rs"]
 mod retention;
 mod server;
+mod sessions;
 #[path = "../it/support.rs"]
 mod support;
 #[path = "../it/trouble.rs"]
