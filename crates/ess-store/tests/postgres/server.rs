@@ -86,7 +86,7 @@ impl Server {
         let others = Command::new("pgrep").args(["-P", first]).output().unwrap().stdout;
         for other in String::from_utf8(others).unwrap().lines() {
             // It may have ended by itself.
-            drop(Command::new("kill").args([name, other]).status().unwrap());
+            let _ = Command::new("kill").args([name, other]).status().unwrap();
         }
     }
 
