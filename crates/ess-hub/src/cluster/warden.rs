@@ -121,12 +121,16 @@ impl Warden {
         }
         let options = &self.cluster.options;
         let asked = lease::now();
-        let joined = self.cluster.nodes.join(options.name.clone(), options.version.clone(), options.lease).await?;
+        let join = self.cluster.nodes.join(options.name.clone(), options.version.clone(), options.lease);
+        let (joined, former) = join.await?;
         self.hub.delivery.store.set_node(Some(joined)).await;
         self.hub.delivery.lease.extend(asked, options.lease);
         (self.me, self.terms, self.looks) = (Some(joined), None, 0);
         self.cluster.note(self.me, None);
         tracing::info!(node.no = joined.0, node.name = options.name, "joined the other nodes as number {joined}");
+        if let Some(former) = former {
+            tracing::info!(node.no = former.0, "this hub was node {former} when it ended; what that served is shared out anew");
+        }
         self.renew_as(joined).await
     }
 

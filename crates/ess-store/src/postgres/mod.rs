@@ -6,6 +6,7 @@
 mod address;
 mod connection;
 mod desk;
+mod home;
 mod keeper;
 mod link;
 mod nodes;
@@ -21,6 +22,7 @@ use tokio_postgres::error::SqlState;
 
 use self::address::Address;
 use self::connection::Server;
+use self::home::Home;
 pub(crate) use self::keeper::Keeper;
 pub(crate) use self::link::{Link, cell};
 pub use self::nodes::Nodes;
@@ -51,10 +53,11 @@ fn open_here(options: &Options, url: &ServerUrl) -> Result<Parts> {
         })?;
     let readers = Arc::new(Readers::new(server.clone(), options.readers));
     let seal = Arc::new(seal);
+    let home = Home::take(&options.dir);
     Ok(Parts {
         keeper: crate::writer::Keeper::Postgres(Box::new(keeper)),
         readers: crate::engine::Readers::Postgres(readers),
-        nodes: Some(Nodes::new(server, seal.clone())),
+        nodes: Some(Nodes::new(server, seal.clone(), home)),
         seal,
         heads,
         start,

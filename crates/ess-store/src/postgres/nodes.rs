@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::connection::Server;
 use super::desk::Desk;
+use super::home::Home;
 use super::keeper::LOCK_HEAD;
 use super::link::Link;
 use super::sessions::{self, Sessions};
@@ -28,8 +29,9 @@ use crate::types::StoredPartner;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-const JOIN: &str = "insert into node (name, version, lease_until) \
-    values (?1, ?2, clock_timestamp() + ?3::bigint * interval '1 microsecond') returning no";
+const JOIN: &str = "insert into node (name, version, lease_until, home) \
+    values (?1, ?2, clock_timestamp() + ?3::bigint * interval '1 microsecond', ?4) returning no";
+const REMOVE_FORMER: &str = "delete from node where home = ?1 returning no";
 const RENEW: &str =
     "update node set lease_until = clock_timestamp() + ?2::bigint * interval '1 microsecond' where no = ?1";
 const SET_LEAVING: &str = "update node set is_leaving = 1 where no = ?1";
@@ -84,12 +86,14 @@ pub struct Nodes {
     /// Where leases and seats are asked for; apart, so that post never waits for them nor they for it.
     desk: Arc<Desk>,
     mail: Arc<Desk>,
+    /// Kept for as long as anything of this process is a node.
+    home: Arc<Option<Home>>,
 }
 
 impl Nodes {
-    pub(super) fn new(server: Arc<Server>, seal: Arc<Seal>) -> Self {
+    pub(super) fn new(server: Arc<Server>, seal: Arc<Seal>, home: Option<Home>) -> Self {
         let desk = || Desk::new(&server, CONNECTIONS_MAX);
-        Self { desk: desk(), mail: desk(), seal, server }
+        Self { desk: desk(), mail: desk(), home: Arc::new(home), seal, server }
     }
 
     /// The sessions of the dashboard, which all nodes know.
@@ -98,17 +102,29 @@ impl Nodes {
         Sessions::new(Desk::new(&self.server, sessions::CONNECTIONS_MAX), self.seal.clone(), bounds)
     }
 
-    /// Comes in as a node, with a lease of this length.
+    /// Comes in as a node, with a lease of this length. Who was killed in this very directory has no lease any more, and its partners
+    /// are to be shared out; answers whether there was one too.
     ///
     /// # Errors
     /// The database can't be asked now.
-    pub async fn join(&self, name: String, version: String, lease: Duration) -> Result<NodeNo> {
+    pub async fn join(&self, name: String, version: String, lease: Duration) -> Result<(NodeNo, Option<NodeNo>)> {
+        let home = self.home.as_ref().as_ref().map(|home| home.id);
         self.desk
             .ask(lease, move |link| {
-                let no = Db::Postgres(link)
-                    .query_row(JOIN, given![name, version, micros(lease)], |row| Ok(NodeNo(row.get(0)?)))?;
+                let db = Db::Postgres(link);
+                let read = |row: &Row<'_>| Ok(NodeNo(row.get(0)?));
+                let mut former = Vec::new();
+                if let Some(home) = home {
+                    // What it committed last is through, or never will be.
+                    db.query_row(LOCK_HEAD, given![], |_| Ok(()))?;
+                    former = db.query(REMOVE_FORMER, given![home], read)?;
+                    if !former.is_empty() {
+                        link.execute(NEXT_TERMS, given![])?;
+                    }
+                }
+                let no = db.query_row(JOIN, given![name, version, micros(lease), home], read)?;
                 tell(link, TELL_SEATS)?;
-                Ok(no)
+                Ok((no, former.pop()))
             })
             .await
     }

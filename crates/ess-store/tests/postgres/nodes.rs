@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use ess_core::delivery::State;
 use ess_core::id::{PartnerNo, Seq};
-use ess_store::{NewEvent, NodeNo, Nodes, Opened, Options, Publication, Store, StoreError, home_of};
+use ess_store::{NewEvent, NodeNo, Nodes, Opened, Options, Publication, ServerUrl, Store, StoreError, home_of};
 
+use crate::server::{execute, rows};
 use crate::support::{Open, acked, audit, event, key, open, options, partner};
 
 const WITHIN: Duration = Duration::from_secs(10);
@@ -21,7 +22,7 @@ fn beside(open: &Open) -> (Opened, Arc<tempfile::TempDir>) {
 }
 
 async fn join(store: &Store, nodes: &Nodes, name: &str, lease: Duration) -> NodeNo {
-    let node = nodes.join(name.to_owned(), "1".to_owned(), lease).await.unwrap();
+    let node = nodes.join(name.to_owned(), "1".to_owned(), lease).await.unwrap().0;
     store.set_node(Some(node)).await;
     node
 }
@@ -30,12 +31,13 @@ async fn join(store: &Store, nodes: &Nodes, name: &str, lease: Duration) -> Node
 struct Two {
     first: (Opened, Arc<tempfile::TempDir>),
     second: (Opened, Arc<tempfile::TempDir>),
+    url: String,
 }
 
 impl Two {
     fn open() -> Self {
         let open = open();
-        Self { first: beside(&open), second: beside(&open) }
+        Self { first: beside(&open), second: beside(&open), url: open.url.clone().unwrap() }
     }
 
     fn nodes(&self) -> [Nodes; 2] {
@@ -156,4 +158,47 @@ async fn partners_are_given_away_and_shared_out_and_letters_arrive_once_and_in_o
     nodes.leave(first, WITHIN).await.unwrap();
     assert!(others.settle(second, Duration::ZERO, WITHIN).await.unwrap().is_empty());
     assert_eq!(others.seats(second, WITHIN).await.unwrap().len(), 20);
+}
+
+#[tokio::test]
+async fn who_is_started_again_where_it_was_killed_is_its_own_successor_at_once() {
+    let two = Two::open();
+    let ([a, b], [nodes, others]) = (two.stores(), two.nodes());
+    let lost = join(&a, &nodes, "a", LEASE).await;
+    let kept = join(&b, &others, "b", LEASE).await;
+    a.put_partner(partner("P1"), audit("partner.add")).await.unwrap();
+    assert_eq!(others.seats(lost, WITHIN).await.unwrap(), [PartnerNo(1)]);
+    let Two { first: (opened, dir), second: _second, url } = two;
+    // As a kill would: its lease goes on.
+    drop((opened, a, nodes));
+    assert!(others.settle(kept, Duration::ZERO, WITHIN).await.unwrap().is_empty());
+
+    let again = Options { server: ServerUrl::new(&url), ..options(dir.path()) };
+    let Opened { store: _store, nodes, .. } = Store::open(&again).unwrap();
+    let nodes = nodes.unwrap();
+    let (me, former) = nodes.join("a".to_owned(), "1".to_owned(), LEASE).await.unwrap();
+    assert_eq!(former, Some(lost));
+    assert!(me > kept, "a number is never given again");
+    nodes.settle(me, Duration::ZERO, WITHIN).await.unwrap();
+    let [here, there] = [nodes.seats(me, WITHIN).await.unwrap(), nodes.seats(kept, WITHIN).await.unwrap()];
+    assert_eq!([here, there].concat(), [PartnerNo(1)]);
+}
+
+#[tokio::test]
+async fn a_hub_runs_on_newer_tables_when_whoever_made_them_says_so() {
+    let two = Two::open();
+    let opens = || {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(two.first.1.path().join("seal.key"), dir.path().join("seal.key")).unwrap();
+        let options = Options { server: ServerUrl::new(&two.url), ..options(dir.path()) };
+        Store::open(&options).map(drop).map_err(|error| error.to_string())
+    };
+    let known: i32 = rows(&two.url, "select max(number)::text from schema_step")[0].parse().unwrap();
+    execute(&two.url, &format!("insert into schema_step (number, least) values ({}, {known})", known + 1));
+    opens().unwrap();
+    for least in ["null".to_owned(), (known + 1).to_string()] {
+        execute(&two.url, &format!("update schema_step set least = {least} where number = {}", known + 1));
+        let refused = opens().unwrap_err();
+        assert!(refused.contains("start a newer hub"), "{refused}");
+    }
 }
