@@ -28,6 +28,8 @@ use crate::view::{CheckpointView, ConsistencyView, PlaceView};
 const PAGE: usize = 1_024;
 /// Leaves of a tile, as the store keeps them.
 const TILE: u64 = 256;
+/// How often a node looks whether it is the one that signs.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Signs the ledger's checkpoints.
 pub struct Notary {
@@ -72,8 +74,10 @@ pub(crate) async fn run(hub: Hub) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if !hub.leads() {
-            continue;
+        // One node signs for all; another may take its place at any time, and a node that has just begun is none yet.
+        while !hub.leads() {
+            // Nothing tells of it: it is looked at so often until it is so.
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
         if hub.delivery.store.ledger_head().await.is_ok_and(|(size, _)| size == 0) {
             continue;
