@@ -129,7 +129,10 @@ impl Warden {
         self.cluster.note(self.me, None);
         tracing::info!(node.no = joined.0, node.name = options.name, "joined the other nodes as number {joined}");
         if let Some(former) = former {
-            tracing::info!(node.no = former.0, "this hub was node {former} when it ended; what that served is shared out anew");
+            tracing::info!(
+                node.no = former.0,
+                "this hub was node {former} when it ended; what that served is shared out anew"
+            );
         }
         self.renew_as(joined).await
     }

@@ -35,7 +35,9 @@ pub(super) fn migrate(link: Link<'_>) -> Result<bool> {
             let text = format!("the database has schema {version}, this hub knows {known}; start a newer hub");
             return Err(StoreError::Open(text));
         }
-        tracing::info!("a newer hub has made the tables ({version}, this one knows {known}); they are used as they are");
+        tracing::info!(
+            "a newer hub has made the tables ({version}, this one knows {known}); they are used as they are"
+        );
         return Ok(false);
     }
     for (number, (step, _)) in (1..).zip(STEPS).filter(|(number, _)| *number > version) {
