@@ -12,14 +12,9 @@ from typing import Any, Callable, Iterator
 import pika
 import pytest
 from conftest import ROOT, Client, Hub, event, wait_for
+from postgres import free_port
 
 PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def listens(port: int) -> bool:

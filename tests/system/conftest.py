@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS_MAX = 60
 SECONDS_MAX = 30
 POLL_SECONDS = 0.02
+#: A hub ends what is idle for 75 s: whoever was busy elsewhere for so long takes another connection.
+IDLE_SECONDS_MAX = 60
 #: With "postgres" every hub keeps its store at a server, one database for each data directory.
 STORE = os.environ.get("HMS_ESS_TEST_STORE", "")
 assert STORE in ("", "sqlite", "postgres"), f"HMS_ESS_TEST_STORE: {STORE}"
@@ -93,6 +95,7 @@ class Client:
         #: The address that it comes from; the hub counts by it.
         self.source = None if source is None else (source, 0)
         self.connection: Optional[http.client.HTTPConnection] = None
+        self.used_at = 0.0
 
     def ask(self, method: str, path: str, body: Any = None, headers: Optional[dict[str, str]] = None) -> Answer:
         """One request. A hub that is gone is an OSError or HTTPException: never asked a second time here."""
@@ -103,6 +106,8 @@ class Client:
         if content is not None:
             sent["content-type"] = "application/json"
         sent.update(headers or {})
+        if time.monotonic() - self.used_at > IDLE_SECONDS_MAX:
+            self.close()
         if self.connection is None:
             self.connection = http.client.HTTPConnection(
                 *self.address, timeout=self.seconds, source_address=self.source
@@ -114,6 +119,7 @@ class Client:
             self.connection.request(method, path, content, sent)
             response = self.connection.getresponse()
             whole = response.read()
+            self.used_at = time.monotonic()
         except BaseException:
             self.close()
             raise
@@ -435,6 +441,14 @@ def no_server_stays() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def file_limit() -> int:
     return raise_file_limit()
+
+
+@pytest.fixture
+def server() -> Iterator[postgres.Server]:
+    """A PostgreSQL server of the test's own, which it may stop, kill and freeze."""
+    running = postgres.Server()
+    yield running
+    running.close()
 
 
 @pytest.fixture

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Iterator
 
-import pytest
 from conftest import ROOT, Hub, Loop, Sink, add_partner, event, wait_for
 from postgres import Server, as_its_user
 
 PASSWORD = "CHANGE-ME"
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.close()
 
 
 def words_of_the_page() -> list[str]:

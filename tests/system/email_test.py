@@ -13,8 +13,10 @@ from typing import Any, Callable, Iterator, Optional
 from urllib.parse import urlsplit
 
 import pytest
+from certificates import Authority
 from conftest import ROOT, Client, Hub, Loop, Request, Sink, add_partner, event, wait_for
-from escalation_test import Mailbox, MailServer, certificate, free_port
+from escalation_test import Mailbox, MailServer
+from postgres import free_port
 
 RETRY = {"first": "50ms", "factor": 1, "max": "100ms", "jitter": 0}
 
@@ -89,7 +91,8 @@ def publish(client: Client, id: str, payload: Any = None, **more: Any) -> None:
 def test_a_delivery_is_a_mail_and_its_link_asks_before_it_counts(
     start_hub: Callable[..., Hub], tmp_path: Path, scheme: str
 ) -> None:
-    context, cert = certificate(tmp_path)
+    authority = Authority(tmp_path / "ca")
+    context = authority.server()
     box = Mailbox()
     secure: dict[str, Any] = (
         {"tls_context": context, "require_starttls": True}
@@ -102,7 +105,7 @@ def test_a_delivery_is_a_mail_and_its_link_asks_before_it_counts(
     server.start()
     try:
         hub = start_hub(
-            MAIL_PASSWORD="hunter2", HMS_ESS_PARTNER_CA=str(cert), HMS_ESS_PUBLIC_URL="https://hub.agency.example/"
+            MAIL_PASSWORD="hunter2", HMS_ESS_PARTNER_CA=str(authority.path), HMS_ESS_PUBLIC_URL="https://hub.agency.example/"
         )
         client = hub.client()
         # The page's own partner, at this server.

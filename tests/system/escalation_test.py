@@ -20,11 +20,9 @@ from typing import Any, Callable, Iterator, Optional
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
+from certificates import Authority
 from conftest import Client, Hub, Loop, Request, Sink, add_partner, event, wait_for
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from postgres import free_port
 from standardwebhooks.webhooks import Webhook
 
 SECRET = "whsec_" + base64.b64encode(b"ops" * 8).decode()
@@ -362,31 +360,6 @@ class Mailbox:
         return AuthResult(success=is_right)
 
 
-def certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mail")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    cert = folder / "mail.pem"
-    cert.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    private = folder / "mail.key"
-    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    private.write_bytes(key.private_bytes(encoding, form, serialization.NoEncryption()))
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(cert, private)
-    return context, cert
-
-
 class MailServer(Controller):
     """A mail server; with TLS from the beginning its own first caller has to shake hands, too."""
 
@@ -401,17 +374,12 @@ class MailServer(Controller):
                 secured.recv(64)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.mark.parametrize("scheme", ["smtp", "smtps"])
 def test_a_mail_goes_out_by_starttls_or_tls_with_a_password(
     configure: Callable[..., Hub], loop: Loop, tmp_path: Path, scheme: str
 ) -> None:
-    context, cert = certificate(tmp_path)
+    authority = Authority(tmp_path / "ca")
+    context = authority.server()
     box = Mailbox()
     secure: dict[str, Any] = (
         {"tls_context": context, "require_starttls": True} if scheme == "smtp" else {"ssl_context": context, "auth_require_tls": False}
@@ -429,7 +397,7 @@ def test_a_mail_goes_out_by_starttls_or_tls_with_a_password(
         hub = configure(
             {"targets": {"ops-email": target}, "escalate_to": ["ops-email"]},
             MAIL_PASSWORD="hunter2",
-            HMS_ESS_PARTNER_CA=str(cert),
+            HMS_ESS_PARTNER_CA=str(authority.path),
         )
         client = hub.client()
         said = hub.run("target", "test", "ops-email")

@@ -1,265 +1,167 @@
-"""Two hubs on one PostgreSQL store, and a database that fails them: restarted, lost and replaced by its standby, cut off from one of
-them, or away for long. No hub is started anew, nothing that was taken is lost, and each partner gets each subject in its order."""
+"""Hubs on one PostgreSQL store, and a database that fails them: restarted, lost and replaced by its standby, cut off from one of them,
+or out of reach for long. No hub is started anew, nothing that was answered 202 is lost, each partner gets each subject in its order, and
+only what was on its way comes twice."""
 
 from __future__ import annotations
 
 import os
-import select
-import socket
-import subprocess
-import threading
 import time
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Iterator
 
+import fleet as fleets
 import pytest
-from conftest import Hub, Loop, Sink, add_partner, event, wait_for
-from nodes_test import LEASE_SECONDS, RETRY, Publisher, check_order, is_acked, shares, start
-from postgres import PROGRAMS, Server, as_its_user, free_port
+from conftest import Loop, event, wait_for
+from cutting_proxy import Proxy
+from fleet import LEASE_SECONDS, Fleet, Publisher, number_of, shares
+from postgres import Server
 
-PARTNERS = 8
-#: How long the database is away; the issue's ten minutes are 600.
-AWAY_SECONDS = float(os.environ.get("HMS_ESS_TEST_AWAY_SECONDS", "15"))
-
-
-class Way:
-    """A TCP way to a server that can be closed: what is under way hangs, as in a network that is cut in two."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.is_open = threading.Event()
-        self.is_open.set()
-        self.ended = threading.Event()
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address: tuple[str, int] = self.listener.getsockname()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while not self.ended.is_set():
-            try:
-                near, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._carry, args=(near,), daemon=True).start()
-
-    def _carry(self, near: socket.socket) -> None:
-        far = None
-        try:
-            while not self.is_open.wait(0.1):
-                if self.ended.is_set():
-                    return
-            far = socket.create_connection(("127.0.0.1", self.port))
-            pairs = {near: far, far: near}
-            while not self.ended.is_set():
-                if not self.is_open.wait(0.1):
-                    continue
-                for source in select.select(list(pairs), [], [], 0.1)[0]:
-                    moved = source.recv(65536)
-                    if not moved:
-                        return
-                    if not self.is_open.is_set():
-                        # It was on its way when the way was closed, and arrives when it is open again.
-                        self.is_open.wait()
-                    pairs[source].sendall(moved)
-        except OSError:
-            pass
-        finally:
-            near.close()
-            if far is not None:
-                far.close()
-
-    def close(self) -> None:
-        self.ended.set()
-        self.is_open.set()
-        self.listener.close()
-
-
-class Pair:
-    """A server and its standby, which has every commit before it is answered."""
-
-    def __init__(self) -> None:
-        self.first = Server(" -c wal_level=replica -c max_wal_senders=4 -c hot_standby=on")
-        self.port = free_port()
-        made = subprocess.run(as_its_user("mktemp", "-d"), cwd="/", capture_output=True, text=True, check=True)
-        self.directory = Path(made.stdout.strip())
-        self.first.url("hub")
-        self.data = str(self.directory / "data")
-        place = ["-h", "127.0.0.1", "-p", str(self.first.port), "-U", "ess"]
-        self._run(str(PROGRAMS / "pg_basebackup"), "-D", self.data, "-R", "-X", "stream", "-c", "fast", *place)
-        self._run("chmod", "700", self.data)
-        self._control("-l", str(self.directory / "log"), "-o", self._settings(), "start")
-        self.first.ask("alter system set synchronous_standby_names = '*'")
-        self.first.ask("select pg_reload_conf()")
-        is_in_step = "select count(*) from pg_stat_replication where sync_state = 'sync'"
-        wait_for("the standby to be in step", lambda: self.first.ask(is_in_step) == "1")
-
-    def _settings(self) -> str:
-        return f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
-
-    def _run(self, *words: str) -> None:
-        subprocess.run(as_its_user(*words), cwd="/", stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60)
-
-    def _control(self, *words: str) -> None:
-        command = as_its_user(str(PROGRAMS / "pg_ctl"), "-w", "-D", self.data, *words)
-        with open(os.devnull, "r+b") as nothing:
-            subprocess.run(command, cwd="/", stdin=nothing, stdout=nothing, check=True, timeout=60)
-
-    def url(self) -> str:
-        hosts = f"127.0.0.1:{self.first.port},127.0.0.1:{self.port}"
-        return f"postgres://ess@{hosts}/{self.first.databases['hub']}?target_session_attrs=read-write"
-
-    def fail_over(self) -> None:
-        """The first is lost as by a crash, and the standby takes its place."""
-        self.first.stop("immediate")
-        self._control("promote")
-        # It has no standby of its own.
-        place = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "ess", "-d", "postgres", "-v", "ON_ERROR_STOP=1"]
-        for sql in ("alter system reset synchronous_standby_names", "select pg_reload_conf()"):
-            self._run("psql", "-XAtq", *place, "-c", sql)
-
-    def close(self) -> None:
-        subprocess.run(
-            as_its_user(str(PROGRAMS / "pg_ctl"), "-m", "immediate", "-D", self.data, "stop"), cwd="/", check=False
-        )
-        subprocess.run(as_its_user("rm", "-rf", str(self.directory)), cwd="/", check=False)
-        self.first.close()
-
-
-class Round:
-    """Two hubs, some partners, and publishers that go on until they are told to stop."""
-
-    def __init__(self, binary: Path, folder: Path, loop: Loop, urls: tuple[str, str]) -> None:
-        self.a = start(binary, folder, urls[0], "a")
-        self.sinks = [Sink(loop) for _ in range(PARTNERS)]
-        for number, sink in enumerate(self.sinks):
-            add_partner(self.a.client(), f"P{number}", sink.url, retry=RETRY)
-        self.b = start(binary, folder, urls[1], "b")
-        self.other = self.b.client()
-        wait_for("both to serve some", lambda: len(found := shares(self.other)) == 2 and min(found.values()) > 0)
-        self.publishers = [Publisher([self.a, self.b], f"S{number}") for number in range(3)]
-        self.go_on("a start")
-
-    def go_on(self, what: str) -> None:
-        goals = [(publisher, len(publisher.taken) + 15) for publisher in self.publishers]
-        wait_for(what, lambda: all(len(publisher.taken) > goal for publisher, goal in goals), seconds=60)
-
-    def end(self) -> tuple[int, int]:
-        ids = [id for publisher in self.publishers for id in publisher.stop()]
-        # The connection of before was idle for too long, perhaps.
-        self.other = self.b.client()
-        wait_for("every receipt", lambda: is_acked(self.other, ids), seconds=90)
-        twice = check_order(self.sinks, ids)
-        verified = self.other.ask("POST", "/v1/ledger/verify")
-        assert verified.status == 200, verified
-        assert verified.json["size"] >= PARTNERS * len(ids)
-        events = self.other.pages("/v1/events")
-        assert [one["sequence"] for one in events] == list(range(1, len(events) + 1)), "the log has no gap"
-        for hub in (self.a, self.b):
-            assert hub.process.poll() is None, "no hub was started anew"
-            assert hub.terminate() == 0
-        return len(ids), twice
+#: How long the database is out of reach for all, longer than a lease; the issue's ten minutes are 600.
+AWAY_SECONDS = float(os.environ.get("HMS_ESS_TEST_AWAY_SECONDS", "10"))
+#: What a hub says at the latest that waits for a database that hangs, on a machine that is busy.
+ANSWER_SECONDS_MAX = 15
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.close()
+def fleet(tmp_path: Path, binary: Path, loop: Loop) -> Iterator[Fleet]:
+    yield from fleets.running(binary, tmp_path, loop)
 
 
-@pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_the_database_is_restarted_under_load(
-    tmp_path: Path, binary: Path, loop: Loop, server: Server, mode: str
-) -> None:
-    url = server.url("hub")
-    round = Round(binary, tmp_path, loop, (url, url))
-    server.stop(mode)
-    server.start()
-    round.go_on("publishers to go on")
-    count, twice = round.end()
-    print(f"{mode}: {count} events, {twice} came twice")
+def by(way: Proxy, server: Server) -> str:
+    """The database, by this way."""
+    return server.url("hub").replace(f":{server.port}/", f":{way.port}/")
 
 
-def test_the_standby_takes_the_databases_place(tmp_path: Path, binary: Path, loop: Loop) -> None:
-    pair = Pair()
+@pytest.mark.parametrize("hubs", [1, 2])
+def test_a_database_that_is_restarted_or_crashes_under_load_costs_nothing(server: Server, fleet: Fleet, hubs: int) -> None:
+    fleet.start_all(*[server.url("hub")] * hubs)
+    fleet.load()
+    faults, back = [], {}
+    for how in ("fast", "immediate", "killed"):
+        began = time.monotonic()
+        if how == "killed":
+            server.kill()
+        else:
+            server.stop(how)
+        server.start()
+        started = time.monotonic()
+        fleet.go_on(f"after it was {how}", count=1)
+        faults.append((began, time.monotonic()))
+        back[how] = round(time.monotonic() - started, 1)
+        fleet.go_on(f"for a while after it was {how}")
+    repeats = fleet.end()
+    if hubs == 1:
+        assert not repeats, "one hub remembers what it had sent"
+    assert not (found := fleets.late(repeats, *faults)), f"only what was on its way comes twice: {found}"
+    fleet.say(fault="restarts", twice=len(repeats), back_seconds=back)
+
+
+@pytest.mark.parametrize("how", ["is killed", "hangs"])
+def test_hubs_find_the_standby_that_was_promoted(loop: Loop, server: Server, fleet: Fleet, how: str) -> None:
+    database = server.url("hub").rpartition("/")[2]
+    standby = server.standby()
     try:
-        round = Round(binary, tmp_path, loop, (pair.url(), pair.url()))
-        pair.fail_over()
-        round.go_on("publishers to go on at the new database")
-        count, twice = round.end()
-        print(f"failover: {count} events, {twice} came twice")
+        ways = [Proxy(loop, standby.port), Proxy(loop, server.port)]
+        # The standby is named first: it can't be written to, and is passed over.
+        places = ",".join(f"127.0.0.1:{way.port}" for way in ways)
+        url = f"postgres://ess@{places}/{database}?target_session_attrs=read-write"
+        fleet.start_all(url, url)
+        fleet.load()
+        began = time.monotonic()
+        if how == "hangs":
+            ways[1].freeze()
+        else:
+            server.kill()
+        standby.promote()
+        promoted = time.monotonic()
+        fleet.go_on("by the standby", count=1, seconds=90)
+        back = time.monotonic()
+        if how == "hangs":
+            # The old primary wakes, unfenced: nobody asks it for anything any more.
+            ways[1].mend()
+        fleet.go_on("by the standby for a while")
+        repeats = fleet.end()
+        assert not (found := fleets.late(repeats, (began, back))), f"only what was on its way comes twice: {found}"
+        fleet.say(fault=f"primary {how}", twice=len(repeats), back_seconds=round(back - promoted, 1))
     finally:
-        pair.close()
+        standby.close()
 
 
-def test_a_node_that_is_cut_off_from_the_database_sends_nothing_more(
-    tmp_path: Path, binary: Path, loop: Loop, server: Server
+def test_a_node_that_does_not_reach_the_database_leaves_its_partners_to_the_others(
+    loop: Loop, server: Server, fleet: Fleet
 ) -> None:
-    way = Way(server.port)
-    try:
-        url = server.url("hub")
-        near = url.replace(str(server.port), str(way.address[1]))
-        round = Round(binary, tmp_path, loop, (near, url))
-        cut_at = time.monotonic()
-        way.is_open.clear()
-        wait_for("the other to serve all", lambda: shares(round.other) == {"b": PARTNERS}, seconds=LEASE_SECONDS * 2 + 1)
-        took = time.monotonic() - cut_at
-        round.go_on("publishers to go on at the other node")
-        refused = round.a.client(seconds=60).ask("POST", "/v1/events", event("CUT-1", "CUT"))
+    way = Proxy(loop, server.port)
+    fleet.start_all(by(way, server), server.url("hub"))
+    a, b = fleet.hubs
+    client = b.client()
+    fleet.load(patience=ANSWER_SECONDS_MAX)
+    # One never leaves the other node; those that happen to be at the one that is cut off wait for its word first.
+    fleet.publishers.append(Publisher([b, b], "S3"))
+    faults, took = [], {}
+    for how in ("frozen", "cut"):
+        share, before = shares(client)["a"], number_of(client, "a")
+        lost = time.monotonic()
+        if how == "frozen":
+            way.freeze()
+        else:
+            way.cut()
+        fleet.wait_until_shared("b")
+        assert a.stranger().ask("GET", "/readyz").status == 503
+        refused = a.client().ask("POST", "/v1/events", event("CUT-1", "CUT"))
         assert refused.status == 503, refused
-        way.is_open.set()
-        wait_for("it to serve again", lambda: shares(round.other).get("a", 0) > 0, seconds=60)
-        round.go_on("publishers to go on")
-        count, twice = round.end()
-        print(f"cut off: taken over after {took:.1f} s, {count} events, {twice} came twice")
-    finally:
-        way.close()
+        fleet.go_on("after the take-over")
+        took[how] = fleet.check_take_over(lost, share, other=1)
+        faults.append((lost, lost + LEASE_SECONDS))
+        way.mend()
+        wait_for("it to come back as another", lambda: number_of(client, "a") not in ("", before), seconds=60)
+        fleet.wait_until_shared()
+        fleet.go_on("at both")
+    assert a.client().ask("GET", "/v1/events/CUT-1").status == 404, "what it refused is not there"
+    repeats = fleet.end(asked=1)
+    assert not (found := fleets.late(repeats, *faults)), f"only what was on its way comes twice: {found}"
+    fleet.say(fault="node cut off", twice=len(repeats), take_over_seconds=took)
 
 
-def test_the_database_is_away_for_long(tmp_path: Path, binary: Path, loop: Loop, server: Server) -> None:
-    url = server.url("hub")
-    round = Round(binary, tmp_path, loop, (url, url))
-    server.stop("immediate")
-    back_at = time.monotonic() + AWAY_SECONDS
-    refused: list[Any] = []
-    asked_at = [0.0]
+@pytest.mark.parametrize("how", ["cut", "frozen"])
+def test_a_database_out_of_reach_for_long_is_found_again_without_a_restart(
+    loop: Loop, server: Server, fleet: Fleet, how: str
+) -> None:
+    way = Proxy(loop, server.port)
+    fleet.start_all(by(way, server), by(way, server))
+    fleet.load(patience=ANSWER_SECONDS_MAX)
+    began = time.monotonic()
+    if how == "cut":
+        way.cut()
+    else:
+        way.freeze()
+    strangers = [hub.stranger() for hub in fleet.hubs]
+    wait_for("both to say that they are not ready", lambda: {one.ask("GET", "/readyz").status for one in strangers} == {503})
+    unready = time.monotonic()
+    # Until what was under way has ended and the leases are over.
+    quiet = LEASE_SECONDS + 1
+    wait_for("partners to be left alone", lambda: time.monotonic() - max(began, fleet.last_at()) > quiet)
+    silent, count = max(began, fleet.last_at()), fleet.arrived()
 
-    def is_time() -> bool:
-        if time.monotonic() < asked_at[-1] + 0.5:
-            return False
-        asked_at.append(time.monotonic())
-        refused.append(round.a.client().ask("POST", "/v1/events", event("AWAY-1", "AWAY")).status)
-        return time.monotonic() > back_at
+    def is_over() -> bool:
+        for one in strangers:
+            assert one.ask("GET", "/healthz").status == 200, "each hub lives"
+            assert one.ask("GET", "/readyz").status == 503, "and says that it is not ready"
+        return time.monotonic() - began > AWAY_SECONDS
 
-    wait_for("the time to be over", is_time, seconds=AWAY_SECONDS + 60)
-    assert set(refused) == {503}
-    server.start()
-    round.go_on("publishers to go on")
-    count, twice = round.end()
-    print(f"away for {AWAY_SECONDS:.0f} s: {count} events, {twice} came twice")
-
-
-def test_nodes_that_start_at_once_make_the_tables_once(tmp_path: Path, binary: Path, server: Server) -> None:
-    url = server.url("hub")
-    key = os.urandom(32)
-    hubs: list[Hub] = []
-
-    def begin(name: str) -> None:
-        data = tmp_path / name
-        data.mkdir()
-        (data / "seal.key").write_bytes(key)
-        (data / "seal.key").chmod(0o600)
-        hubs.append(start(binary, tmp_path, url, name))
-
-    threads = [threading.Thread(target=begin, args=(name,)) for name in ("w", "x", "y", "z")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert len(hubs) == 4
-    client = hubs[0].client()
-    wait_for("all four", lambda: set(shares(client)) == {"w", "x", "y", "z"})
-    keys = {str(hub.client().get("/v1/keys")) for hub in hubs}
-    assert len(keys) == 1, "they sign with one key"
-    for hub in hubs:
-        assert hub.terminate() == 0
+    wait_for("the outage to be over", is_over, AWAY_SECONDS + 60)
+    assert fleet.arrived() == count, "nothing is sent whose receipt can't be recorded"
+    assert silent - began < LEASE_SECONDS + 2, "partners are left alone when the lease is over"
+    ended = time.monotonic()
+    during = [answer for answer in fleet.answers() if unready < answer.ended < ended]
+    assert {answer.status for answer in during} == {503}, "each publish is told to come back"
+    way.mend()
+    fleet.go_on("after the outage", count=1)
+    back = time.monotonic()
+    fleet.go_on("for a while after the outage")
+    assert all(answer.status for answer in fleet.answers()), "each publish is answered"
+    repeats = fleet.end()
+    assert not (found := fleets.late(repeats, (began, back))), f"only what was on its way comes twice: {found}"
+    fleet.say(
+        fault=f"database {how}", twice=len(repeats), away_seconds=round(ended - began), silent_seconds=round(silent - began, 1),
+        unready_seconds=round(unready - began, 1), back_seconds=round(back - ended, 1),
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -13,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 from conftest import ROOT, SECONDS_MAX, Hub, Loop, Sink, add_partner, event, wait_for
+from postgres import free_port
 
 OPS = ROOT / "ops"
 RULES = OPS / "prometheus-rules.yml"
@@ -27,12 +27,6 @@ def run(*words: str | Path) -> str:
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=SECONDS_MAX)
     assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
     return done.stdout + done.stderr
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def alerts() -> list[tuple[str, str]]:

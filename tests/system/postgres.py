@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Optional
 
 #: Where Debian has it.
 PROGRAMS = Path("/usr/lib/postgresql/15/bin")
 SECONDS_MAX = 60
+#: What a streaming replica calls itself.
+STANDBY = "standby"
 
 
 def as_its_user(*words: str) -> list[str]:
@@ -29,19 +33,107 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def children(pid: int) -> list[int]:
+    """The processes that it started."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            if f"PPid:\t{pid}\n" in status.read_text():
+                found.append(int(status.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; one that ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class Server:
     """Commits reach the disk, unless the tests say that they need not: a server that is killed loses nothing either way."""
 
-    def __init__(self, more: str = "") -> None:
+    def __init__(self, more: str = "", primary: Optional[Server] = None) -> None:
         #: Further settings of the server, each after a blank.
         self.more = more
         made = subprocess.run(as_its_user("mktemp", "-d"), cwd="/", capture_output=True, text=True, check=True)
         self.directory = Path(made.stdout.strip())
         self.port = free_port()
-        words = ["-U", "ess", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
-        self._run(str(PROGRAMS / "initdb"), "-D", str(self.directory / "data"), *words)
         self.databases: dict[str, str] = {}
+        self.is_frozen = False
+        if primary is None:
+            words = ["-U", "ess", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
+            self._run(str(PROGRAMS / "initdb"), "-D", str(self.directory / "data"), *words)
+        else:
+            self._copy(primary)
         self.start()
+
+    def _copy(self, primary: Server) -> None:
+        """Becomes a streaming replica of the primary."""
+        self.databases = primary.databases
+        place = f"host=127.0.0.1 port={primary.port} user=ess application_name={STANDBY}"
+        words = ["-d", place, "-D", str(self.directory / "data"), "-R", "-X", "stream", "-c", "fast", "--no-sync"]
+        self._run(str(PROGRAMS / "pg_basebackup"), *words)
+
+    def standby(self) -> Server:
+        """A streaming replica, without which nothing is committed from now on: what was answered is on both."""
+        standby = Server(self.more, primary=self)
+        self.set("synchronous_standby_names", STANDBY)
+        end = time.monotonic() + SECONDS_MAX
+        while self.ask("select count(*) from pg_stat_replication where sync_state = 'sync'") != "1":
+            assert time.monotonic() < end, "the standby does not follow"
+            time.sleep(0.05)
+        return standby
+
+    def set(self, name: str, value: str) -> None:
+        """Sets it for the server that runs, and for whoever is copied from it."""
+        self.ask(f"alter system set {name} = '{value}'")
+        self.ask("select pg_reload_conf()")
+
+    def promote(self) -> None:
+        """A standby becomes the primary; nobody follows it yet."""
+        self._control("promote")
+        if self.ask("show synchronous_standby_names"):
+            self.set("synchronous_standby_names", "")
+
+    def restart(self, mode: str) -> None:
+        """`fast`: connections are ended. `immediate`: as after a crash."""
+        self.stop(mode)
+        self.start()
+
+    def _signal(self, number: signal.Signals) -> list[int]:
+        """To all its processes, the first one first, so that it starts no more; answers them."""
+        first = int((self.directory / "data" / "postmaster.pid").read_text().split()[0])
+        os.kill(first, number)
+        family = [first, *children(first)]
+        for pid in family[1:]:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+        return family
+
+    def freeze(self) -> None:
+        """SIGSTOP: it takes connections, as the kernel does that for it, and says nothing."""
+        self._signal(signal.SIGSTOP)
+        self.is_frozen = True
+
+    def thaw(self) -> None:
+        """It goes on, with what it was asked meanwhile."""
+        self._signal(signal.SIGCONT)
+        self.is_frozen = False
+
+    def kill(self) -> None:
+        """SIGKILL for all its processes."""
+        family = self._signal(signal.SIGKILL)
+        end = time.monotonic() + SECONDS_MAX
+        while any(is_alive(pid) for pid in family):
+            assert time.monotonic() < end, "killed processes stay"
+            time.sleep(0.02)
+        (self.directory / "data" / "postmaster.pid").unlink()
 
     def _run(self, *words: str) -> str:
         done = subprocess.run(
@@ -88,6 +180,8 @@ class Server:
         return f"postgres://ess@127.0.0.1:{self.port}/{self.databases[name]}"
 
     def close(self) -> None:
+        if self.is_frozen:
+            self.thaw()
         if self.is_running():
             self.stop()
         subprocess.run(as_its_user("rm", "-rf", str(self.directory)), cwd="/", check=False)

@@ -7,36 +7,18 @@ import shutil
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import postgres
 import pytest
 from certificates import Authority
 from conftest import Client, Hub, Loop, Sink, add_partner, event, wait_for
+from fleet import RETRY, is_acked, publish
 from postgres import Server
-
-RETRY = {"first": "200ms", "factor": 1, "max": "200ms", "jitter": 0}
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.close()
 
 
 def start(binary: Path, folder: Path, server: Server, name: str = "hub", **settings: str) -> Hub:
     return Hub(binary, folder / name, folder / "home", {"HMS_ESS_STORE": server.url("hub"), **settings})
-
-
-def publish(client: Client, ids: list[str]) -> None:
-    for id in ids:
-        answer = client.ask("POST", "/v1/events", event(id, id.split("-")[0]))
-        assert answer.status == 202, answer
-
-
-def is_acked(client: Client, ids: list[str]) -> bool:
-    return all(set(client.get(f"/v1/events/{id}/status").values()) == {"ack"} for id in ids)
 
 
 def verified(client: Client) -> Any:

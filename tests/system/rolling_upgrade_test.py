@@ -8,22 +8,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 from conftest import Hub, Loop, Sink, add_partner, event, wait_for
-from nodes_test import RETRY, Publisher, check_order, is_acked, shares, start
+from fleet import RETRY, Publisher, check_order, is_acked, shares, start
 from postgres import Server
 
 PARTNERS = 12
 NODES = ("a", "b", "c")
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.close()
 
 
 @pytest.fixture
@@ -33,7 +25,7 @@ def before(binary: Path) -> Path:
     return Path(named).resolve() if named else binary
 
 
-class Fleet:
+class Upgrade:
     """Three nodes that are replaced one by one. Publishers know all addresses that ever were, as they would behind a balancer."""
 
     def __init__(self, folder: Path, url: str, loop: Loop, build: Path) -> None:
@@ -76,7 +68,7 @@ class Fleet:
 def test_hubs_are_replaced_one_by_one_and_put_back(
     tmp_path: Path, binary: Path, before: Path, loop: Loop, server: Server
 ) -> None:
-    fleet = Fleet(tmp_path, server.url("hub"), loop, before)
+    fleet = Upgrade(tmp_path, server.url("hub"), loop, before)
     fleet.go_on("a start")
     for name in NODES:
         fleet.replace(name, binary)

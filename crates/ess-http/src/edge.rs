@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -20,6 +21,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use ess_core::problem::{Code, Problem};
 use ess_hub::Hub;
+use tokio::time::timeout;
 use tower::ServiceExt;
 
 use crate::api::publish;
@@ -31,6 +33,11 @@ use crate::routes;
 use crate::site::Site;
 
 const PUBLISH: &str = "/v1/events";
+/// How long an answer may take whose database says nothing to anybody: somewhat more than each question to it, and less than clients
+/// wait before they ask the next hub. What is asked one after the other may not add up.
+const UNANSWERED_MAX: Duration = Duration::from_secs(9);
+/// How often it is looked at whether the database hangs, while an answer is being made.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The id of the request that is being answered.
@@ -104,9 +111,19 @@ impl Edge {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer));
         request.extensions_mut().insert(RequestId(Arc::from(id)));
-        match self.router.clone().oneshot(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
+        let mut answering = pin!(self.router.clone().oneshot(request));
+        let began = Instant::now();
+        loop {
+            match timeout(LOOK_EVERY, &mut answering).await {
+                Ok(Ok(response)) => return response,
+                Ok(Err(never)) => match never {},
+                Err(_) if began.elapsed() < UNANSWERED_MAX => {}
+                Err(_) => {
+                    if let Some(problem) = self.hub().unanswered() {
+                        return Refusal(problem).into_response();
+                    }
+                }
+            }
         }
     }
 }

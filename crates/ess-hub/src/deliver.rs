@@ -113,6 +113,7 @@ impl Delivery {
         way: Way,
         announce: impl FnOnce(Sent),
     ) -> Report {
+        let term = self.lease.term();
         let slot = match self.slot(registered, attempt, way).await {
             Ok(slot) => slot,
             Err(report) => return *report,
@@ -142,13 +143,6 @@ impl Delivery {
             Ok((channel, policy)) => (channel.clone(), policy),
             Err(reason) => return self.report(registered, attempt, self.retry(reason.clone()), None, None),
         };
-        if !self.lease.holds() {
-            return self.report(registered, attempt, self.too_late(way), None, None);
-        }
-        let sent = Sent { version, body_digest: body.digest, scripts: body.scripts.clone() };
-        if policy.comes_apart() {
-            announce(sent.clone());
-        }
         let marking = Marking {
             round: attempt.round,
             message_uuid: attempt.message_uuid,
@@ -158,6 +152,14 @@ impl Delivery {
         let now = self.clock.now();
         let mut message = self.workshop.message(&cell.event, registered, version, &body, marking, now);
         self.link(&mut message, &channel, policy, key_of(registered, attempt));
+        // As late as can be: a process that is stopped after this sends it when it wakes.
+        if !self.lease.still_holds(term) {
+            return self.report(registered, attempt, self.too_late(way), None, None);
+        }
+        let sent = Sent { version, body_digest: body.digest, scripts: body.scripts.clone() };
+        if policy.comes_apart() {
+            announce(sent.clone());
+        }
         let deadline = tokio::time::Instant::now() + registered.partner.timeout;
         let receipt = match slot.map(|slot| slot.fill(message.clone())) {
             None => channel.send(&message, deadline).await,

@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::notary::{self, Notary, NotaryOptions};
 use crate::overview::{SURVEY_AGE_MAX, Survey};
 use crate::prepare::Workshop;
-use crate::publish::unavailable;
+use crate::publish::{unanswered, unavailable};
 use crate::redact;
 use crate::registry::{FindSecret, Opener, Registered, Registry, Snapshot};
 use crate::retention::{self, RetentionOptions};
@@ -52,6 +52,8 @@ const LINK_SEED: &str = "ack_link_seed";
 const SPACE_EVERY: Duration = Duration::from_secs(1);
 /// How long a stop waits for the last spans.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
+/// A database that was asked and has said nothing to anybody for so long is taken to hang.
+const SILENCE_MAX: Duration = Duration::from_secs(8);
 
 /// What a hub is made of.
 pub struct HubOptions {
@@ -278,10 +280,16 @@ impl Hub {
             return Some("the hub's store can't write now".to_owned());
         }
         // Others serve its partners; who asks it would wait for a database that does not answer.
-        if !self.delivery.lease.holds() {
+        if !self.delivery.lease.holds() || self.unanswered().is_some() {
             return Some("this hub does not reach its database now".to_owned());
         }
         self.space.shortage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What to say to who waits while the database takes what it is asked and answers nobody.
+    #[must_use]
+    pub fn unanswered(&self) -> Option<Problem> {
+        (self.delivery.store.silence() >= SILENCE_MAX).then(unanswered)
     }
 
     /// Public keys for `v1a`, newest first.

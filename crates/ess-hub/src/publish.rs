@@ -399,7 +399,17 @@ fn changes_too_fast() -> Problem {
 /// The store can't: the cause goes to the log, the publisher is told to come back.
 pub fn unavailable(error: &StoreError) -> Problem {
     tracing::error!(%error, "the store could not do it");
+    if let StoreError::Unanswered(_) = error {
+        return unanswered();
+    }
     Problem::new(Code::Unavailable, "the hub's store can't take this now")
         .with_hint("nothing was changed; try again with the same request")
+        .with_retry_after(Duration::from_secs(1))
+}
+
+/// What to say when the database was asked and does not answer.
+pub(crate) fn unanswered() -> Problem {
+    Problem::new(Code::Unavailable, "the hub's database does not answer")
+        .with_hint("whether a change was made is open: look before you make it again; what has an id may be sent again at once")
         .with_retry_after(Duration::from_secs(1))
 }

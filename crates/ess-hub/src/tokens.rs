@@ -22,6 +22,8 @@ impl Hub {
         reason: Option<String>,
         by: &Principal,
     ) -> Result<(String, TokenView), Problem> {
+        // A list of tokens that was read before this one was made must not take the place of one that has it.
+        let _changing = self.begin_change().await?;
         if let Role::Partner(partner) = &role {
             self.delivery.registry.snapshot().partner(partner)?;
         }
@@ -48,6 +50,8 @@ impl Hub {
     /// # Errors
     /// There is none of this name.
     pub async fn revoke_token(&self, id: &str, reason: Option<String>, by: &Principal) -> Result<(), Problem> {
+        // The same of one that still had it: it would be good again for a while.
+        let _changing = self.begin_change().await?;
         if !self.access.knows(id) {
             let problem = Problem::new(Code::NotFound, format!("there is no token {id}"));
             return Err(problem.with_hint("`hms-ess token list` shows the tokens"));

@@ -24,7 +24,7 @@ use crate::writer::{Item, Shared, State, Writer};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// How long who publishes waits for a server: less than clients wait before they ask the next hub.
+/// How long who writes waits for a server: less than clients wait before they ask the next hub.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 
 /// Who answers questions.
@@ -95,15 +95,14 @@ impl Engine {
         answered.unwrap_or_else(|error| (0..count).map(|_| Err(error.clone())).collect())
     }
 
-    /// What the writer says to who publishes. Nobody waits for a server that hangs until the writer gives it up: it is open then
-    /// whether it was done, and publishing the same again tells.
+    /// What the writer says. Nobody waits for a server that hangs until the writer gives it up: it is open then whether it was done.
     async fn answered<T>(&self, answer: oneshot::Receiver<T>) -> Result<T> {
         if let Readers::Sqlite(_) = self.readers {
             return answer.await.map_err(gone);
         }
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {
             Ok(answered) => answered.map_err(gone),
-            Err(_) => Err(StoreError::Unavailable(format!("the database did not answer in {ANSWER_WITHIN:?}"))),
+            Err(_) => Err(StoreError::Unanswered(format!("the database did not answer in {ANSWER_WITHIN:?}"))),
         }
     }
 
@@ -124,7 +123,7 @@ impl Engine {
             self.shared.unrecorded.fetch_sub(count, Ordering::Relaxed);
             return Err(error);
         }
-        answer.await.map_err(gone)?
+        self.answered(answer).await?
     }
 
     pub(crate) fn unrecorded(&self) -> usize {
@@ -170,7 +169,7 @@ impl Engine {
     pub(crate) async fn act(&self, act: Act) -> Result<u32> {
         let (reply, answer) = oneshot::channel();
         self.hand_over(Item::Act(Box::new(act), reply))?;
-        answer.await.map_err(gone)?
+        self.answered(answer).await?
     }
 
     /// One step of retention, when the writer has nothing more urgent to do.
@@ -195,6 +194,14 @@ impl Engine {
         match &self.readers {
             Readers::Sqlite(readers) => readers.read(question).await,
             Readers::Postgres(readers) => readers.read(question).await,
+        }
+    }
+
+    /// For how long the database has said nothing to those who wait for it; the embedded one always answers.
+    pub(crate) fn silence(&self) -> Duration {
+        match &self.readers {
+            Readers::Sqlite(_) => Duration::ZERO,
+            Readers::Postgres(readers) => readers.silence(),
         }
     }
 

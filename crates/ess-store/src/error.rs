@@ -9,6 +9,9 @@ pub enum StoreError {
     /// A read, a write or a sync failed. Nothing was changed, and nothing will be until the store has made sure of what is on the disk.
     #[error("store unavailable: {0}")]
     Shaken(String),
+    /// The database was asked and says nothing: whether it was done, and will be, is open.
+    #[error("store unavailable: {0}")]
+    Unanswered(String),
     /// The database does not take it, and won't take it again: it breaks a rule of the schema. Nothing was changed.
     #[error("the store refused it: {0}")]
     Refused(String),

@@ -14,6 +14,8 @@ const ALONE: u64 = u64::MAX;
 pub struct Lease {
     /// Milliseconds of the machine's time since it was started.
     until: AtomicU64,
+    /// How often it has ended for good: who gets one again serves partners anew.
+    ends: AtomicU64,
     is_shared: bool,
     /// It does what one node does for all.
     leads: AtomicBool,
@@ -23,13 +25,13 @@ impl Lease {
     /// That of a hub that has its store for itself.
     #[must_use]
     pub fn alone() -> Self {
-        Self { until: AtomicU64::new(ALONE), is_shared: false, leads: AtomicBool::new(true) }
+        Self { until: AtomicU64::new(ALONE), ends: AtomicU64::new(0), is_shared: false, leads: AtomicBool::new(true) }
     }
 
     /// That of a node among others, which has none yet.
     #[must_use]
     pub fn shared() -> Self {
-        Self { until: AtomicU64::new(0), is_shared: true, leads: AtomicBool::new(false) }
+        Self { until: AtomicU64::new(0), ends: AtomicU64::new(0), is_shared: true, leads: AtomicBool::new(false) }
     }
 
     /// Whether other nodes may serve partners as well.
@@ -43,6 +45,19 @@ impl Lease {
     pub fn holds(&self) -> bool {
         let until = self.until.load(Ordering::Relaxed);
         until == ALONE || now() < until
+    }
+
+    /// Stands for the time until it ends for good.
+    #[must_use]
+    pub(crate) fn term(&self) -> u64 {
+        self.ends.load(Ordering::Relaxed)
+    }
+
+    /// Whether this node may send now what it took up in this term. One that was given up meanwhile and came back may not: others
+    /// have served its partners.
+    #[must_use]
+    pub(crate) fn still_holds(&self, term: u64) -> bool {
+        self.holds() && self.term() == term
     }
 
     /// Whether this node does what one does for all: it signs the ledger and clears away.
@@ -59,6 +74,7 @@ impl Lease {
     /// It is over.
     pub(super) fn end(&self) {
         self.until.store(0, Ordering::Relaxed);
+        self.ends.fetch_add(1, Ordering::Relaxed);
         self.set_leads(false);
     }
 
@@ -94,7 +110,12 @@ mod tests {
         lease.extend(now().saturating_sub(60_000), Duration::from_secs(5));
         assert!(!lease.holds() && !lease.leads());
         lease.extend(now(), Duration::from_secs(60));
+        let term = lease.term();
+        assert!(lease.still_holds(term));
         lease.end();
         assert!(!lease.holds());
+        // It comes back: what it took up before is not its to send.
+        lease.extend(now(), Duration::from_secs(60));
+        assert!(lease.holds() && !lease.still_holds(term) && lease.still_holds(lease.term()));
     }
 }

@@ -17,14 +17,15 @@ use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
 use super::address::{self, Address};
 use super::link::Form;
+use super::silence::Silence;
 use crate::error::StoreError;
 use crate::nodes::Notice;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// How long an answer is waited for; the server gives a statement up a little earlier.
+/// How long an answer is waited for that may take its time, as a commit's does; the server gives a statement up a little earlier.
 const ANSWER_WITHIN: Duration = Duration::from_secs(35);
-/// How long one server may take to let a connection in.
+/// How long one server may take to let a connection in, and to hear what it begins with.
 const REACH_WITHIN: Duration = Duration::from_secs(5);
 /// What every connection begins with: a client that is gone is given up within some ten seconds, with all that it held. A commit is durable before it is answered, whatever the database's own setting.
 const BEGIN: &str = "select set_config('synchronous_commit', 'on', false) \
@@ -44,6 +45,7 @@ pub(super) struct Server {
     runtime: Option<Runtime>,
     /// Other nodes want to hear of new events.
     pub(super) has_peers: AtomicBool,
+    pub(super) silence: Arc<Silence>,
 }
 
 impl Server {
@@ -60,6 +62,7 @@ impl Server {
             era: AtomicU64::new(0),
             runtime: Some(runtime),
             has_peers: AtomicBool::new(false),
+            silence: Arc::default(),
         })
     }
 
@@ -68,11 +71,27 @@ impl Server {
         &self,
         answer: impl Future<Output = std::result::Result<T, E>>,
     ) -> Result<T> {
+        self.wait_for(ANSWER_WITHIN, answer)
+    }
+
+    /// The same, within a bound of one's own.
+    pub(super) fn wait_for<T, E: Into<StoreError>>(
+        &self,
+        within: Duration,
+        answer: impl Future<Output = std::result::Result<T, E>>,
+    ) -> Result<T> {
         let runtime = self.runtime.as_ref().ok_or(StoreError::Closed)?;
-        let bounded = async { tokio::time::timeout(ANSWER_WITHIN, answer).await };
-        match runtime.block_on(bounded) {
-            Ok(answered) => answered.map_err(Into::into),
-            Err(_) => Err(StoreError::Shaken(format!("the database did not answer in {ANSWER_WITHIN:?}"))),
+        let asked = self.silence.ask();
+        match runtime.block_on(async { timeout(within, answer).await }) {
+            Ok(Ok(answered)) => {
+                asked.heard();
+                Ok(answered)
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => {
+                self.silence.give_up();
+                Err(StoreError::Shaken(format!("the database did not answer in {within:?}")))
+            }
         }
     }
 
@@ -92,7 +111,7 @@ impl Server {
         }
         let connection = self.connect()?;
         if !first.is_empty() {
-            self.wait(connection.client.batch_execute(first))?;
+            self.wait_for(REACH_WITHIN, connection.client.batch_execute(first))?;
         }
         Ok(connection)
     }
@@ -100,7 +119,7 @@ impl Server {
     /// The same, with an ear for what is told to all; it hears nothing more when the connection ends.
     pub(super) fn connect_with(self: &Arc<Self>, ear: Option<mpsc::UnboundedSender<Notice>>) -> Result<Connection> {
         let connection = self.wait(self.reach(&ear))?;
-        self.wait(connection.client.batch_execute(BEGIN))?;
+        self.wait_for(REACH_WITHIN, connection.client.batch_execute(BEGIN))?;
         Ok(connection)
     }
 
@@ -113,7 +132,10 @@ impl Server {
             let failure = match timeout(REACH_WITHIN, self.reach_one(index, ear.clone())).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => error,
-                Err(_) => StoreError::Shaken(format!("the database did not answer in {REACH_WITHIN:?}")),
+                Err(_) => {
+                    self.silence.give_up();
+                    StoreError::Shaken(format!("the database did not answer in {REACH_WITHIN:?}"))
+                }
             };
             failures.push((address::name(&servers[index]), failure));
         }

@@ -43,7 +43,7 @@ impl Desk {
             let asked = tokio::task::spawn_blocking(move || {
                 // Until it is answered, also when nobody waits for it any more.
                 let _permit = permit;
-                desk.answer(work)
+                desk.answer(within, work)
             });
             asked.await.map_err(|error| StoreError::Unavailable(error.to_string()))?
         };
@@ -53,12 +53,13 @@ impl Desk {
         }
     }
 
-    fn answer<T>(&self, work: impl FnOnce(Link<'_>) -> Result<T>) -> Result<T> {
+    /// A connection that does not answer within the time is dropped: the next question has another one.
+    fn answer<T>(&self, within: Duration, work: impl FnOnce(Link<'_>) -> Result<T>) -> Result<T> {
         let mut connection = self.server.idle_or_new(&self.idle, OF_DESK)?;
         let Connection { server, client, statements, .. } = &mut connection;
-        let tx = server.wait(client.transaction())?;
-        let done = work(Link { tx: &tx, with: Statements { server, known: statements } })?;
-        server.wait(tx.commit())?;
+        let tx = server.wait_for(within, client.transaction())?;
+        let done = work(Link { tx: &tx, with: Statements { server, known: statements, within: Some(within) } })?;
+        server.wait_for(within, tx.commit())?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         Ok(done)
     }

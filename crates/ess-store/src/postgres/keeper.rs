@@ -161,7 +161,7 @@ impl Keeper {
         let connection = self.connection.as_mut().ok_or_else(cut)?;
         let Connection { server, client, statements, .. } = connection;
         let tx = server.wait(client.transaction())?;
-        let done = work(Link { tx: &tx, with: Statements { server, known: statements } })?;
+        let done = work(Link { tx: &tx, with: Statements { server, known: statements, within: None } })?;
         Ok((done, tx, server))
     }
 

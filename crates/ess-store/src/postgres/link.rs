@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
 
 use bytes::{BufMut as _, BytesMut};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
@@ -30,6 +32,17 @@ pub(crate) struct Link<'a> {
 pub(super) struct Statements<'a> {
     pub(super) server: &'a Server,
     pub(super) known: &'a RefCell<HashMap<(Form, &'static str), Statement>>,
+    /// How long each answer is waited for; what the server bears where nothing is said.
+    pub(super) within: Option<Duration>,
+}
+
+impl Statements<'_> {
+    fn wait<T, E: Into<StoreError>>(self, answer: impl Future<Output = std::result::Result<T, E>>) -> Result<T> {
+        match self.within {
+            Some(within) => self.server.wait_for(within, answer),
+            None => self.server.wait(answer),
+        }
+    }
 }
 
 /// How a statement was prepared.
@@ -44,7 +57,7 @@ pub(super) enum Form {
 impl Link<'_> {
     pub(crate) fn execute(self, sql: &'static str, given: &[Cell<'_>]) -> Result<usize> {
         let (statement, given) = (self.statement(sql)?, places(given)?);
-        let count = self.with.server.wait(self.tx.execute(&statement, &given))?;
+        let count = self.with.wait(self.tx.execute(&statement, &given))?;
         Ok(usize::try_from(count).unwrap_or(usize::MAX))
     }
 
@@ -54,7 +67,7 @@ impl Link<'_> {
             return Ok(());
         }
         let (statement, lists) = (self.statement_of_rows(sql)?, lists(all)?);
-        self.with.server.wait(self.tx.execute(&statement, &places_of(&lists))).map(drop)
+        self.with.wait(self.tx.execute(&statement, &places_of(&lists))).map(drop)
     }
 
     /// Every row of the bounded answer to a statement that takes a list for each place.
@@ -68,7 +81,7 @@ impl Link<'_> {
             return Ok(());
         }
         let (statement, lists) = (self.statement(sql)?, lists(all)?);
-        for row in self.with.server.wait(self.tx.query(&statement, &places_of(&lists)))? {
+        for row in self.with.wait(self.tx.query(&statement, &places_of(&lists)))? {
             step(&Row::Postgres(&row))?;
         }
         Ok(())
@@ -82,7 +95,7 @@ impl Link<'_> {
         mut step: impl FnMut(&Row<'_>) -> Result<bool>,
     ) -> Result<()> {
         let (statement, given) = (self.statement(sql)?, places(given)?);
-        for row in self.with.server.wait(self.tx.query(&statement, &given))? {
+        for row in self.with.wait(self.tx.query(&statement, &given))? {
             step(&Row::Postgres(&row))?;
         }
         Ok(())
@@ -96,10 +109,10 @@ impl Link<'_> {
         mut step: impl FnMut(&Row<'_>) -> Result<bool>,
     ) -> Result<()> {
         let (statement, given) = (self.statement(sql)?, places(given)?);
-        let portal = self.with.server.wait(self.tx.bind(&statement, &given))?;
+        let portal = self.with.wait(self.tx.bind(&statement, &given))?;
         let mut rows_max = FIRST_ROWS;
         loop {
-            let rows = self.with.server.wait(self.tx.query_portal(&portal, rows_max))?;
+            let rows = self.with.wait(self.tx.query_portal(&portal, rows_max))?;
             for row in &rows {
                 if !step(&Row::Postgres(row))? {
                     return Ok(());
@@ -131,7 +144,7 @@ impl Link<'_> {
     }
 
     fn prepare(self, key: (Form, &'static str), words: &str) -> Result<Statement> {
-        let statement = self.with.server.wait(self.tx.prepare(words))?;
+        let statement = self.with.wait(self.tx.prepare(words))?;
         self.with.known.borrow_mut().insert(key, statement.clone());
         Ok(statement)
     }

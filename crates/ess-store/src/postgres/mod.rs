@@ -14,6 +14,7 @@ mod readers;
 mod receive;
 mod schema;
 mod sessions;
+mod silence;
 
 use std::sync::Arc;
 

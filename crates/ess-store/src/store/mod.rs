@@ -130,10 +130,16 @@ impl Store {
     /// Hands outcomes over and waits for their commit; all that was handed over before is durable too.
     ///
     /// # Errors
-    /// `Unavailable`: they are kept and tried again. `Refused`: one of the commit's outcomes broke a rule of the schema and was
+    /// `Unavailable`, `Unanswered`: they are kept and tried again. `Refused`: one of the commit's outcomes broke a rule of the schema and was
     /// left out.
     pub async fn record_durably(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         self.engine.record_durably(changes).await
+    }
+
+    /// For how long the database has said nothing to those who wait for it: one that hangs. None of a directory.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        self.engine.silence()
     }
 
     /// Outcomes that were handed over and are not yet committed.

@@ -14,6 +14,8 @@ use crate::support::{Open, acked, audit, event, key, open, opened, options, part
 
 /// Bound of every wait.
 const WITHIN: Duration = Duration::from_secs(60);
+/// Twice and more of what anybody waits for a server that says nothing.
+const SILENT_WITHIN: Duration = Duration::from_secs(20);
 
 /// A store that reaches its server by a way that can be cut.
 fn open_by(proxy: &Proxy) -> Open {
@@ -112,6 +114,50 @@ async fn a_server_that_is_gone_and_comes_back_costs_nothing_that_was_answered() 
     assert_eq!(states, [State::Acked]);
     assert!(open.store.failing().is_none() && open.store.records());
     open.store.verify_ledger().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_waited_for_within_a_bound_by_everybody() {
+    let server = Server::start();
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let url = server.database();
+    let options = Options { server: ServerUrl::new(&url), ..options(dir.path()) };
+    let open = opened(dir, Some(url), &options);
+    open.add_partners(1).await;
+    let first = open.publish("A-1", 1).await;
+    let store = &open.store;
+    server.freeze();
+    // Many more than there are connections; one after the other they would take minutes.
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..24 {
+        let store = store.clone();
+        asked.spawn(async move { store.event(first).await.map(drop) });
+    }
+    let reads = async {
+        for answer in asked.join_all().await {
+            let refused = answer.unwrap_err();
+            assert!(matches!(refused, StoreError::Unavailable(_) | StoreError::Shaken(_)), "{refused}");
+        }
+    };
+    let changed = store.put_partner(partner("P2"), audit("partner.add"));
+    let recorded = store.record_durably(vec![acked(key(first, 1))]);
+    let all = async { tokio::join!(reads, changed, recorded) };
+    let ((), changed, recorded) = tokio::time::timeout(SILENT_WITHIN, all).await.expect("nobody waits for longer");
+    for refused in [changed.unwrap_err(), recorded.unwrap_err()] {
+        assert!(matches!(refused, StoreError::Unanswered(_)), "it is open whether it was done: {refused}");
+    }
+    server.thaw();
+    let heard = async {
+        while store.event(first).await.is_err() {
+            // Between two tries; `WITHIN` bounds them.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(WITHIN, heard).await.expect("it is heard again");
+    assert!(store.silence() < Duration::from_secs(8), "it is over for whoever asks next");
+    // What was kept meanwhile is written now, once.
+    open.record(Vec::new()).await;
+    assert_eq!(store.verify_ledger().await.unwrap().0, 1);
 }
 
 #[tokio::test]

@@ -68,6 +68,28 @@ impl Server {
         self.wait_until_it_answers();
     }
 
+    /// SIGSTOP: connections are taken, as the kernel does that, and nothing is said.
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// It goes on, with what it was asked meanwhile.
+    pub(crate) fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    /// To the first of its processes, so that it starts no more, and then to the others.
+    fn signal(&self, name: &str) {
+        let file = std::fs::read_to_string(format!("{}/data/postmaster.pid", self.dir)).unwrap();
+        let first = file.lines().next().unwrap();
+        assert!(Command::new("kill").args([name, first]).status().unwrap().success());
+        let others = Command::new("pgrep").args(["-P", first]).output().unwrap().stdout;
+        for other in String::from_utf8(others).unwrap().lines() {
+            // It may have ended by itself.
+            let _ = Command::new("kill").args([name, other]).status().unwrap();
+        }
+    }
+
     fn control(&self, what: &str, mode: &str) {
         let data = format!("{}/data", self.dir);
         let options =
