@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 import pytest
-from conftest import Client, Hub, Loop, Request, Sink, add_partner, embedded_only, event, wait_for
+from conftest import Client, Hub, Loop, Request, Sink, add_partner, any_store, embedded_only, event, wait_for
+
+pytestmark = any_store
 
 BRIDGE = {"subject": "RULE", "from": 1, "to": 2, "script": '{"cutoff": deadline}'}
 PAYLOAD = {"deadline": "16:00 <local>", "number": 9007199254740993}

@@ -14,7 +14,9 @@ from collections import Counter
 from typing import Any, Callable, Optional
 
 import pytest
-from conftest import Client, Hub, Loop, Request, Sink, acknowledge, event, wait_for
+from conftest import Client, Hub, Loop, Request, Sink, acknowledge, any_store, event, wait_for
+
+pytestmark = any_store
 
 SEED = 7
 PUBLISHERS = 3

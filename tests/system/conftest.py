@@ -34,8 +34,12 @@ IDLE_SECONDS_MAX = 60
 #: With "postgres" every hub keeps its store at a server, one database for each data directory.
 STORE = os.environ.get("HMS_ESS_TEST_STORE", "")
 assert STORE in ("", "sqlite", "postgres"), f"HMS_ESS_TEST_STORE: {STORE}"
-#: What is about the file of the embedded store; docs/scale.md says what is otherwise at a server.
-embedded_only = pytest.mark.skipif(STORE == "postgres", reason="the embedded store has a file, a server has none")
+#: What is about the file of the embedded store: left out where a server has none; docs/scale.md says what is otherwise there.
+embedded_only = pytest.mark.embedded_only
+#: What the store has to bear out whichever it is: run on each.
+any_store = pytest.mark.any_store
+#: A thousand of something, which says nothing more of another store.
+large = pytest.mark.large
 #: How a partner's connection may end; cancelled by the end of the test.
 ENDINGS = (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError, asyncio.CancelledError)
 
@@ -489,8 +493,15 @@ def start_hub(binary: Path, tmp_path: Path) -> Iterator[Callable[..., Hub]]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "last: waits for a long bound that began early in the run")
+    config.addinivalue_line("markers", "embedded_only: is about the file of the embedded store")
+    config.addinivalue_line("markers", "any_store: what the store has to bear out, whichever it is")
+    config.addinivalue_line("markers", "large: a thousand of something")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What waits longest is asked last, so that the other tests run meanwhile."""
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+    if STORE == "postgres":
+        left_out = [item for item in items if item.get_closest_marker("embedded_only") is not None]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]

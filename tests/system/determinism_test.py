@@ -6,7 +6,9 @@ import json
 from typing import Any, Callable
 
 import pytest
-from conftest import Arrival, Client, Hub, Loop, Sink, add_partner, event, wait_for
+from conftest import Arrival, Client, Hub, Loop, Sink, add_partner, any_store, event, wait_for
+
+pytestmark = any_store
 
 #: All that a script can ask of its surroundings; thirty items fall into the same order twice by chance in no lifetime.
 BRIDGE = """{

@@ -8,9 +8,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Callable, Iterator, Optional
 
 import pytest
-from conftest import Hub, Loop, Request, Sink, acknowledge, add_partner, event, wait_for
+from conftest import Hub, Loop, Request, Sink, acknowledge, add_partner, any_store, event, wait_for
 from google.protobuf.json_format import Parse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+pytestmark = any_store
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"

@@ -13,7 +13,9 @@ import threading
 import time
 from typing import Any, Callable, NamedTuple, Optional
 
-from conftest import Client, Hub, Loop, Request, Sink, acknowledge, add_partner, event, wait_for
+from conftest import Client, Hub, Loop, Request, Sink, acknowledge, add_partner, any_store, event, wait_for
+
+pytestmark = any_store
 
 ROUNDS = 20
 SEED = 20_261_123

@@ -10,7 +10,9 @@ from typing import Callable, Optional
 
 import postgres
 import pytest
-from conftest import STORE, Client, Hub, Loop, Request, Sink, add_partner, embedded_only, event, wait_for
+from conftest import STORE, Client, Hub, Loop, Request, Sink, add_partner, any_store, embedded_only, event, wait_for
+
+pytestmark = any_store
 
 EVENTS = 6
 

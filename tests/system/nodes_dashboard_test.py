@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 from conftest import SECONDS_MAX, Answer, Hub, Loop, Request, Sink, acknowledge, add_partner, wait_for
-from nodes_test import LEASE_SECONDS, RETRY, publish, server, shares, start  # noqa: F401
+from fleet import LEASE_SECONDS, RETRY, publish, shares, start
 from ops_test import MeasuredHub, value
 from postgres import Server
 

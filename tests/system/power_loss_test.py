@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 import pytest
-from conftest import Client, Hub, Loop, Request, Sink, acknowledge, add_partner, event, wait_for
+from conftest import Client, Hub, Loop, Request, Sink, acknowledge, add_partner, embedded_only, event, wait_for
 from faults.disk import SYNC, Disk
 from kill_test import GONE
+
+pytestmark = embedded_only
 
 CUTS = int(os.environ.get("POWER_CUTS", "32"))
 SEED = int(os.environ.get("POWER_SEED", "20261126"))

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 import pytest
-from conftest import ROOT, Client, Hub, Loop, Request, Sink, event, wait_for
+from conftest import ROOT, Client, Hub, Loop, Request, Sink, any_store, event, large, wait_for
+
+pytestmark = any_store
 
 PAGE = ROOT / "docs" / "channels" / "pull.md"
 
@@ -286,6 +288,7 @@ PARTNERS = 1_000
 BYTES_MAX = 50 << 20
 
 
+@large
 def test_a_thousand_partners_that_wait_cost_little(start_hub: Callable[..., Hub]) -> None:
     hub = start_hub()
     client = hub.client()

@@ -11,7 +11,21 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 import pytest
-from conftest import Client, Hub, Loop, Request, Sink, acknowledge, add_partner, embedded_only, event, wait_for
+from conftest import (
+    Client,
+    Hub,
+    Loop,
+    Request,
+    Sink,
+    acknowledge,
+    add_partner,
+    any_store,
+    embedded_only,
+    event,
+    wait_for,
+)
+
+pytestmark = any_store
 
 RETRY = {"first": "200ms", "factor": 1, "max": "200ms", "jitter": 0}
 STOP_SECONDS = 2

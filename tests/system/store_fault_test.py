@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
 import pytest
-from conftest import Client, Hub, Loop, Request, Sink, acknowledge, add_partner, event, wait_for
+from conftest import Client, Hub, Loop, Request, Sink, acknowledge, add_partner, embedded_only, event, wait_for
 from faults.disk import ANY_CHANGE, CREATE, FOREVER, LINK, MKDIR, RENAME, SYNC, TRUNCATE, WRITE, Disk
 from power_loss_test import made, start_once
 from store_full_test import check_refusal
+
+pytestmark = embedded_only
 
 SEED = int(os.environ.get("POWER_SEED", "20261126"))
 #: Starts that fail at a step of their own, of each kind of failure.

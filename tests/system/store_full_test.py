@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
-from conftest import Answer, Client, Hub, Loop, Sink, add_partner, event, wait_for
+from conftest import Answer, Client, Hub, Loop, Sink, add_partner, embedded_only, event, wait_for
+
+pytestmark = embedded_only
 
 PAYLOAD = "x" * 4_000
 EVENTS_MAX = 5_000

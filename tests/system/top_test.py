@@ -17,7 +17,9 @@ from typing import Any, Callable, Iterator, Optional
 import json
 import pyte
 import pytest
-from conftest import Hub, wait_for
+from conftest import Hub, any_store, wait_for
+
+pytestmark = any_store
 
 LEAVE_ALTERNATE_SCREEN = b"\x1b[?1049l"
 SHOW_CURSOR = b"\x1b[?25h"

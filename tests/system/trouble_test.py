@@ -8,7 +8,9 @@ import socket
 from typing import Any, Callable, Optional
 
 from standardwebhooks.webhooks import Webhook
-from conftest import Client, Hub, Loop, Request, Sink, acknowledge, add_partner, event, wait_for
+from conftest import Client, Hub, Loop, Request, Sink, acknowledge, add_partner, any_store, event, wait_for
+
+pytestmark = any_store
 
 QUICK = {"first": "50ms", "factor": 1, "max": "100ms", "jitter": 0, "give_up_after": "600ms"}
 PATIENT = {"first": "50ms", "factor": 1, "max": "100ms", "jitter": 0}

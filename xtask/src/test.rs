@@ -85,11 +85,16 @@ impl Suites {
             // Their tests fail and say what is missing.
             self.notes.push(format!("MISSING for what lies in ops/: {error:#}"));
         }
-        for (name, folder) in [("the mission", "tests/mission"), ("the system", "tests/system")] {
+        let suite = |folder: &str| {
             let mut suite = shell::command(&python.to_string_lossy(), &["-m", "pytest", "--color=no", "-ra", folder]);
             suite.env("HMS_ESS_BIN", prepare::target().join("debug/hms-ess"));
-            self.runner(name, suite);
-        }
+            suite
+        };
+        self.runner("the mission", suite("tests/mission"));
+        self.runner("the system", suite("tests/system"));
+        let mut on_a_server = suite("tests/system");
+        on_a_server.args(["-m", "any_store and not large"]).env("HMS_ESS_TEST_STORE", "postgres");
+        self.runner("the system, its store at a PostgreSQL server", on_a_server);
     }
 
     fn browser(&mut self) {
