@@ -22,6 +22,7 @@ from conftest import Behaviour, Client, Hub, Loop, Request, Sink, acknowledge, a
 RETRY = {"first": "200ms", "factor": 1, "max": "200ms", "jitter": 0}
 #: The nodes' lease: shorter than the default of 5 s, so that a take-over takes no longer than it must.
 LEASE_SECONDS = float(os.environ.get("HMS_ESS_TEST_LEASE_SECONDS", "2"))
+LEASE = f"{round(LEASE_SECONDS * 1000)}ms"
 #: Twice the lease is what is promised; a loaded machine may be slow beside.
 TAKE_OVER_SECONDS_MAX = 2 * LEASE_SECONDS + 2
 PARTNERS = 8
@@ -45,7 +46,7 @@ def start(binary: Path, folder: Path, url: str, name: str, **settings: str) -> H
     if known is not None and not (data / "seal.key").exists():
         data.mkdir(parents=True, exist_ok=True)
         shutil.copy(known, data / "seal.key")
-    own = {"HMS_ESS_STORE": url, "HMS_ESS_NODE_NAME": name, "HMS_ESS_NODE_LEASE": f"{round(LEASE_SECONDS * 1000)}ms"}
+    own = {"HMS_ESS_STORE": url, "HMS_ESS_NODE_NAME": name, "HMS_ESS_NODE_LEASE": LEASE}
     return Hub(binary, data, folder / f"home-{name}", {**own, **settings})
 
 

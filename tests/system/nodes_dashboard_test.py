@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 from conftest import SECONDS_MAX, Answer, Hub, Loop, Request, Sink, acknowledge, add_partner, wait_for
-from fleet import LEASE_SECONDS, RETRY, publish, shares, start
+from fleet import LEASE, LEASE_SECONDS, RETRY, publish, shares, start
 from ops_test import MeasuredHub, value
 from postgres import Server
 
@@ -93,7 +93,7 @@ class Live:
         self.thread.join(timeout=SECONDS_MAX)
 
 
-def two(tmp_path: Path, binary: Path, server: Server) -> tuple[Hub, Hub]:  # noqa: F811
+def two(tmp_path: Path, binary: Path, server: Server) -> tuple[Hub, Hub]:
     a = start(binary, tmp_path, server.url("hub"), "a")
     b = start(binary, tmp_path, server.url("hub"), "b")
     wait_for("both to be there", lambda: len(shares(b.client())) == 2)
@@ -101,7 +101,7 @@ def two(tmp_path: Path, binary: Path, server: Server) -> tuple[Hub, Hub]:  # noq
 
 
 def test_a_browser_is_signed_in_at_every_hub_and_signed_out_at_every_hub(
-    tmp_path: Path, binary: Path, loop: Loop, server: Server  # noqa: F811
+    tmp_path: Path, binary: Path, loop: Loop, server: Server
 ) -> None:
     a, b = two(tmp_path, binary, server)
     sinks = [Sink(loop) for _ in range(8)]
@@ -146,7 +146,7 @@ def test_a_browser_is_signed_in_at_every_hub_and_signed_out_at_every_hub(
 
 @pytest.mark.parametrize("how", ["killed", "restarted"])
 def test_a_hub_that_goes_signs_nobody_out(
-    tmp_path: Path, binary: Path, server: Server, how: str  # noqa: F811
+    tmp_path: Path, binary: Path, server: Server, how: str
 ) -> None:
     a, b = two(tmp_path, binary, server)
     browser = Browser()
@@ -172,7 +172,7 @@ def test_a_hub_that_goes_signs_nobody_out(
 
 
 def test_an_open_page_hears_of_what_another_hub_delivers_and_its_stream_ends_with_the_session(
-    tmp_path: Path, binary: Path, loop: Loop, server: Server  # noqa: F811
+    tmp_path: Path, binary: Path, loop: Loop, server: Server
 ) -> None:
     a, b = two(tmp_path, binary, server)
     sinks = [Sink(loop) for _ in range(8)]
@@ -201,7 +201,7 @@ def test_an_open_page_hears_of_what_another_hub_delivers_and_its_stream_ends_wit
     # A sign of life comes when nothing was committed for a while: what is heard next is the other hub's commit and nothing of b's.
     wait_for("a quiet time", lambda: ear.heard and ear.heard[-1] == "tick", seconds=60)
     heard = len(ear.heard)
-    assert a.client().ask("POST", "/v1/ledger/checkpoint", {}).status == 200
+    assert a.client().ask("POST", "/v1/tokens", {"role": "auditor"}).status == 201
     wait_for("b's page to hear of it", lambda: "change" in ear.heard[heard:], seconds=10)
     browser.page(a, "/dashboard")
     assert browser.post(a, "/dashboard/sign-out").status == 303
@@ -211,7 +211,7 @@ def test_an_open_page_hears_of_what_another_hub_delivers_and_its_stream_ends_wit
 
 
 def test_a_database_that_is_away_signs_nobody_out(
-    tmp_path: Path, binary: Path, server: Server  # noqa: F811
+    tmp_path: Path, binary: Path, server: Server
 ) -> None:
     a = start(binary, tmp_path, server.url("hub"), "a")
     browser = Browser()
@@ -232,7 +232,7 @@ def test_a_database_that_is_away_signs_nobody_out(
 
 
 def test_metrics_tell_of_the_hubs_and_of_one_that_is_lost(
-    tmp_path: Path, binary: Path, loop: Loop, server: Server  # noqa: F811
+    tmp_path: Path, binary: Path, loop: Loop, server: Server
 ) -> None:
     hubs: list[MeasuredHub] = []
     for name in ("a", "b"):
@@ -240,7 +240,7 @@ def test_metrics_tell_of_the_hubs_and_of_one_that_is_lost(
         data.mkdir()
         if hubs:
             shutil.copy(hubs[0].data / "seal.key", data / "seal.key")
-        settings = {"HMS_ESS_STORE": server.url("hub"), "HMS_ESS_NODE_NAME": name, "HMS_ESS_NODE_LEASE": f"{LEASE_SECONDS}s"}
+        settings = {"HMS_ESS_STORE": server.url("hub"), "HMS_ESS_NODE_NAME": name, "HMS_ESS_NODE_LEASE": LEASE}
         hubs.append(MeasuredHub(binary, data, tmp_path / f"home-{name}", settings))
     a, b = hubs
     for number in range(6):
@@ -266,7 +266,7 @@ def test_metrics_tell_of_the_hubs_and_of_one_that_is_lost(
 
 
 def test_the_overview_never_says_that_all_is_clear_while_a_hub_does_not_answer(
-    tmp_path: Path, binary: Path, loop: Loop, server: Server  # noqa: F811
+    tmp_path: Path, binary: Path, loop: Loop, server: Server
 ) -> None:
     a, b = two(tmp_path, binary, server)
     for number in range(6):
