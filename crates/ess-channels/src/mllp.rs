@@ -142,7 +142,8 @@ impl Mllp {
             }
         }
         let tls = self.tls.as_ref().map(|Tls(connector)| connector);
-        let stream = self.dialer.dial(&self.target, tls, progress).await?;
+        // By itself: it is large, seldom needed, and every message would make room for it.
+        let stream = Box::pin(self.dialer.dial(&self.target, tls, progress)).await?;
         let exchange = self.exchange(Line(stream), frame, control_id, progress, skipped);
         exchange.await.map_err(|broken| broken.failure)
     }

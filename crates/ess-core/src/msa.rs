@@ -98,9 +98,14 @@ pub fn control_id(message: &[u8]) -> Option<String> {
     let is_before = |byte: &u8| matches!(byte, b'\r' | b'\n' | b' ' | 0xEF | 0xBB | 0xBF);
     let begin = message.iter().position(|byte| !is_before(byte))?;
     let end = message[begin..].iter().position(is_end).map_or(message.len(), |length| begin + length);
-    let text = text_of(&message[..end]);
-    let message = Segments::of(&text)?;
-    let id = message.field("MSH", 10)?.trim().to_owned();
+    let segment = &message[begin..end];
+    let delimiter = *segment.strip_prefix(b"MSH")?.first()?;
+    let id = if delimiter.is_ascii() {
+        // MSH-1 is the delimiter itself.
+        text_of(segment.split(|byte| *byte == delimiter).nth(9)?).trim().to_owned()
+    } else {
+        Segments::of(&text_of(segment))?.field("MSH", 10)?.trim().to_owned()
+    };
     (!id.is_empty()).then_some(id)
 }
 
@@ -313,6 +318,7 @@ mod tests {
         assert_eq!(control_id(HEAD.as_bytes()).as_deref(), Some("77"));
         assert_eq!(control_id(b"MSH|^~\\&|A||||||ACK||P\r"), None);
         assert_eq!(control_id(b"{}"), None);
+        assert_eq!(control_id("\u{feff}\r\nMSH§^~\\&§§§§§§§ACK§ 8 §P\r".as_bytes()).as_deref(), Some("8"));
     }
 
     proptest::proptest! {

@@ -157,8 +157,11 @@ async fn mqtt() {
 async fn mllp() {
     let receiver = plain::receiver().await;
     let url = format!("mllp://{receiver}");
-    let channel = open("mllp", &url, Credential::None, &dialer(Vec::new(), Vec::new()), json!({}));
-    compare("mllp", channel, 10_000, AT_ONCE, Plain::MllpLoop(receiver)).await;
+    for (messages, plain) in [(2_000, Plain::Python("mllp", receiver.to_string())), (10_000, Plain::MllpLoop(receiver))]
+    {
+        let channel = open("mllp", &url, Credential::None, &dialer(Vec::new(), Vec::new()), json!({}));
+        compare("mllp", channel, messages, AT_ONCE, plain).await;
+    }
 }
 
 async fn nats() {

@@ -46,6 +46,18 @@ def amqp() -> Callable[[int], None]:
     return send
 
 
+def mllp() -> Callable[[int], None]:
+    from hl7.client import MLLPClient
+
+    client = MLLPClient(HOST, int(PORT))
+
+    def send(number: int) -> None:
+        answer = client.send_message(f"MSH|^~\\&|HMS-ESS||||1||MFN^M02|{number}|P|2.5.1\rNTE|1||{'x' * 400}\r".encode())
+        assert f"\rMSA|AA|{number}\r".encode() in answer
+
+    return send
+
+
 def smtp() -> Callable[[int], None]:
     import smtplib
     from email.message import EmailMessage
@@ -150,4 +162,4 @@ if PROTOCOL == "nats":
 elif PROTOCOL == "kafka":
     print(kafka())
 else:
-    print(threads({"amqp": amqp, "smtp": smtp, "s3": s3, "file": file}[PROTOCOL]))
+    print(threads({"amqp": amqp, "mllp": mllp, "smtp": smtp, "s3": s3, "file": file}[PROTOCOL]))

@@ -37,6 +37,7 @@ impl Plain<'_> {
             Plain::Python("amqp", _) => "pika",
             Plain::Python("nats", _) => "nats-py",
             Plain::Python("kafka", _) => "librdkafka",
+            Plain::Python("mllp", _) => "hl7's MLLPClient",
             Plain::Python("smtp", _) => "smtplib",
             Plain::Python("s3", _) => "boto3",
             Plain::Python(..) => "Python's write, fsync, rename, fsync",
