@@ -113,9 +113,7 @@ class Client:
         if time.monotonic() - self.used_at > IDLE_SECONDS_MAX:
             self.close()
         if self.connection is None:
-            self.connection = http.client.HTTPConnection(
-                *self.address, timeout=self.seconds, source_address=self.source
-            )
+            self.connection = self.opened()
             self.connection.connect()
             assert self.connection.sock is not None
             self.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -128,6 +126,10 @@ class Client:
             self.close()
             raise
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, whole)
+
+    def opened(self) -> http.client.HTTPConnection:
+        """A connection that is still to be made."""
+        return http.client.HTTPConnection(*self.address, timeout=self.seconds, source_address=self.source)
 
     def get(self, path: str) -> Any:
         """JSON of a 200."""

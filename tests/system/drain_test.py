@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
 
 import pytest
-from conftest import ROOT, Answer, Client, Hub, Loop, Sink, add_partner, embedded_only, event, wait_for
+from conftest import ROOT, Client, Hub, Loop, Sink, add_partner, embedded_only, event, wait_for
 
 #: How long the hub goes on after it said that it stops: many times as long as the balancer needs to notice.
 DRAIN = "6s"
@@ -143,10 +143,8 @@ class SecureClient(Client):
         super().__init__(address, token)
         self.context = ssl.create_default_context(cafile=ca)
 
-    def ask(self, method: str, path: str, body: Any = None, headers: Optional[dict[str, str]] = None) -> Answer:
-        if self.connection is None:
-            self.connection = http.client.HTTPSConnection(*self.address, timeout=self.seconds, context=self.context)
-        return super().ask(method, path, body, headers)
+    def opened(self) -> http.client.HTTPConnection:
+        return http.client.HTTPSConnection(*self.address, timeout=self.seconds, context=self.context)
 
 
 class SecureHub(Hub):
