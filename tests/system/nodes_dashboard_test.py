@@ -100,14 +100,20 @@ def two(tmp_path: Path, binary: Path, server: Server) -> tuple[Hub, Hub]:
     return a, b
 
 
-def test_a_browser_is_signed_in_at_every_hub_and_signed_out_at_every_hub(
-    tmp_path: Path, binary: Path, loop: Loop, server: Server
-) -> None:
+def two_with_partners(tmp_path: Path, binary: Path, loop: Loop, server: Server) -> tuple[Hub, Hub, list[Sink]]:
+    """Both serve some of eight partners, P0 to P7."""
     a, b = two(tmp_path, binary, server)
     sinks = [Sink(loop) for _ in range(8)]
     for number, sink in enumerate(sinks):
         add_partner(a.client(), f"P{number}", sink.url, retry=RETRY)
     wait_for("both to serve some", lambda: min(shares(b.client()).values()) > 0)
+    return a, b, sinks
+
+
+def test_a_browser_is_signed_in_at_every_hub_and_signed_out_at_every_hub(
+    tmp_path: Path, binary: Path, loop: Loop, server: Server
+) -> None:
+    a, b, sinks = two_with_partners(tmp_path, binary, loop, server)
     browser = Browser()
     browser.sign_in(a, a.token)
     assert "Overview" in browser.page(b, "/dashboard")
@@ -174,11 +180,7 @@ def test_a_hub_that_goes_signs_nobody_out(
 def test_an_open_page_hears_of_what_another_hub_delivers_and_its_stream_ends_with_the_session(
     tmp_path: Path, binary: Path, loop: Loop, server: Server
 ) -> None:
-    a, b = two(tmp_path, binary, server)
-    sinks = [Sink(loop) for _ in range(8)]
-    for number, sink in enumerate(sinks):
-        add_partner(a.client(), f"P{number}", sink.url, retry=RETRY)
-    wait_for("both to serve some", lambda: min(shares(b.client()).values()) > 0)
+    a, b, sinks = two_with_partners(tmp_path, binary, loop, server)
     browser = Browser()
     browser.sign_in(b, b.token)
     assert "All clear" in browser.page(a, "/dashboard")

@@ -90,8 +90,8 @@ async fn a_change_of_the_registry_whose_answer_was_lost_is_answered_by_what_beca
     assert_eq!(tokio::time::timeout(WITHIN, added).await.unwrap(), 2, "it was not made, and is made now");
 }
 
-#[tokio::test]
-async fn a_server_that_is_gone_and_comes_back_costs_nothing_that_was_answered() {
+/// A store at a server that the test may stop, with an event for one partner.
+async fn of_its_own() -> (Server, Open, Seq) {
     let server = Server::start();
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let url = server.database();
@@ -99,6 +99,12 @@ async fn a_server_that_is_gone_and_comes_back_costs_nothing_that_was_answered() 
     let open = opened(dir, Some(url), &options);
     open.add_partners(1).await;
     let first = open.publish("A-1", 1).await;
+    (server, open, first)
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_and_comes_back_costs_nothing_that_was_answered() {
+    let (server, open, first) = of_its_own().await;
     server.kill();
     let refused = open.store.publish(event("A-2", "1", 1)).await.unwrap_err();
     assert!(matches!(refused, StoreError::Unavailable(_) | StoreError::Shaken(_)), "{refused}");
@@ -118,13 +124,7 @@ async fn a_server_that_is_gone_and_comes_back_costs_nothing_that_was_answered() 
 
 #[tokio::test]
 async fn a_server_that_says_nothing_is_waited_for_within_a_bound_by_everybody() {
-    let server = Server::start();
-    let dir = Arc::new(tempfile::tempdir().unwrap());
-    let url = server.database();
-    let options = Options { server: ServerUrl::new(&url), ..options(dir.path()) };
-    let open = opened(dir, Some(url), &options);
-    open.add_partners(1).await;
-    let first = open.publish("A-1", 1).await;
+    let (server, open, first) = of_its_own().await;
     let store = &open.store;
     server.freeze();
     // Many more than there are connections; one after the other they would take minutes.
