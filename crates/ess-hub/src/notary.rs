@@ -75,10 +75,7 @@ pub(crate) async fn run(hub: Hub) {
     loop {
         ticks.tick().await;
         // One node signs for all; another may take its place at any time, and a node that has just begun is none yet.
-        while !hub.leads() {
-            // Nothing tells of it: it is looked at so often until it is so.
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        hub.wait_to_lead(LOOK_AGAIN).await;
         if hub.delivery.store.ledger_head().await.is_ok_and(|(size, _)| size == 0) {
             continue;
         }

@@ -44,7 +44,7 @@ const PARTS: [(&str, Step); 6] = [
     ("pages", Step::FreePages),
 ];
 
-/// How often a node looks whether it is the one that clears away.
+/// How often a node looks whether it is the one that clears away; nothing hurries, what is old waits.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Makes a pass at the start and every so often.
@@ -54,10 +54,7 @@ pub(crate) async fn run(hub: Hub, options: RetentionOptions) {
     loop {
         ticks.tick().await;
         // One node clears away for all; another may take its place at any time.
-        while !hub.leads() {
-            // Nothing tells of it, and nothing hurries: what is old waits.
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        hub.wait_to_lead(LOOK_AGAIN).await;
         let mut removed = [0; PARTS.len()];
         for ((what, first), removed) in PARTS.into_iter().zip(&mut removed) {
             *removed = sweep_part(&hub, &options.keep, what, first).await;

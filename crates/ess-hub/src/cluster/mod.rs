@@ -239,6 +239,14 @@ impl Hub {
         self.delivery.lease.leads()
     }
 
+    /// Waits until this node does what one does for all; at once for a hub that is alone.
+    pub(crate) async fn wait_to_lead(&self, look_every: Duration) {
+        while !self.leads() {
+            // Nothing tells of it, and of a node that never leads there is no end; the hub's own ends it.
+            tokio::time::sleep(look_every).await;
+        }
+    }
+
     /// Whether other hubs may share its store.
     #[must_use]
     pub fn is_shared(&self) -> bool {

@@ -38,6 +38,7 @@ pub(crate) async fn run(args: &TapArgs, client: &Client, output: &Output) -> Res
         }
         stream.leave(client);
         pause = if began.elapsed() >= HELD_MIN { Duration::ZERO } else { (pause * 2).clamp(PAUSE_FIRST, PAUSE_MAX) };
+        // A hub that ends each stream at once, or is away, is not asked without a pause.
         sleep(pause).await;
         stream = Stream::open(client).await?;
         output.note(format_args!(
