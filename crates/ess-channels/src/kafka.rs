@@ -204,8 +204,7 @@ impl Kafka {
 
     async fn ask_for(&self, broker: &Broker, topic: &str, progress: &Progress) -> Result<Found, Failure> {
         let body = protocol::metadata(topic);
-        let (bytes, correlation, _) =
-            self.exchange(broker, |_| (protocol::METADATA, body.clone()), 0, progress).await?;
+        let (bytes, correlation, _) = self.exchange(broker, |_| protocol::METADATA, &body, 0, progress).await?;
         let malformed = |Malformed(what)| Failure { stage: Stage::Await, reason: what.to_owned() };
         let metadata = Answer::to(correlation, &bytes).and_then(|answer| answer.metadata(topic)).map_err(malformed)?;
         if metadata.error == 17 {
@@ -231,12 +230,14 @@ impl Kafka {
         progress: &Progress,
     ) -> Result<Outcome, Failure> {
         let stamp = self.stamp(broker, message, place, progress).await?;
-        let batch = batch::batch(message, stamp, jiff::Timestamp::now().as_millisecond());
         let left = progress.deadline().saturating_duration_since(Instant::now()).min(KAFKA_PATIENCE);
         let timeout_ms = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
-        let body = protocol::produce(&place.topic, place.partition, &batch, timeout_ms);
-        let ask = |version| (Api { key: protocol::PRODUCE, version }, body.clone());
-        let (bytes, correlation, version) = self.exchange(broker, ask, message.body.len(), progress).await?;
+        let about_bytes = message.body.len() + 1024;
+        let body = protocol::produce(&place.topic, place.partition, timeout_ms, about_bytes, |out| {
+            batch::put_batch(out, message, stamp, jiff::Timestamp::now().as_millisecond());
+        });
+        let api = |version| Api { key: protocol::PRODUCE, version };
+        let (bytes, correlation, version) = self.exchange(broker, api, &body, message.body.len(), progress).await?;
         let produced = Answer::to(correlation, &bytes).and_then(|answer| answer.produced(version));
         let malformed = |Malformed(what)| Failure { stage: Stage::Await, reason: what.to_owned() };
         Ok(words::outcome(&produced.map_err(malformed)?, &place.topic))
@@ -256,8 +257,8 @@ impl Kafka {
         if self.is_without_numbers.load(Ordering::Relaxed) {
             return Ok(Stamp::NONE);
         }
-        let ask = |_| (protocol::INIT_PRODUCER_ID, protocol::init_producer_id());
-        let (bytes, correlation, _) = self.exchange(broker, ask, 0, progress).await?;
+        let ask = protocol::init_producer_id();
+        let (bytes, correlation, _) = self.exchange(broker, |_| protocol::INIT_PRODUCER_ID, &ask, 0, progress).await?;
         let malformed = |Malformed(what)| Failure { stage: Stage::Await, reason: what.to_owned() };
         let given = Answer::to(correlation, &bytes).and_then(Answer::producer_id).map_err(malformed)?;
         let (error, producer, epoch) = given;
@@ -280,24 +281,25 @@ impl Kafka {
     }
 
     /// One request and its answer: on a kept connection if there is one, once more on a fresh one if that was stale. The
-    /// version that the connection produces in goes to `ask`, and comes back.
+    /// version that the connection produces in goes to `api`, and comes back.
     async fn exchange(
         &self,
         broker: &Broker,
-        ask: impl Fn(i16) -> (Api, Vec<u8>),
+        api: impl Fn(i16) -> Api,
+        body: &[u8],
         echoed: usize,
         progress: &Progress,
     ) -> Result<(BytesMut, i32, i16), Failure> {
         if let Some(mut line) = broker.pool.take() {
             line.begin(echoed);
-            match one(&mut line, &ask, progress).await {
+            match one(&mut line, &api, body, progress).await {
                 Err(_) if line.is_silent() => {}
                 answer => return keep(broker, line, answer?),
             }
         }
         let mut line = self.connect(broker, progress).await?;
         line.begin(echoed);
-        let answer = one(&mut line, &ask, progress).await?;
+        let answer = one(&mut line, &api, body, progress).await?;
         keep(broker, line, answer)
     }
 }
@@ -316,12 +318,12 @@ fn keep(broker: &Broker, line: Kept<Line>, answer: BytesMut) -> Result<(BytesMut
 
 async fn one(
     line: &mut Kept<Line>,
-    ask: &impl Fn(i16) -> (Api, Vec<u8>),
+    api: &impl Fn(i16) -> Api,
+    body: &[u8],
     progress: &Progress,
 ) -> Result<BytesMut, Failure> {
     progress.enter(Stage::Send);
-    let (api, body) = ask(line.state.produce_version);
-    exchange_on(line, api, &body, Stage::Await, progress).await
+    exchange_on(line, api(line.state.produce_version), body, Stage::Await, progress).await
 }
 
 /// Writes a request and reads its answer.

@@ -34,14 +34,14 @@ const CUT_SHORT: Malformed = Malformed("the broker sent an answer cut short");
 
 /// A request with its length and head.
 pub(super) fn request(api: Api, correlation: i32, body: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(body.len() + 24);
-    let mut head = Vec::with_capacity(20);
-    head.extend_from_slice(&api.key.to_be_bytes());
-    head.extend_from_slice(&api.version.to_be_bytes());
-    head.extend_from_slice(&correlation.to_be_bytes());
-    put_text(&mut head, "hms-ess");
-    out.extend_from_slice(&length(head.len() + body.len()));
-    out.extend_from_slice(&head);
+    const CLIENT: &str = "hms-ess";
+    let head_bytes = 2 + 2 + 4 + 2 + CLIENT.len();
+    let mut out = Vec::with_capacity(4 + head_bytes + body.len());
+    out.extend_from_slice(&length(head_bytes + body.len()));
+    out.extend_from_slice(&api.key.to_be_bytes());
+    out.extend_from_slice(&api.version.to_be_bytes());
+    out.extend_from_slice(&correlation.to_be_bytes());
+    put_text(&mut out, CLIENT);
     out.extend_from_slice(body);
     out
 }
@@ -71,9 +71,15 @@ pub(super) fn init_producer_id() -> Vec<u8> {
     [(-1_i16).to_be_bytes().as_slice(), &60_000_i32.to_be_bytes()].concat()
 }
 
-/// Hands one batch to a partition's leader.
-pub(super) fn produce(topic: &str, partition: i32, batch: &[u8], timeout_ms: i32) -> Vec<u8> {
-    let mut out = Vec::with_capacity(batch.len() + topic.len() + 32);
+/// Hands one batch to a partition's leader: the one that `put_batch` appends, of about so many bytes.
+pub(super) fn produce(
+    topic: &str,
+    partition: i32,
+    timeout_ms: i32,
+    batch_bytes: usize,
+    put_batch: impl FnOnce(&mut Vec<u8>),
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(batch_bytes + topic.len() + 32);
     out.extend_from_slice(&(-1_i16).to_be_bytes());
     out.extend_from_slice(&ACKS_ALL.to_be_bytes());
     out.extend_from_slice(&timeout_ms.to_be_bytes());
@@ -81,8 +87,11 @@ pub(super) fn produce(topic: &str, partition: i32, batch: &[u8], timeout_ms: i32
     put_text(&mut out, topic);
     out.extend_from_slice(&1_i32.to_be_bytes());
     out.extend_from_slice(&partition.to_be_bytes());
-    out.extend_from_slice(&length(batch.len()));
-    out.extend_from_slice(batch);
+    let before = out.len();
+    out.extend_from_slice(&[0; 4]);
+    put_batch(&mut out);
+    let bytes = length(out.len() - before - 4);
+    out[before..before + 4].copy_from_slice(&bytes);
     out
 }
 
@@ -314,7 +323,7 @@ mod tests {
         let golden = b"\0\0\0\x1C\0\x03\0\x04\0\0\0\x07\0\x07hms-ess\0\0\0\x01\0\x04rule\0";
         assert_eq!(request(METADATA, 7, &metadata("rule")), golden);
         let golden = b"\xFF\xFF\xFF\xFF\0\0\x75\x30\0\0\0\x01\0\x01t\0\0\0\x01\0\0\0\x02\0\0\0\x03abc";
-        assert_eq!(produce("t", 2, b"abc", 30_000), golden);
+        assert_eq!(produce("t", 2, 30_000, 3, |out| out.extend_from_slice(b"abc")), golden);
     }
 
     #[test]
