@@ -199,10 +199,13 @@ impl Place {
                 remove(&path)?;
             }
         }
-        match is_same(&path, &message.body)? {
-            Some(true) => return self.sync(&dir).map(|()| Dropped::There),
-            Some(false) if !message.replay => return Ok(taken()),
-            _ => {}
+        // Most drops are the first of their name, which the rename finds out by itself.
+        if message.attempt > 1 || message.replay {
+            match is_same(&path, &message.body)? {
+                Some(true) => return self.sync(&dir).map(|()| Dropped::There),
+                Some(false) if !message.replay => return Ok(taken()),
+                _ => {}
+            }
         }
         let part = dir.join(part_name(&name, message.attempt));
         let placed = write_part(&part, &message.body).and_then(|()| {
@@ -328,9 +331,14 @@ fn part_name(name: &str, attempt: u32) -> String {
 }
 
 fn write_part(part: &Path, bytes: &[u8]) -> io::Result<()> {
-    // What an attempt before a restart left there goes, and a link in its place is not followed.
-    remove(part)?;
-    let mut file = File::create_new(part)?;
+    let mut file = match File::create_new(part) {
+        // What an attempt before a restart left there goes, and a link in its place is not followed.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            remove(part)?;
+            File::create_new(part)?
+        }
+        created => created?,
+    };
     file.write_all(bytes)?;
     file.sync_all()
 }
