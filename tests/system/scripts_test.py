@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -346,3 +347,22 @@ def refuse(place: Place, script: str) -> dict[str, Any]:
     assert place.client.ask("GET", "/v1/partners/REFUSED").status == 404
     check_hub(place)
     return dict(answer.json)
+
+
+def test_a_hub_whose_program_was_replaced_evaluates_with_its_own(binary: Path, tmp_path: Path) -> None:
+    program, loop = tmp_path / "hms-ess", Loop()
+    shutil.copy(binary, program)
+    hub = Hub(program, tmp_path / "data", tmp_path / "home")
+    try:
+        client, sink = hub.client(), Sink(loop)
+        program.unlink()
+        # Another version's, which understands nothing of this one's.
+        program.write_text("#!/bin/false\n")
+        program.chmod(0o755)
+        add_partner(client, "AFTER", sink.url, adapter=ADAPTER, zone="Europe/Berlin")
+        assert client.ask("POST", "/v1/events", event("AFTER-1", "AFTER", PAYLOAD)).status == 202
+        wait_for("the adapter's result", lambda: len(sink.arrivals) == 1)
+        assert hub.terminate() == 0
+    finally:
+        hub.kill()
+        loop.close()

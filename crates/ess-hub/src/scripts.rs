@@ -330,6 +330,14 @@ impl Shared {
         self.finish(call, answer, took);
     }
 
+    /// The same, where the process goes: the script's next turn comes when there is another one.
+    fn answer_last(&self, call: Call, answer: Answer, took: Duration) {
+        if !matches!(call.kind, CallKind::Check | CallKind::CheckSchema) {
+            self.queue().timed(&call.script, took);
+        }
+        self.finish(call, answer, took);
+    }
+
     fn killed(&self, call: Call, error: ScriptError, took: Duration) {
         self.kills.fetch_add(1, Ordering::Relaxed);
         tracing::info!(code = %error.code, duration_ms = took.as_millis() as u64, "an evaluation process was lost over a script");

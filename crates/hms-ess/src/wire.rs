@@ -1,6 +1,6 @@
 //! Wiring: the one place where store, channels, engine and HTTP meet.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,9 +141,13 @@ fn checkpoint_places(config: &Config, dialer: &Dialer) -> Result<Vec<Place>> {
     Ok(places)
 }
 
-/// Scripts run in processes of this same program.
+/// Scripts run in processes of this same program, also when an upgrade has put another one in its place: two versions need not
+/// understand each other.
 pub(crate) fn script_options() -> Result<ScriptsOptions> {
-    let program = std::env::current_exe().map_err(|error| Failure::io("could not find this program", &error))?;
+    let program = match PathBuf::from("/proc/self/exe") {
+        own if own.exists() => own,
+        _ => std::env::current_exe().map_err(|error| Failure::io("could not find this program", &error))?,
+    };
     Ok(ScriptsOptions::of_program(program, vec!["script-worker".to_owned()]))
 }
 

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::queue::Call;
 use super::wire::{self, Answer, GREETING};
-use super::worker::{EXIT_RENEWED, EXIT_STOPPED};
+use super::worker::EXIT_STOPPED;
 use super::{Program, Shared, TableSet};
 
 /// Processes that did not come to life in a row, after which calls are answered with an error.
@@ -108,11 +108,21 @@ async fn give_up_or_wait(shared: &Shared, failed_starts: u32, error: &io::Error)
     }
 }
 
-/// What was unanswered when a process failed: one of them was being evaluated.
+/// What was unanswered when a process failed or went.
 struct Left {
     calls: VecDeque<Call>,
-    is_overdue: bool,
     since: Instant,
+    why: Why,
+}
+
+/// Why a process answers no more.
+enum Why {
+    /// It broke off, and one of the calls was being evaluated.
+    Lost,
+    /// An answer did not come in time.
+    Overdue,
+    /// It made room for a fresh one, after this script.
+    Gone(Arc<str>),
 }
 
 /// Writes the calls and answers them as the answers come; the process always has some more at hand while there are any.
@@ -137,11 +147,19 @@ async fn feed(shared: &Shared, process: &mut Process, calls: Vec<Call>) -> Resul
                 answer = &mut read => break answer,
             }
         };
-        let is_overdue = answer.is_err();
-        let Ok(Ok(answer)) = answer else { return Err(Left { calls, is_overdue, since }) };
+        let (answer, is_last) = match answer {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => return Err(Left { calls, since, why: Why::Lost }),
+            Err(_) => return Err(Left { calls, since, why: Why::Overdue }),
+        };
         let took = since.elapsed();
         since = Instant::now();
         if let Some(call) = calls.pop_front() {
+            if is_last {
+                let why = Why::Gone(Arc::clone(&call.script));
+                shared.answer_last(call, answer, took);
+                return Err(Left { calls, since, why });
+            }
             shared.answer(call, answer, took);
         }
         if calls.len() <= REFILL_AT {
@@ -155,24 +173,40 @@ async fn feed(shared: &Shared, process: &mut Process, calls: Vec<Call>) -> Resul
     Ok(())
 }
 
-async fn read_answer(output: &mut BufReader<ChildStdout>, bytes_max: usize) -> io::Result<Answer> {
-    let length = output.read_u32_le().await? as usize;
+/// The next answer, and whether it is the last.
+async fn read_answer(output: &mut BufReader<ChildStdout>, bytes_max: usize) -> io::Result<(Answer, bool)> {
+    let mut length = output.read_u32_le().await? as usize;
+    let is_last = length == 0;
+    if is_last {
+        length = output.read_u32_le().await? as usize;
+    }
     if length > bytes_max {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut body = vec![0; length];
     output.read_exact(&mut body).await?;
-    wire::read_answer(&body).map_err(|_| io::ErrorKind::InvalidData.into())
+    let answer = wire::read_answer(&body).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    Ok((answer, is_last))
 }
 
-/// After a process failed: says what its end means for the call it was at, or puts several back. Answers the script that it
-/// was lost over.
+/// After a process failed or went: says what its end means for the call it was at, or puts several back. Answers the script that
+/// it was lost over.
 async fn settle(shared: &Shared, left: Left, process: Option<Process>) -> Option<Arc<str>> {
-    let Left { mut calls, is_overdue, since } = left;
+    let Left { mut calls, since, why } = left;
     let mut process = process?;
-    if is_overdue {
-        let _ = process.child.start_kill();
-    }
+    let is_overdue = match why {
+        Why::Lost => false,
+        Why::Overdue => {
+            let _ = process.child.start_kill();
+            true
+        }
+        Why::Gone(script) => {
+            // It had begun none of them.
+            shared.put_back(calls.into());
+            end(Some(process)).await;
+            return Some(script);
+        }
+    };
     let status = process.child.wait().await;
     let mut said = String::new();
     if let Some(mut stderr) = process.child.stderr.take() {
@@ -181,11 +215,6 @@ async fn settle(shared: &Shared, left: Left, process: Option<Process>) -> Option
         said = String::from_utf8_lossy(&bytes[..count]).into_owned();
     }
     let error = match status {
-        // It made room for a fresh one between two calls.
-        Ok(status) if !is_overdue && status.code() == Some(i32::from(EXIT_RENEWED)) => {
-            shared.put_back(calls.into());
-            return None;
-        }
         Ok(status) => judge(is_overdue, status, &said, &shared.bounds),
         Err(error) => ScriptError::new(CODE_ENGINE, format!("the evaluation process is lost: {error}")),
     };
@@ -219,6 +248,8 @@ fn judge(is_overdue: bool, status: std::process::ExitStatus, said: &str, bounds:
 /// Starts a process and waits for its greeting.
 async fn start(program: &Program, bounds: &Bounds, tables: &TableSet) -> io::Result<Process> {
     let mut child = Command::new(&program.path)
+        // What lists of processes show, however it is found.
+        .arg0("hms-ess")
         .args(&program.args)
         // What the hub was told in its environment, secrets among it, is not for scripts.
         .env_clear()

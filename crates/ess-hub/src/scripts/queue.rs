@@ -217,6 +217,12 @@ impl Queue {
     /// Notes that an evaluation of this script ended, and how long it took.
     pub(super) fn ended(&mut self, script: &Arc<str>, took: Duration) {
         self.returned(script);
+        self.timed(script, took);
+    }
+
+    /// Notes how long an evaluation of this script took, whose process went with it: it counts as running until
+    /// [`Queue::returned`] says that there is another process.
+    pub(super) fn timed(&mut self, script: &Arc<str>, took: Duration) {
         if let Some(lane) = self.lanes.get_mut(script) {
             lane.is_slow = took > SLOW;
             lane.is_long = took > LONG;
@@ -388,6 +394,20 @@ mod tests {
         assert!(queue.take(2).is_empty());
         queue.returned(&"bad".into());
         assert_eq!(names(&queue.take(2)), ["bad"]);
+    }
+
+    // It had the other process before there was a fresh one, and the others had none.
+    #[test]
+    fn a_script_after_which_a_process_made_room_waits_for_the_fresh_one() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        know_as_fast(&mut queue, &["b"], now);
+        let _answers: Vec<_> = ["large", "large", "b"].map(|script| call(&mut queue, script, now)).into();
+        assert_eq!(names(&queue.take(2)), ["large"]);
+        queue.timed(&"large".into(), LONG * 2);
+        assert_eq!(names(&queue.take(2)), ["b"]);
+        assert!(queue.take(2).is_empty());
+        queue.returned(&"large".into());
+        assert_eq!(names(&queue.take(2)), ["large"]);
     }
 
     #[test]

@@ -159,6 +159,11 @@ pub(super) fn write_answer(frame: &mut Vec<u8>, answer: &Answer) {
     });
 }
 
+/// Says that the next answer is the process' last: an empty frame, which no answer is.
+pub(super) fn write_farewell(frame: &mut Vec<u8>) {
+    framed(frame, |_| ());
+}
+
 /// Reads what [`write_answer`] wrote, without the length.
 pub(super) fn read_answer(body: &[u8]) -> Result<Answer, Malformed> {
     let mut reader = Reader(body);

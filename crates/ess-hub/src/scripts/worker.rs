@@ -24,8 +24,6 @@ use super::wire::{self, Answer, GREETING, Request};
 
 /// The process ended itself because a script took too much processor time.
 pub(super) const EXIT_STOPPED: u8 = 71;
-/// The process ended itself to give memory back.
-pub(super) const EXIT_RENEWED: u8 = 72;
 
 /// Stack of the evaluating thread; what is deeper goes on segments of the heap.
 const STACK_BYTES: usize = 16 << 20;
@@ -100,7 +98,7 @@ pub fn worker_main() -> ExitCode {
             schemas: Kept::default(),
         };
         serve(&mut input, &mut output, workbench, &shared, &watcher);
-        // The hub is gone or wants no more; the watching thread has nothing left to watch.
+        // The hub is gone, wants no more or has a fresh one; the watching thread has nothing left to watch.
         std::process::exit(0);
     });
     if evaluating.is_err() {
@@ -147,7 +145,7 @@ struct Workbench {
     schemas: Kept<Checker>,
 }
 
-/// Answers requests until the input ends.
+/// Answers requests until the input ends, or until a fresh process is to go on.
 fn serve(
     input: &mut BufReader<File>,
     output: &mut impl Write,
@@ -175,6 +173,16 @@ fn serve(
         if held.is_empty() {
             held_since = Instant::now();
         }
+        let is_due = watch.was_long.swap(false, Ordering::SeqCst) || memory_is_due(&answer);
+        let grown =
+            is_due && memory().is_some_and(|memory| memory.resident_bytes > resident_before + RESIDENT_GROWTH_MAX);
+        if grown {
+            wire::write_farewell(&mut held);
+            wire::write_answer(&mut held, &answer);
+            // Where this fails, the hub is gone.
+            let _ = output.write_all(&held);
+            return;
+        }
         wire::write_answer(&mut held, &answer);
         let is_last = input.buffer().is_empty();
         if is_last || answer.is_err() || held.len() > HELD_BYTES_MAX || held_since.elapsed() > HELD_MAX {
@@ -183,14 +191,6 @@ fn serve(
             }
             held.clear();
             held.shrink_to(2 * HELD_BYTES_MAX);
-        }
-        let is_due = watch.was_long.swap(false, Ordering::SeqCst) || memory_is_due(&answer);
-        let grown =
-            is_due && memory().is_some_and(|memory| memory.resident_bytes > resident_before + RESIDENT_GROWTH_MAX);
-        if grown {
-            // Where this fails, the hub is gone.
-            let _ = output.write_all(&held);
-            std::process::exit(i32::from(EXIT_RENEWED));
         }
     }
 }
