@@ -257,8 +257,8 @@ impl Kafka {
         if self.is_without_numbers.load(Ordering::Relaxed) {
             return Ok(Stamp::NONE);
         }
-        let ask = protocol::init_producer_id();
-        let (bytes, correlation, _) = self.exchange(broker, |_| protocol::INIT_PRODUCER_ID, &ask, 0, progress).await?;
+        let body = protocol::init_producer_id();
+        let (bytes, correlation, _) = self.exchange(broker, |_| protocol::INIT_PRODUCER_ID, &body, 0, progress).await?;
         let malformed = |Malformed(what)| Failure { stage: Stage::Await, reason: what.to_owned() };
         let given = Answer::to(correlation, &bytes).and_then(Answer::producer_id).map_err(malformed)?;
         let (error, producer, epoch) = given;

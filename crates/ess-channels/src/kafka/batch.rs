@@ -119,7 +119,62 @@ fn murmur2(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use ess_core::id::{Digest, EventId, Subject, Version};
+
     use super::*;
+
+    /// CRC-32C bit by bit, reflected: as slow as it is plain.
+    fn castagnoli(bytes: &[u8]) -> u32 {
+        let bit = |crc: u32, _| if crc & 1 == 1 { (crc >> 1) ^ 0x82F6_3B78 } else { crc >> 1 };
+        !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), bit))
+    }
+
+    #[test]
+    fn the_checksum_is_castagnolis() {
+        // RFC 3720, appendix B.4, and the usual check value.
+        for (bytes, checksum) in
+            [([0; 32].as_slice(), 0x8A91_36AA), (&[0xFF; 32], 0x62A8_AB43), (b"123456789", 0xE306_9283)]
+        {
+            assert_eq!((crc32c::crc32c(bytes), castagnoli(bytes)), (checksum, checksum));
+        }
+    }
+
+    #[test]
+    fn a_batch_counts_and_sums_up_what_it_holds_wherever_it_begins() {
+        let body = Bytes::from("x".repeat(300));
+        let message = Message {
+            id: "msg_1".to_owned(),
+            event_id: EventId::trusted("E-1"),
+            subject: Subject::trusted("RULE"),
+            version: Version(1),
+            extension: "json",
+            content_type: "application/json".to_owned(),
+            headers: vec![("webhook-id".to_owned(), "msg_1".to_owned()), ("empty".to_owned(), String::new())],
+            body_digest: Digest::of(&body),
+            body,
+            test: false,
+            replay: false,
+            partner_seq: None,
+            attempt: 1,
+        };
+        let stamp = Stamp { producer: 7, epoch: 1, sequence: 5 };
+        let mut alone = Vec::new();
+        put_batch(&mut alone, &message, stamp, 1_000);
+        let mut behind = b"before".to_vec();
+        put_batch(&mut behind, &message, stamp, 1_000);
+        assert_eq!(behind[6..], alone);
+        let length = i32::from_be_bytes(*alone[8..].first_chunk().unwrap());
+        assert_eq!(usize::try_from(length).unwrap(), alone.len() - 12);
+        let checksum = u32::from_be_bytes(*alone[17..].first_chunk().unwrap());
+        assert_eq!(checksum, castagnoli(&alone[UNCOVERED..]));
+        // What comes before the record's length, of two bytes here, and the record itself.
+        let record = &alone[UNCOVERED + 40..];
+        let told = (usize::from(record[0] & 0x7F) | usize::from(record[1]) << 7) >> 1;
+        assert_eq!(told, record.len() - 2);
+        assert_eq!(record[2..10], *b"\0\0\0\x08RULE");
+        assert!(record.ends_with(b"\x06\x18content-type\x20application/json\x14webhook-id\x0Amsg_1\x0Aempty\0"));
+    }
 
     #[test]
     fn keys_go_where_kafkas_own_clients_put_them() {

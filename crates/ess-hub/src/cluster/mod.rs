@@ -242,7 +242,8 @@ impl Hub {
     /// Waits until this node does what one does for all; at once for a hub that is alone.
     pub(crate) async fn wait_to_lead(&self, look_every: Duration) {
         while !self.leads() {
-            // Nothing tells of it, and of a node that never leads there is no end; the hub's own ends it.
+            // Looked at, for it is no event: a word of the warden's and a lease that ends by the clock. A look reads two numbers in
+            // memory. Of a node that never leads there is no end; the hub's own ends it.
             tokio::time::sleep(look_every).await;
         }
     }

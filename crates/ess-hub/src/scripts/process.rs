@@ -40,7 +40,7 @@ struct Process {
 pub(super) async fn run(shared: &Shared) {
     let mut process: Option<Process> = None;
     let mut failed_starts = 0;
-    // The script that the last process was lost over: its next turn comes when there is another one.
+    // The script that the last process was lost over, or went after: its next turn comes when there is another one.
     let mut lost_over: Option<Arc<str>> = None;
     loop {
         // Asked for before the queue is looked at, so that no call slips between.

@@ -383,31 +383,23 @@ mod tests {
         assert_eq!(names(&queue.take(1)), ["b"]);
     }
 
+    // Otherwise it has the other process before there is a fresh one, and the others have none.
     #[test]
     fn a_script_that_cost_a_process_waits_for_its_successor() {
-        let (mut queue, now) = (Queue::default(), Instant::now());
-        know_as_fast(&mut queue, &["b"], now);
-        let _answers: Vec<_> = ["bad", "bad", "b"].map(|script| call(&mut queue, script, now)).into();
-        assert_eq!(names(&queue.take(2)), ["bad"]);
-        queue.killed(&"bad".into(), &ScriptError::new("E_MEMORY", "too much"), now);
-        assert_eq!(names(&queue.take(2)), ["b"]);
-        assert!(queue.take(2).is_empty());
-        queue.returned(&"bad".into());
-        assert_eq!(names(&queue.take(2)), ["bad"]);
-    }
-
-    // It had the other process before there was a fresh one, and the others had none.
-    #[test]
-    fn a_script_after_which_a_process_made_room_waits_for_the_fresh_one() {
-        let (mut queue, now) = (Queue::default(), Instant::now());
-        know_as_fast(&mut queue, &["b"], now);
-        let _answers: Vec<_> = ["large", "large", "b"].map(|script| call(&mut queue, script, now)).into();
-        assert_eq!(names(&queue.take(2)), ["large"]);
-        queue.timed(&"large".into(), LONG * 2);
-        assert_eq!(names(&queue.take(2)), ["b"]);
-        assert!(queue.take(2).is_empty());
-        queue.returned(&"large".into());
-        assert_eq!(names(&queue.take(2)), ["large"]);
+        let now = Instant::now();
+        let killed = |queue: &mut Queue| queue.killed(&"bad".into(), &ScriptError::new("E_MEMORY", "too much"), now);
+        let made_room = |queue: &mut Queue| queue.timed(&"bad".into(), LONG * 2);
+        for cost in [&killed as &dyn Fn(&mut Queue), &made_room] {
+            let mut queue = Queue::default();
+            know_as_fast(&mut queue, &["b"], now);
+            let _answers: Vec<_> = ["bad", "bad", "b"].map(|script| call(&mut queue, script, now)).into();
+            assert_eq!(names(&queue.take(2)), ["bad"]);
+            cost(&mut queue);
+            assert_eq!(names(&queue.take(2)), ["b"]);
+            assert!(queue.take(2).is_empty());
+            queue.returned(&"bad".into());
+            assert_eq!(names(&queue.take(2)), ["bad"]);
+        }
     }
 
     #[test]
